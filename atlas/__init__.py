@@ -1,0 +1,1 @@
+"""ATLAS: fine-tune one language model on many small, unreliable devices."""

@@ -1,0 +1,174 @@
+"""The command line: `atlas run`, `atlas config`, `atlas show`.
+
+Bad input ends with exit code 2 and a sentence that says where it stands and what would be right; a run that
+failed with 1; Ctrl-C with 130. Only `atlas run` needs the learning system, and imports it when it is called.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from topologies import InputError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Fine-tune one language model on many small, unreliable devices.",
+)
+show = typer.Typer(no_args_is_help=True, help="Show what is bundled, or a file of your own.")
+app.add_typer(show, name="show")
+
+Name = Annotated[str, typer.Argument(help="A bundled name or a file; without it, what there is.")]
+ConfigName = Annotated[
+    str, typer.Argument(metavar="[CONFIG]", help="A YAML file, or quickstart or tiny.")
+]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change one value, as in training.steps=10."),
+]
+
+
+@app.command()
+def run(
+    config: ConfigName = "quickstart",
+    seed: Annotated[int | None, typer.Option(help="Of everything that is drawn.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The folder for the results; a new one in runs/ if not set.")
+    ] = None,
+    topology: Annotated[str | None, typer.Option(help="A bundled name or a file.")] = None,
+    faults: Annotated[
+        str | None, typer.Option(metavar="NAME|FILE|none", help="What goes wrong, and when.")
+    ] = None,
+    processes: Annotated[
+        int, typer.Option(min=1, help="Processes that the nodes are spread over.")
+    ] = 1,
+    changes: Changes = None,
+) -> None:
+    """Run a config: by default the quickstart, twelve devices with four kinds of real text."""
+    from atlas import config as configs  # noqa: PLC0415 - `atlas --help` should be quick
+
+    settings = [*(changes or ())]
+    for key, value in (("seed", seed), ("topology", topology), ("faults", faults)):
+        if value is not None:
+            settings.append(f"{key}={value}")
+    chosen = configs.load(config, settings)
+    _need_learning()
+    from atlas import experiment  # noqa: PLC0415
+    from atlas.results import Layout, final_table, open_view  # noqa: PLC0415
+
+    folder = out if out is not None else _next_folder(chosen.name)
+    console = Console()
+    try:
+        with open_view(console) as view:
+            summary = experiment.run(chosen, folder, processes=processes, view=view)
+    except KeyboardInterrupt:
+        _say(f"interrupted; what was known by then is in {folder}")
+        raise typer.Exit(130) from None
+    final_table(summary, {path.name: path for path in Layout(folder).written()}, console)
+
+
+@app.command()
+def config(name: ConfigName = "quickstart", changes: Changes = None) -> None:
+    """Print a complete config, every default written out, ready to be changed."""
+    from ruamel.yaml import YAML  # noqa: PLC0415
+
+    from atlas import config as configs  # noqa: PLC0415
+
+    yaml = YAML()
+    yaml.default_flow_style = False
+    yaml.dump(configs.load(name, changes or ()).complete(), sys.stdout)
+
+
+@show.command("topology")
+def show_topology(name: Name = "") -> None:
+    """Nodes, devices and links of a topology."""
+    from atlas import showing  # noqa: PLC0415
+
+    showing.topology(name, Console())
+
+
+@show.command("faults")
+def show_faults(
+    name: Name = "",
+    topology: Annotated[str, typer.Option(help="The topology it is to meet.")] = "edge-clusters",
+    seed: Annotated[int, typer.Option(help="Of what a scenario draws.")] = 0,
+) -> None:
+    """The concrete events of a scenario, without running anything."""
+    from atlas import showing  # noqa: PLC0415
+
+    showing.faults(name, topology, seed, Console())
+
+
+@show.command("tasks")
+def show_tasks(name: Name = "") -> None:
+    """The tasks known by name, with their sources and licences."""
+    from atlas import showing  # noqa: PLC0415
+
+    showing.tasks(name, Console())
+
+
+@show.command("devices")
+def show_devices(name: Name = "") -> None:
+    """The profiles of real devices, with their sources."""
+    from atlas import showing  # noqa: PLC0415
+
+    showing.devices(name, Console())
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The console script `atlas`."""
+    from broker import BrokerError, ProgramError  # noqa: PLC0415
+
+    try:
+        app(args=list(arguments) if arguments is not None else None, prog_name="atlas")
+    except InputError as error:
+        _say(f"error: {error}")
+        sys.exit(2)
+    except ProgramError as error:
+        if error.problem:
+            _say(f"error: {error.problem}")
+            sys.exit(2)
+        _say(f"error: {error}")
+        sys.exit(1)
+    except BrokerError as error:
+        _say(f"error: {error}")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        _say("interrupted")
+        sys.exit(130)
+
+
+def _need_learning() -> None:
+    missing = [
+        name
+        for name in ("torch", "transformers", "peft", "sklearn")
+        if importlib.util.find_spec(name) is None
+    ]
+    if missing:
+        raise InputError(
+            f"`atlas run` needs {', '.join(missing)}, which is not installed",
+            remedy="Install the learning system: pip install -c constraints.txt '.[learn]'",
+        )
+
+
+def _next_folder(name: str) -> Path:
+    number = 1
+    while (folder := Path("runs") / f"{name}-{number}").exists():
+        number += 1
+    return folder
+
+
+def _say(text: str) -> None:
+    Console(stderr=True, soft_wrap=True, markup=False, highlight=False).print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,206 @@
+"""The config of a run: what a person may choose, with every default, checked at the door.
+
+A config is a YAML file or a bundled name (`catalog/`); `--set key=value` changes one value. Keys that do not
+exist are refused with the nearest one that does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from atlas.models import LoraSettings
+from atlas.tasks import TaskSpec
+from topologies import InputError
+from topologies.errors import did_you_mean
+
+CATALOG = Path(__file__).parent / "catalog"
+
+
+class ConfigError(InputError):
+    """A config, or a value on the command line, that can't be meant."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Training(_Section):
+    """Rounds of steps, the same for every client."""
+
+    rounds: int = Field(4, ge=1)
+    steps: int = Field(5, ge=1, description="steps of each client in each round")
+    batch: int = Field(8, ge=1, description="examples in a step")
+    tokens: int = Field(32, ge=4, description="most tokens of an example, answer included")
+    learning_rate: float = Field(2e-3, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+
+
+class Split(_Section):
+    """Where the model is cut."""
+
+    client_layers: int = Field(2, ge=0, description="layers the client keeps after the embedding")
+    spans: int | Literal["auto"] = Field(
+        "auto",
+        description="pieces that the layers between are cut into; auto: the fewest with which the run "
+        "survives the loss of `spare` of the hosts",
+    )
+    spare: float = Field(0.34, ge=0, lt=1)
+
+
+class SignatureSettings(_Section):
+    """What clients are told apart by."""
+
+    dimensions: int = Field(64, ge=8, le=4096)
+
+
+class Aggregation(_Section):
+    """How adapters are combined after a round."""
+
+    between: float = Field(
+        0.1, ge=0, le=1, description="how far a neighborhood moves towards those that are like it"
+    )
+
+
+class Config(_Section):
+    """One run."""
+
+    name: str = "run"
+    seed: int = Field(0, ge=0)
+    model: str = "smollm2-135m-instruct"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    topology: str = "edge-clusters"
+    faults: str = "none"
+    tasks: tuple[str | TaskSpec, ...] = Field(min_length=1, default=("news-topic",))
+    examples_per_client: int = Field(160, ge=1)
+    held_out: int = Field(100, ge=1, description="rows of each task that no client has")
+    lora: LoraSettings = LoraSettings()
+    training: Training = Training()
+    split: Split = Split()
+    signature: SignatureSettings = SignatureSettings()
+    aggregation: Aggregation = Aggregation()
+
+    def complete(self) -> dict[str, Any]:
+        """Every value, defaults included, as plain data."""
+        return self.model_dump(mode="json")
+
+
+def catalog() -> tuple[str, ...]:
+    """Names of the bundled configs."""
+    return tuple(sorted(path.stem for path in CATALOG.glob("*.yaml")))
+
+
+def load(name_or_path: str, changes: Sequence[str] = ()) -> Config:
+    """The config of that bundled name or file, with `key=value` changes applied in order.
+
+    Paths in the file (a model folder, task files, a topology, a scenario) are relative to the file.
+    Raises ConfigError naming file, key and remedy.
+    """
+    path = _find(name_or_path)
+    file = name_or_path if path.parent == CATALOG else str(path)
+    data = _read(path, file)
+    if path.parent != CATALOG:
+        _resolve_paths(data, path.parent)
+    for change in changes:
+        _set(data, change)
+    return parse(data, file)
+
+
+def parse(data: Mapping[str, Any], file: str | None = None) -> Config:
+    """The config in plain data. Raises ConfigError."""
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        raise _explain(error, file) from None
+
+
+def _find(name_or_path: str) -> Path:
+    bundled = CATALOG / f"{name_or_path}.yaml"
+    if bundled.is_file():
+        return bundled
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    raise ConfigError(
+        f"there is no config {name_or_path!r}",
+        key="CONFIG",
+        remedy=f"give a YAML file or one of {', '.join(catalog())}",
+    )
+
+
+def _read(path: Path, file: str) -> dict[str, Any]:
+    try:
+        data = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except (YAMLError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(" ".join(str(error).split()), file=file, remedy="mend the YAML") from None
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise ConfigError("a config is a mapping of keys to values", file=file)
+    return data
+
+
+def _resolve_paths(data: dict[str, Any], folder: Path) -> None:
+    """Makes what is a path in the file absolute: names of bundled things stay as they are."""
+
+    def resolved(value: Any) -> Any:
+        if isinstance(value, str) and not Path(value).is_absolute() and (folder / value).exists():
+            return str((folder / value).resolve())
+        return value
+
+    for key in ("model", "topology", "faults"):
+        if key in data:
+            data[key] = resolved(data[key])
+    for task in data.get("tasks") or ():
+        if isinstance(task, dict):
+            for key in ("train", "held_out"):
+                if key in task:
+                    task[key] = resolved(task[key])
+
+
+def _set(data: dict[str, Any], change: str) -> None:
+    key, equals, text = change.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(
+            f"{change!r} is not a setting",
+            key="--set",
+            remedy="write key=value, as in training.steps=10",
+        )
+    try:
+        value = YAML(typ="safe", pure=True).load(text)
+    except YAMLError as error:
+        raise ConfigError(" ".join(str(error).split()), key=f"--set {key}") from None
+    *sections, last = key.strip().split(".")
+    place = data
+    for section in sections:
+        inner = place.setdefault(section, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"{section} has no keys of its own", key=f"--set {key}")
+        place = inner
+    place[last] = value
+
+
+def _explain(error: ValidationError, file: str | None) -> ConfigError:
+    first = error.errors()[0]
+    where = [part for part in first["loc"] if part not in ("str", "TaskSpec", "int")]
+    key = ".".join(str(part) for part in where)
+    if first["type"] == "extra_forbidden":
+        section: Any = Config
+        for part in where[:-1]:
+            field = getattr(section, "model_fields", {}).get(part)
+            section = field.annotation if field is not None else TaskSpec
+        known = getattr(section, "model_fields", {})
+        return ConfigError(
+            f"there is no key {where[-1]!r}",
+            file=file,
+            key=key,
+            remedy=did_you_mean(str(where[-1]), known, what="keys"),
+        )
+    message = first["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    return ConfigError(f"{message}, not {first['input']!r}", file=file, key=key)

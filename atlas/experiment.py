@@ -1,0 +1,345 @@
+"""One run of a config: everything from the cache to the report.
+
+    config ─ model, text, topology, scenario ─ programs on nodes ─ broker.run ─ adapters, scores, report
+
+What a person waits for is told to a `View`; what a program of the run notes goes to the run's folder as it
+comes. The experimenter stands outside the network: it deals the text out, knows the true tasks, and scores
+adapters on held-out text with the whole model, which no device of the run could hold.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+import broker
+import faults
+import topologies
+from atlas import assets, tasks
+from atlas.config import Config, ConfigError
+from atlas.models import AdapterState, ModelSpec, save_adapter, whole_model
+from atlas.models.tensors import unpack
+from atlas.results import Manifest, RunFolder, Summary, View, summarize, write_report
+from atlas.roles import RunSettings, coordinator, device
+from atlas.roles.coordinator import NeighborhoodResult, Outcome
+from atlas.roles.settings import DTYPES
+from atlas.tasks import ClientData, Score, Task
+from broker import Note, Tap
+from faults import Scenario
+from topologies import Topology
+
+SCORING_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A config's inputs, read and checked: what a run needs before virtual time begins."""
+
+    config: Config
+    topology: Topology
+    scenario: Scenario | None
+    tasks: tuple[Task, ...]
+    data: dict[str, ClientData]
+    settings: RunSettings
+
+    @property
+    def truth(self) -> dict[str, str]:
+        """The task that each client was dealt."""
+        return {client: part.task for client, part in self.data.items()}
+
+    @property
+    def steps(self) -> int:
+        """Steps of all clients together."""
+        training = self.config.training
+        return len(self.data) * training.rounds * training.steps
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What the programs of a run brought: adapters by neighborhood, and the emulator's account."""
+
+    run: broker.Run
+    outcome: Outcome
+    adapters: dict[str, AdapterState]
+
+
+def run(
+    config: Config,
+    out: Path,
+    *,
+    processes: int = 1,
+    view: View,
+    overwrite: bool = False,
+) -> Summary:
+    """Runs a config and fills the folder `out`. Raises InputError for bad input of any kind.
+
+    When it is interrupted, the folder keeps what was known by then and is readable.
+    """
+    started = time.monotonic()
+    assets.forbid_hub()
+    torch.set_num_threads(1)
+    with RunFolder(out, overwrite=overwrite) as folder:
+        folder.write_config(config.complete())
+        prepared = prepare(config, view)
+        folder.write_manifest(
+            Manifest.here(
+                name=config.name,
+                seed=config.seed,
+                truth=prepared.truth,
+                steps_expected=prepared.steps,
+                digests=_digests(prepared),
+            )
+        )
+        notes: list[Note] = []
+
+        def record(note: Note) -> None:
+            notes.append(note)
+            folder.note(note)
+            view.note(note)
+
+        view.expect(steps=prepared.steps, truth=prepared.truth)
+        summary = functools.partial(
+            _summary, prepared, notes, started=started, finished=False
+        )
+        try:
+            view.say("Scoring the model as it is, on text that no client has")
+            for note in _evaluate(prepared, None, at_s=0.0, bytes_total=0):
+                record(note)
+            view.say("Training")
+            trained = train(prepared, processes=processes, observe=record)
+            folder.write_faults(faults.concrete(trained.run.faults, name=config.name))
+            trained.run.ledger.write_parquet(folder.trace)
+            spec, lora = prepared.settings.spec, config.lora
+            for name, adapter in trained.adapters.items():
+                save_adapter(adapter, folder.adapter(name), spec, lora)
+            view.say("Scoring the adapters")
+            end_s, total = trained.run.virtual_seconds, trained.run.ledger.wire_bytes
+            for note in _evaluate(prepared, trained, at_s=end_s, bytes_total=total):
+                record(note)
+            result = summary(trained=trained, finished=True)
+            folder.write_summary(result)
+        except BaseException:
+            folder.write_summary(summary())
+            raise
+        write_report(out)
+    return result
+
+
+def prepare(config: Config, view: View) -> Prepared:
+    """Reads what a config names. Raises InputError naming file, key and remedy."""
+    topology = topologies.load(config.topology)
+    scenario = None if config.faults == "none" else faults.load(config.faults)
+    if scenario is not None:
+        faults.expand(scenario, topology, config.seed)
+    clients, devices, coordinator_name = _roles(topology)
+    with assets.progress_bar() as progress:
+        folder = assets.model(config.model, progress=progress)
+        dtype = _dtype(config)
+        settings = RunSettings(
+            seed=config.seed,
+            folder=folder,
+            dtype=dtype,
+            lora=config.lora,
+            training=config.training,
+            split=config.split,
+            signature=config.signature,
+            aggregation=config.aggregation,
+            coordinator=coordinator_name,
+            clients=clients,
+            devices=devices,
+        )
+        ModelSpec.read(folder, DTYPES[dtype])
+        loaded = tuple(
+            tasks.load(
+                spec,
+                tokenizer=settings.tokenizer,
+                max_tokens=config.training.tokens,
+                held_out=config.held_out,
+                progress=progress,
+            )
+            for spec in config.tasks
+        )
+    data = tasks.deal(
+        loaded, clients, examples_per_client=config.examples_per_client, seed=config.seed
+    )
+    view.say(
+        f"{len(clients)} clients with {len(loaded)} kinds of text, "
+        f"{len(devices) - len(clients)} hosts without, on {topology.name}"
+    )
+    return Prepared(config, topology, scenario, loaded, data, settings)
+
+
+def train(
+    prepared: Prepared,
+    *,
+    processes: int = 1,
+    observe: broker.Observer | None = None,
+    tap: Tap | None = None,
+) -> Trained:
+    """One life of a run, in virtual time: from the first hello to the last adapter."""
+    settings = prepared.settings
+    programs: dict[str, broker.Program] = {
+        settings.coordinator: functools.partial(coordinator, settings=settings)
+    }
+    for name in settings.devices:
+        programs[name] = functools.partial(
+            device, settings=settings, data=prepared.data.get(name)
+        )
+    result = broker.run(
+        programs,
+        topology=prepared.topology,
+        faults=prepared.scenario or (),
+        seed=prepared.config.seed,
+        processes=processes,
+        background=settings.devices,
+        observe=observe,
+        tap=tap,
+    )
+    outcome = result.returned[settings.coordinator]
+    assert isinstance(outcome, Outcome)
+    adapters = {found.name: _adapter(found) for found in outcome.neighborhoods}
+    return Trained(result, outcome, adapters)
+
+
+def _adapter(found: NeighborhoodResult) -> AdapterState:
+    tensors = unpack(found.manifest, found.tensors)
+    return {name: tensor.clone() for name, tensor in tensors.items()}
+
+
+def _roles(topology: Topology) -> tuple[tuple[str, ...], tuple[str, ...], str]:
+    """Names of the clients, of all devices, and of the coordinator."""
+    by_role: dict[str, list[str]] = {}
+    for node in topology.nodes.values():
+        by_role.setdefault(node.role, []).append(node.name)
+    for role in ("coordinator", "client"):
+        if role not in by_role:
+            raise ConfigError(
+                f"topology {topology.name} has no node with role {role}",
+                key="topology",
+                remedy="give one node role: coordinator, and role: client to each that has text",
+            )
+    if len(by_role["coordinator"]) > 1:
+        raise ConfigError(
+            f"topology {topology.name} has {len(by_role['coordinator'])} coordinators",
+            key="topology",
+            remedy="give one node role: coordinator",
+        )
+    clients = tuple(by_role["client"])
+    devices = tuple(
+        node.name for node in topology.nodes.values() if node.role in ("client", "host")
+    )
+    bare = [name for name in devices if topology.nodes[name].device is None]
+    if bare:
+        raise ConfigError(
+            f"{bare[0]} has no device",
+            key="topology",
+            remedy="give each client and host a device, as in `device: raspberry-pi-5`",
+        )
+    return clients, devices, by_role["coordinator"][0]
+
+
+def _dtype(config: Config) -> str:
+    """The base's number format: bfloat16 where the processor computes in it, unless it is said."""
+    if config.dtype != "auto":
+        return config.dtype
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        flags = ""
+    return "bfloat16" if "avx512_bf16" in flags or "amx_bf16" in flags else "float32"
+
+
+def _evaluate(
+    prepared: Prepared, trained: Trained | None, *, at_s: float, bytes_total: int
+) -> list[Note]:
+    """Scores of every task: of the start, or of each neighborhood that has clients of the task."""
+    jobs: list[tuple[Task, str, AdapterState]] = []
+    for task in prepared.tasks:
+        if trained is None:
+            jobs.append((task, "", prepared.settings.initial_adapter()))
+            continue
+        for found in trained.outcome.neighborhoods:
+            if any(prepared.truth[member] == task.name for member in found.members):
+                jobs.append((task, found.name, trained.adapters[found.name]))
+
+    def note(job: tuple[Task, str, AdapterState]) -> Note:
+        task, neighborhood, adapter = job
+        score = evaluate(prepared, task, adapter)
+        fields = {
+            "task": task.name,
+            "phase": "before" if trained is None else "after",
+            "neighborhood": neighborhood,
+            "loss": score.loss,
+            "choice_loss": score.choice_loss,
+            "accuracy": score.accuracy,
+            "majority": score.majority,
+            "rows": score.rows,
+        }
+        return Note(at_s, "", "evaluated", fields, bytes_total)
+
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as threads:
+        return list(threads.map(note, jobs))
+
+
+def evaluate(prepared: Prepared, task: Task, adapter: AdapterState) -> Score:
+    """The whole model with this adapter, on the task's held-out rows."""
+    settings = prepared.settings
+    return tasks.score(
+        whole_model(settings.spec, settings.lora, adapter),
+        settings.tokenizer,
+        task.held_out,
+        max_tokens=settings.training.tokens,
+        batch_size=SCORING_BATCH,
+    )
+
+
+def _summary(
+    prepared: Prepared,
+    notes: Sequence[Note],
+    *,
+    started: float,
+    finished: bool,
+    trained: Trained | None = None,
+) -> Summary:
+    settings = prepared.settings
+    result = None if trained is None else trained.run
+    return summarize(
+        notes,
+        truth=prepared.truth,
+        steps_expected=prepared.steps,
+        bytes_by_purpose=None if result is None else result.ledger.bytes_by_purpose(),
+        virtual_seconds=None if result is None else result.virtual_seconds,
+        wall_seconds=time.monotonic() - started,
+        digest=None if result is None else result.digest,
+        whole_step_bytes=settings.whole_step_bytes(settings.training.batch),
+        finished=finished,
+    )
+
+
+def _digests(prepared: Prepared) -> dict[str, str]:
+    """SHA-256 of what went in."""
+
+    def digest(value: object) -> str:
+        return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+    config = prepared.config.complete()
+    digests = {
+        "config": digest({key: config[key] for key in config if key != "model"}),
+        "topology": digest(prepared.topology.model_dump(mode="json")),
+    }
+    if prepared.scenario is not None:
+        events = faults.expand(prepared.scenario, prepared.topology, prepared.config.seed)
+        digests["faults"] = digest([repr(event) for event in events])
+    for task in prepared.tasks:
+        rows = [[row.prompt, row.answer, row.choices] for row in (*task.train, *task.held_out)]
+        digests[f"task {task.name}"] = digest(rows)
+    return digests

@@ -1,0 +1,142 @@
+"""LoRA adapters by layer: made, cut along the layers, joined again, and kept in PEFT's own format.
+
+An adapter is a plain dict from the names under which PEFT saves its parameters
+(`base_model.model.model.layers.7.self_attn.q_proj.lora_A.weight`) to fp32 tensors: A is [rank, in],
+B is [out, rank]. Layer numbers in it are the whole model's, so parts of different nodes join by
+name alone.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from atlas.models.settings import LoraSettings
+from atlas.models.skeleton import inject_lora, lora_shape, lora_slots, on_meta, peft_config
+from atlas.models.spec import ModelSpec, Range, read_config
+from topologies import InputError
+
+AdapterState: TypeAlias = dict[str, Tensor]
+
+_LAYER = re.compile(r"\.(\d+)\.")
+
+
+def initial_adapter(spec: ModelSpec, lora: LoraSettings, seed: int) -> AdapterState:
+    """The whole model's adapter to begin with: A uniform in ±1/√in (PEFT's Kaiming rule), B zero.
+
+    Each A is drawn from a generator of its own, seeded by SHA-256 of the seed and the parameter's
+    name: whoever holds whatever layers gets the same values. Raises InputError if a LoRA target is
+    not in the model.
+    """
+    state: AdapterState = {}
+    for name, shape in adapter_shapes(spec, lora).items():
+        tensor = torch.zeros(shape)
+        if ".lora_A." in name:
+            digest = sha256(f"lora {seed} {name}".encode()).digest()
+            generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little"))
+            nn.init.kaiming_uniform_(tensor, a=math.sqrt(5), generator=generator)
+        state[name] = tensor
+    return state
+
+
+def slice_adapter(state: Mapping[str, Tensor], layers: Range) -> AdapterState:
+    """The part of an adapter that belongs to some layers; the tensors are not copied."""
+    return {name: tensor for name, tensor in state.items() if layer_of(name) in layers}
+
+
+def join_adapters(parts: Iterable[Mapping[str, Tensor]]) -> AdapterState:
+    """One adapter out of its parts, in the order of the layers.
+
+    Raises ValueError if two parts share a parameter.
+    """
+    joined: AdapterState = {}
+    for part in parts:
+        for name, tensor in part.items():
+            if name in joined:
+                raise ValueError(f"two parts of the adapter have {name}")
+            joined[name] = tensor
+    return {name: joined[name] for name in sorted(joined, key=layer_of)}
+
+
+def save_adapter(
+    state: Mapping[str, Tensor],
+    folder: Path,
+    spec: ModelSpec,
+    lora: LoraSettings,
+    *,
+    base: str | None = None,
+) -> None:
+    """Write an adapter as PEFT does: `adapter_model.safetensors` and `adapter_config.json`.
+
+    `PeftModel.from_pretrained(model, folder)` loads it. `base` is the model that the config names;
+    the spec's folder if it is not given. Equal arguments give equal bytes. Raises ValueError if a
+    parameter is missing or not one of the model's.
+    """
+    shapes = adapter_shapes(spec, lora)
+    if odd := shapes.keys() ^ state.keys():
+        raise ValueError(f"this is not the whole model's adapter: see {min(odd)}")
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: state[name].detach().contiguous() for name in sorted(shapes)}
+    (folder / "adapter_model.safetensors").write_bytes(save(tensors, metadata={"format": "pt"}))
+    as_dict: Callable[[], dict[str, object]] = peft_config(lora, spec).to_dict
+    config = as_dict()
+    if base is not None:
+        config["base_model_name_or_path"] = base
+    text = json.dumps(config, indent=2, sort_keys=True, default=_plain)
+    (folder / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
+
+
+def load_adapter(folder: Path, spec: ModelSpec, lora: LoraSettings) -> AdapterState:
+    """Read an adapter that PEFT or `save_adapter` wrote.
+
+    Raises InputError if it doesn't fit the model.
+    """
+    file = folder / "adapter_model.safetensors"
+    try:
+        state: AdapterState = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"the adapter can't be read: {error}", file=str(file)) from error
+    shapes = adapter_shapes(spec, lora)
+    for name in sorted(shapes.keys() | state.keys()):
+        if name not in shapes or name not in state or state[name].shape != shapes[name]:
+            raise InputError(
+                "the adapter does not fit the model and the LoRA settings",
+                file=str(file),
+                key=name,
+                remedy="use the rank and targets that it was trained with",
+            )
+    return {name: state[name] for name in shapes}
+
+
+def layer_of(name: str) -> int:
+    """The number of the layer that an adapter's parameter belongs to."""
+    found = _LAYER.search(name)
+    if found is None:
+        raise ValueError(f"{name} names no layer")
+    return int(found[1])
+
+
+@lru_cache(maxsize=8)
+def adapter_shapes(spec: ModelSpec, lora: LoraSettings) -> Mapping[str, torch.Size]:
+    """Shape of each parameter of the whole adapter, in the model's order; no weight is read."""
+    model = on_meta(read_config(spec.folder), spec.dtype)
+    inject_lora(model, lora, spec)
+    return {name: lora_shape(module) for name, module in lora_slots(model).items()}
+
+
+def _plain(value: object) -> object:
+    """What JSON has no word for in PEFT's config: sets, ordered by hash there, and enumerations."""
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    return str(getattr(value, "value", value))

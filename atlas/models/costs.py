@@ -1,0 +1,166 @@
+"""What a part of the model takes, known before it is loaded: memory in bytes, computation in FLOPs.
+
+Formulas of shapes alone, for layers as Llama has them, run by this room's stages with LoRA and
+AdamW. In all of them a batch is `batch` rows of `tokens` tokens, n = batch x tokens; h, f, q, k are
+the widths of the hidden state, the feed-forward part, the queries and the keys; r is LoRA's rank; b
+is the bytes of one element of the base.
+
+Memory is what lives at the worst moment of a step, every saved activation among it, and the largest
+passing tensors; it is not what an allocator wastes (fragmentation adds 0 to 40 % with glibc) nor
+the interpreter. Where labels are few the head's share is small: say how many with `labels`, or
+every position counts.
+"""
+
+from __future__ import annotations
+
+from atlas.models.settings import LoraSettings
+from atlas.models.spec import ModelSpec, Range
+
+LORA_BYTES = 16
+"""Bytes of one LoRA parameter in training: value, gradient and AdamW's two moments, each fp32."""
+
+
+def layer_parameters(spec: ModelSpec) -> int:
+    """Elements of one frozen layer: 2hq + 2hk + 3hf, norms and biases."""
+    return layer_matrices(spec) + spec.small
+
+
+def layer_matrices(spec: ModelSpec) -> int:
+    """Elements of one layer's matrices, 2hq + 2hk + 3hf: what its FLOPs go by."""
+    attention = 2 * spec.hidden * (spec.query_width + spec.key_value_width)
+    return attention + 3 * spec.hidden * spec.intermediate
+
+
+def lora_parameters(spec: ModelSpec, lora: LoraSettings, layers: Range) -> int:
+    """LoRA elements of some layers: r (in + out) for each target projection."""
+    widths = _projections(spec)
+    return len(layers) * sum(lora.rank * sum(widths[target]) for target in lora.targets)
+
+
+def whole_step_bytes(
+    spec: ModelSpec, lora: LoraSettings, batch: int, tokens: int, *, labels: int | None = None
+) -> int:
+    """Memory of one training step of the unsplit model: the ends with all the layers."""
+    return ends_bytes(spec, lora, spec.whole, batch, tokens, labels=labels)
+
+
+def ends_bytes(
+    spec: ModelSpec,
+    lora: LoraSettings,
+    layers: Range,
+    batch: int,
+    tokens: int,
+    *,
+    labels: int | None = None,
+) -> int:
+    """Memory of the client's part of a U: embedding, first layers, final norm, head, one session.
+
+    The frozen weights, the session as `span_session_bytes` has it, and the head's passing tensors
+    for each label: three fp32 rows of the vocabulary (log-probabilities and two gradients), and in
+    bf16 the logits too.
+    """
+    matrices = spec.vocabulary * spec.hidden * (1 if spec.tied else 2) + spec.hidden
+    rows = batch * tokens if labels is None else labels
+    logits = 12 if spec.element_bytes == 4 else 12 + 2 * spec.element_bytes
+    return (
+        matrices * spec.element_bytes
+        + span_base_bytes(spec, layers)
+        + span_session_bytes(spec, layers, lora, batch, tokens)
+        + rows * spec.vocabulary * logits
+    )
+
+
+def span_base_bytes(spec: ModelSpec, layers: Range) -> int:
+    """Memory of a host's frozen layers, shared by all the clients that it serves."""
+    return len(layers) * layer_parameters(spec) * spec.element_bytes
+
+
+def span_session_bytes(
+    spec: ModelSpec, layers: Range, lora: LoraSettings, batch: int, tokens: int
+) -> int:
+    """Memory of one client on a host: LoRA with its optimizer, and a step in flight.
+
+    16 bytes per LoRA parameter; what the backward pass needs, `saved_bytes` per token and layer;
+    four hidden states (received and returned, each way); and the passing tensors of the layer at
+    work, 4h + 4f per token.
+    """
+    rows = batch * tokens
+    passing = (8 * spec.hidden + 4 * spec.intermediate) * spec.element_bytes
+    in_flight = len(layers) * saved_bytes(spec, lora) + passing
+    return LORA_BYTES * lora_parameters(spec, lora, layers) + rows * in_flight
+
+
+def saved_bytes(spec: ModelSpec, lora: LoraSettings) -> int:
+    """Bytes that one layer keeps of one token until backward.
+
+    In fp32: the inputs of both norms (2h), queries, keys, values and what attention gives (2q +
+    2k), three tensors of the feed-forward part (3f); for LoRA r per target and each input of a
+    target that is not kept already: h for q, k and v together, h for gate and up together, f for
+    down. In bf16 the norms keep their input in fp32, and PEFT casts each target's input to fp32 for
+    itself.
+    """
+    targets = set(lora.targets)
+    full = 4
+    norms = 2 * spec.hidden * full
+    if spec.head_norms:
+        norms += (spec.query_width + spec.key_value_width) * full
+    plain = 2 * spec.query_width + 2 * spec.key_value_width + 3 * spec.intermediate
+    if spec.element_bytes == full:
+        inputs = spec.hidden * bool(targets & {"q_proj", "k_proj", "v_proj"})
+        inputs += spec.hidden * bool(targets & {"gate_proj", "up_proj"})
+        inputs += spec.intermediate * ("down_proj" in targets)
+    else:
+        inputs = sum(_projections(spec)[target][0] for target in lora.targets)
+    return norms + plain * spec.element_bytes + (inputs + lora.rank * len(targets)) * full
+
+
+def hidden_bytes(spec: ModelSpec, batch: int, tokens: int) -> int:
+    """Bytes of one hidden state, or of its gradient, as it crosses from a stage to the next."""
+    return batch * tokens * spec.hidden * spec.element_bytes
+
+
+def adapter_bytes(spec: ModelSpec, lora: LoraSettings, layers: Range) -> int:
+    """Bytes of the adapter of some layers as it is sent: fp32 values."""
+    return 4 * lora_parameters(spec, lora, layers)
+
+
+def forward_flops(
+    spec: ModelSpec, lora: LoraSettings, layers: Range, batch: int, tokens: int
+) -> float:
+    """FLOPs of a forward pass.
+
+    Per layer 2pn for p elements of matrices and LoRA, and 4 n tokens q for attention.
+    """
+    rows = batch * tokens
+    matrices = len(layers) * layer_matrices(spec) + lora_parameters(spec, lora, layers)
+    return 2.0 * rows * matrices + 4.0 * rows * tokens * spec.query_width * len(layers)
+
+
+def backward_flops(
+    spec: ModelSpec, lora: LoraSettings, layers: Range, batch: int, tokens: int
+) -> float:
+    """FLOPs of a backward pass.
+
+    Per layer 2pn for p elements of frozen matrices, 4pn for LoRA's, 8 n tokens q for attention.
+    """
+    rows = batch * tokens
+    matrices = len(layers) * layer_matrices(spec) + 2 * lora_parameters(spec, lora, layers)
+    return 2.0 * rows * matrices + 8.0 * rows * tokens * spec.query_width * len(layers)
+
+
+def head_flops(spec: ModelSpec, labels: int) -> float:
+    """FLOPs of the head, forward and back, for that many labeled positions: 4 h vocabulary each."""
+    return 4.0 * spec.hidden * spec.vocabulary * labels
+
+
+def _projections(spec: ModelSpec) -> dict[str, tuple[int, int]]:
+    """Widths in and out of the projections of a layer."""
+    return {
+        "q_proj": (spec.hidden, spec.query_width),
+        "k_proj": (spec.hidden, spec.key_value_width),
+        "v_proj": (spec.hidden, spec.key_value_width),
+        "o_proj": (spec.query_width, spec.hidden),
+        "gate_proj": (spec.hidden, spec.intermediate),
+        "up_proj": (spec.hidden, spec.intermediate),
+        "down_proj": (spec.intermediate, spec.hidden),
+    }

@@ -1,0 +1,126 @@
+"""The frozen part of the model that one node holds, shared by every client it serves.
+
+A stage is made once per node. It holds no client's parameters: a `Session` lends its own for the
+length of one forward, by reference, and the graph keeps them from then on, so that the graphs of
+many clients can be in flight on one stage. One forward runs at a time on a stage (it is locked);
+stages of different nodes, and backward passes, run side by side, though their frozen tensors are
+the same memory.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Self, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import Parameter
+from transformers import PreTrainedModel
+
+from atlas.models import skeleton
+from atlas.models.settings import LoraSettings
+from atlas.models.spec import ModelSpec, Range
+
+
+class Stage:
+    """Layers `range` of a model, with room for LoRA; with `ends`, also embedding, final norm, head.
+
+    Made by `Stage.load`. With `ends` this is the client's part of a U: its range starts at layer 0,
+    and the text and the labels need never leave the node.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        layers: Range,
+        lora: LoraSettings,
+        front: PreTrainedModel,
+        back: PreTrainedModel | None,
+    ) -> None:
+        self.spec = spec
+        self.range = layers
+        self.lora = lora
+        self.slots = skeleton.lora_slots(front)
+        self._lock = threading.Lock()
+        self._front = skeleton.body_of(front)
+        numbered = skeleton.layers_of(self._front, spec)
+        self._entry = skeleton.Entry(numbered[min(layers.first, spec.layers - 1)])
+        self._back = back
+        if back is not None:
+            self._back_entry = skeleton.Entry(skeleton.layers_of(skeleton.body_of(back), spec)[0])
+
+    @classmethod
+    def load(
+        cls, spec: ModelSpec, layers: Range, *, ends: bool = False, lora: LoraSettings | None = None
+    ) -> Self:
+        """Load what these layers need, and nothing else, from the model's folder.
+
+        Raises InputError if the range is not within the model, does not start at 0 although `ends`
+        is asked for, or is empty although it is not; or if the folder lacks a tensor or a LoRA
+        target.
+        """
+        lora = lora or LoraSettings()
+        if ends and layers.first != 0:
+            raise ValueError(f"the part with both ends starts at layer 0, not at {layers.first}")
+        if not ends and not len(layers):
+            raise ValueError("a stage without ends holds at least one layer")
+        front = skeleton.build(spec, layers, embedding=ends, head=False, lora=lora)
+        back = None
+        if ends:
+            back = skeleton.build(spec, Range(0, 0), embedding=False, head=True, lora=None)
+        return cls(spec, layers, lora, front, back)
+
+    @property
+    def ends(self) -> bool:
+        """Whether this stage holds the embedding, the final norm and the head."""
+        return self._back is not None
+
+    def run(self, hidden: Tensor, parameters: Mapping[str, Parameter]) -> Tensor:
+        """Hidden state [b, t, h] in front of the first layer held → that behind the last."""
+        with self._lock, _lent(self.slots, parameters):
+            output = self._front(inputs_embeds=self._entry.put(hidden), use_cache=False)
+        return cast("Tensor", output.last_hidden_state)
+
+    def run_tokens(self, tokens: Tensor, parameters: Mapping[str, Parameter]) -> Tensor:
+        """Token ids [b, t] → hidden state [b, t, h] behind the last layer held, with its graph."""
+        with self._lock, _lent(self.slots, parameters):
+            output = self._front(input_ids=tokens, use_cache=False)
+        return cast("Tensor", output.last_hidden_state)
+
+    def logits(self, rows: Tensor) -> Tensor:
+        """Hidden states [n, h] behind the model's last layer → logits [n, vocabulary]."""
+        if self._back is None:
+            raise RuntimeError("this stage holds no head: only one loaded with ends=True does")
+        with self._lock:
+            output = self._back(inputs_embeds=self._back_entry.put(rows[None]), use_cache=False)
+        return cast("Tensor", output.logits)[0]
+
+
+def whole_model(
+    spec: ModelSpec, lora: LoraSettings, adapter: Mapping[str, Tensor]
+) -> PreTrainedModel:
+    """The unsplit model with an adapter applied, for evaluation: frozen, without gradients.
+
+    It shares its frozen tensors with the stages of the process, so it costs no memory beside them.
+    What it computes is what `PeftModel.from_pretrained` computes from the saved adapter. Raises
+    KeyError if the adapter lacks a parameter.
+    """
+    model = skeleton.build(spec, spec.whole, embedding=True, head=True, lora=lora)
+    for name, module in skeleton.lora_slots(model).items():
+        module._parameters["weight"] = Parameter(adapter[name].clone(), requires_grad=False)
+    return model
+
+
+@contextmanager
+def _lent(slots: Mapping[str, nn.Module], parameters: Mapping[str, Parameter]) -> Iterator[None]:
+    """Bind a client's parameters by reference, record a graph, and take them out again."""
+    for name, module in slots.items():
+        module._parameters["weight"] = parameters[name]
+    try:
+        with torch.enable_grad():
+            yield
+    finally:
+        for module in slots.values():
+            module._parameters["weight"] = None

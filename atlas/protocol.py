@@ -1,0 +1,270 @@
+"""The messages between devices, as types, and how a message is asked until it is answered.
+
+Every message has a `kind`. Requests are safe to repeat: a device that has done a thing answers for it again, and
+one that has forgotten (it crashed) says so. Whoever asks keeps what it sent until the round is over.
+
+    device → coordinator    hello (→ chain), signature (→ assignment), done (→ finish)
+    client → host           open, forward, backward, replay, commit, sketch, collect, close
+    client → aggregator     update (→ stored), merged? (→ merged)
+    aggregator → aggregator mean? (→ mean)
+    aggregator → coordinator result
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from broker import Message, Node
+from topologies import InputError
+
+CONTROL = "control"
+SIGNATURES = "signatures"
+ACTIVATIONS = "activations"
+GRADIENTS = "gradients"
+ADAPTERS = "adapters"
+PURPOSES = (SIGNATURES, ACTIVATIONS, GRADIENTS, ADAPTERS, CONTROL)
+
+Manifest = list[dict[str, Any]]
+
+
+class UnansweredError(Exception):
+    """A device was asked again and again and has not answered in all the time there is."""
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def header(self) -> dict[str, Any]:
+        """The message as plain values."""
+        return self.model_dump()
+
+
+class Hello(_Body):
+    """A device introduces itself. `examples` is 0 for one without text.
+
+    `free_bytes` is what its grant leaves to host with; `whole_step_bytes` is what one training step of the
+    whole model would take, and `ends_bytes` what the client's own part takes.
+    """
+
+    kind: Literal["hello"] = "hello"
+    device: str
+    role: str
+    grant_bytes: int
+    free_bytes: int
+    ends_bytes: int
+    whole_step_bytes: int
+    flops: float
+    uplink_bps: float
+    downlink_bps: float
+    delay_s: float
+    examples: int
+
+
+class Chain(_Body):
+    """Who hosts which layers for one client. `stand_ins` and `fallbacks` are ranked, per span."""
+
+    kind: Literal["chain"] = "chain"
+    spans: list[tuple[int, int]]
+    hosts: list[str]
+    stand_ins: list[list[str]]
+    fallbacks: list[list[str]]
+
+
+class Signature(_Body):
+    """Two half-signatures of a client; the payload is float32 [2, dimensions]."""
+
+    kind: Literal["signature"] = "signature"
+    dimensions: int
+
+
+class Assignment(_Body):
+    """A client's neighborhood. `weights` are the members' examples, in the order of `members`.
+
+    `aggregators` names each neighborhood's aggregator; `similarity` is between neighborhoods, in
+    that order.
+    """
+
+    kind: Literal["assignment"] = "assignment"
+    neighborhood: str
+    members: list[str]
+    weights: list[int]
+    aggregators: dict[str, str]
+    similarity: list[list[float]]
+    chain: Chain
+
+
+class Done(_Body):
+    """A client has finished its last round."""
+
+    kind: Literal["done"] = "done"
+
+
+class Result(_Body):
+    """A neighborhood's adapter after the last round; the payload is its tensors."""
+
+    kind: Literal["result"] = "result"
+    neighborhood: str
+    manifest: Manifest
+
+
+class _Step(_Body):
+    """A request about one client's session on layers `first` … `last - 1`.
+
+    `attempt` grows with each session that the client opens, so that a request of an abandoned session is known
+    as such; `step` is the state that the request expects: how many steps are committed.
+    """
+
+    attempt: int
+    first: int
+    last: int
+    step: int
+
+
+class Open(_Step):
+    """Begin a session from an adapter (payload); `round` only for the record."""
+
+    kind: Literal["open"] = "open"
+    round: int
+    manifest: Manifest
+
+
+class Forward(_Step):
+    """The payload is a hidden state; so is the reply's."""
+
+    kind: Literal["forward"] = "forward"
+    manifest: Manifest
+
+
+class Backward(_Step):
+    """The payload is a gradient; so is the reply's."""
+
+    kind: Literal["backward"] = "backward"
+    manifest: Manifest
+
+
+class Replay(_Step):
+    """A step that an earlier host had done: hidden state and gradient in, committed when done."""
+
+    kind: Literal["replay"] = "replay"
+    manifest: Manifest
+
+
+class Commit(_Step):
+    """Apply the gradients of `step`. Not answered: what comes next says whether it was done."""
+
+    kind: Literal["commit"] = "commit"
+
+
+class Sketch(_Step):
+    """Sketch the gradients held, then drop them; the reply's payload is float32 [dimensions]."""
+
+    kind: Literal["sketch"] = "sketch"
+    dimensions: int
+
+
+class Collect(_Step):
+    """Give the session's adapter as it is."""
+
+    kind: Literal["collect"] = "collect"
+
+
+class Close(_Step):
+    """Forget the session. Not answered."""
+
+    kind: Literal["close"] = "close"
+
+
+class Update(_Body):
+    """A client's adapter after a round (payload)."""
+
+    kind: Literal["update"] = "update"
+    round: int
+    manifest: Manifest
+
+
+class AskMean(_Body):
+    """The mean of your neighborhood after a round?"""
+
+    kind: Literal["mean?"] = "mean?"
+    round: int
+
+
+class AskMerged(_Body):
+    """Our neighborhood's adapter for the next round?"""
+
+    kind: Literal["merged?"] = "merged?"
+    round: int
+
+
+class Tensors(_Body):
+    """A reply that carries tensors."""
+
+    kind: Literal["tensors"] = "tensors"
+    manifest: Manifest
+
+
+class Accepted(_Body):
+    """A reply: done, as asked."""
+
+    kind: Literal["accepted"] = "accepted"
+
+
+class Refused(_Body):
+    """A reply: no, and why. `missing` when it knows nothing of what was asked about."""
+
+    kind: Literal["refused"] = "refused"
+    reason: str
+    missing: bool = False
+
+
+class Finish(_Body):
+    """The run is over."""
+
+    kind: Literal["finish"] = "finish"
+
+
+HostRequest = Open | Forward | Backward | Replay | Commit | Sketch | Collect | Close
+AggregatorRequest = Update | AskMean | AskMerged
+AnyBody = (
+    Hello | Chain | Signature | Assignment | Done | Result | HostRequest | AggregatorRequest
+    | Tensors | Accepted | Refused | Finish
+)  # fmt: skip
+_ADAPTER: TypeAdapter[AnyBody] = TypeAdapter(Annotated[AnyBody, Field(discriminator="kind")])
+
+
+def parse(message: Message) -> AnyBody:
+    """The message as its type. Raises InputError naming the sender and what is wrong."""
+    try:
+        return _ADAPTER.validate_python(message.header)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"malformed message from {message.source}: {first['msg']}", key=key) from None
+
+
+async def ask(
+    node: Node,
+    to: str,
+    body: _Body,
+    payload: Sequence[bytes | memoryview] = (),
+    *,
+    purpose: str = CONTROL,
+    every_s: float,
+    patience_s: float,
+) -> Message:
+    """Asks until there is an answer: again every `every_s`, for `patience_s` in all.
+
+    Raises UnansweredError then.
+    """
+    until = node.now + patience_s
+    while node.now < until:
+        try:
+            return await node.request(to, body.header(), payload, purpose=purpose, timeout=every_s)
+        except TimeoutError:
+            continue
+    raise UnansweredError(
+        f"{to} has not answered {node.name}'s {body.header()['kind']!r} in {patience_s:,.0f} s"
+    )

@@ -1,0 +1,183 @@
+"""The events that a run reports, as types.
+
+`read(note)` turns a note into one of these, or into nothing when its event is not listed here:
+programs may report more than the results show. Fields that a model does not list are ignored for
+the same reason, so that a folder written by a later version stays readable. Layers are numbered
+from 0 over the whole model, and a range is half-open: `first` … `last - 1`.
+"""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+from pydantic import BaseModel, ConfigDict
+
+from atlas.results.notes import Note
+
+
+class Event(BaseModel):
+    """One thing that happened; the fields are those of the note."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Registered(Event):
+    """A device said hello; the note's node is the device."""
+
+    device: str | None = None
+    role: str = ""
+    grant_bytes: int = 0
+    flops: float = 0.0
+    examples: int = 0
+
+
+class Signed(Event):
+    """A client has measured its signature."""
+
+    bytes: int = 0
+
+
+class NeighborhoodsFound(Event):
+    """The coordinator has divided the clients."""
+
+    members: dict[str, tuple[str, ...]]
+    silhouette: float | None = None
+    p_value: float | None = None
+
+
+class Link(Event):
+    """One part of a chain: a host and the layers that it runs."""
+
+    first: int
+    last: int
+    host: str
+
+
+class Paired(Event):
+    """A client was given its chain of hosts, and for each part of it the ranked stand-ins."""
+
+    client: str
+    neighborhood: str = ""
+    chain: tuple[Link, ...] = ()
+    stand_ins: tuple[tuple[str, ...], ...] = ()
+
+
+class Step(Event):
+    """A training step was committed everywhere."""
+
+    client: str
+    round: int
+    step: int
+    loss: float
+    neighborhood: str = ""
+    tokens: int = 0
+    seconds: float = 0.0
+
+
+class Suspected(Event):
+    """A client waited for its host longer than it allows."""
+
+    client: str
+    host: str
+    deadline_s: float = 0.0
+    waited_s: float = 0.0
+
+
+class Repaired(Event):
+    """A stand-in took over layers of a client and replayed what was lost."""
+
+    client: str
+    first: int
+    last: int
+    lost: str
+    host: str
+    round: int = 0
+    step: int = 0
+    replayed: int = 0
+    fallback: bool = False
+
+
+class Refused(Event):
+    """A host would not serve a client."""
+
+    client: str
+    host: str
+    reason: str = ""
+
+
+class Resumed(Event):
+    """A crashed client goes on from its disk: at the beginning of `round`, or at `step` of it."""
+
+    client: str
+    round: int
+    step: int | None = None
+
+
+class Aggregated(Event):
+    """A neighborhood's adapters were combined after a round."""
+
+    neighborhood: str
+    round: int
+    aggregator: str = ""
+    clients: tuple[str, ...] | int = ()
+    mean_loss: float | None = None
+
+
+class Fault(Event):
+    """The scenario broke something, or ended a fault."""
+
+    kind: str
+    phase: str
+    fault: str
+    nodes: tuple[str, ...] = ()
+    links: tuple[tuple[str, ...], ...] = ()
+    text: str = ""
+
+
+class Evaluated(Event):
+    """Held-out text was scored before or after training. Losses are nats per answer token."""
+
+    task: str
+    phase: str
+    loss: float
+    choice_loss: float | None = None
+    accuracy: float | None = None
+    majority: float | None = None
+    rows: int = 0
+    neighborhood: str | None = None
+
+
+class Finished(Event):
+    """The coordinator has seen the last round."""
+
+    rounds: int = 0
+    steps: int = 0
+
+
+EVENTS: MappingProxyType[str, type[Event]] = MappingProxyType(
+    {
+        "registered": Registered,
+        "signature": Signed,
+        "neighborhoods": NeighborhoodsFound,
+        "paired": Paired,
+        "step": Step,
+        "suspected": Suspected,
+        "repaired": Repaired,
+        "refused": Refused,
+        "resumed": Resumed,
+        "aggregated": Aggregated,
+        "fault": Fault,
+        "evaluated": Evaluated,
+        "finished": Finished,
+    }
+)
+
+
+def read(note: Note) -> Event | None:
+    """The note's event with its values checked, or None if its name is not in `EVENTS`.
+
+    Raises:
+        pydantic.ValidationError: a value is missing or has the wrong type.
+    """
+    model = EVENTS.get(note.event)
+    return None if model is None else model.model_validate(dict(note.fields))

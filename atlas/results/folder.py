@@ -1,0 +1,272 @@
+"""A run's folder, written while the run goes on and read when it is over or broken off.
+
+    config.yaml      the complete config, every default written out
+    manifest.json    versions, seed, digests; it marks the folder as a run's
+    metrics.jsonl    one line for each note, flushed as it comes
+    faults.yaml      the scenario as it was in this run, everything filled in; it can be run again
+    trace.parquet    each message and fault
+    summary.json     the figures, sorted
+    report.html      one file that needs no network
+    adapters/<neighborhood>/   as PEFT saves them
+    checkpoint/      where a killed run goes on
+
+Files that are rewritten are replaced in one go, so a reader finds the old or the new one, never
+half of it. Nothing that was there is lost silently: a folder that holds anything is refused,
+unless it is an earlier run's and overwriting was asked for, and then only what a run writes is
+removed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from ruamel.yaml import YAML
+
+from atlas.results.events import read
+from atlas.results.manifest import Manifest
+from atlas.results.notes import Note, Record, from_lines, to_line
+from atlas.results.summary import Summary
+from topologies import InputError
+
+Read = TypeVar("Read", bound=BaseModel)
+
+
+class Layout:
+    """Where things lie in a run's folder."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config = self.path / "config.yaml"
+        self.manifest = self.path / "manifest.json"
+        self.metrics = self.path / "metrics.jsonl"
+        self.faults = self.path / "faults.yaml"
+        self.trace = self.path / "trace.parquet"
+        self.summary = self.path / "summary.json"
+        self.report = self.path / "report.html"
+        self.adapters = self.path / "adapters"
+        self.checkpoint = self.path / "checkpoint"
+
+    def adapter(self, name: str) -> Path:
+        """The folder of a neighborhood's or a client's adapter."""
+        if not name or name != Path(name).name or name in (".", ".."):
+            raise ValueError(f"{name!r} can't be the name of a folder")
+        return self.adapters / name
+
+    def written(self) -> tuple[Path, ...]:
+        """The parts of the folder that are there, in the order of the list above."""
+        return tuple(part for part in self._parts() if part.exists())
+
+    def _parts(self) -> tuple[Path, ...]:
+        return (
+            self.config,
+            self.manifest,
+            self.metrics,
+            self.faults,
+            self.trace,
+            self.summary,
+            self.report,
+            self.adapters,
+            self.checkpoint,
+        )
+
+
+class RunFolder(Layout):
+    """The folder of a run that is beginning. Close it, or use it as a context manager.
+
+    Args:
+        path: the folder; it is created, with the folders above it.
+        overwrite: whether the results of an earlier run there are removed.
+
+    Raises:
+        InputError: the folder holds something, or can't be written.
+    """
+
+    def __init__(self, path: str | Path, *, overwrite: bool = False) -> None:
+        super().__init__(path)
+        try:
+            self._claim(overwrite)
+            self.write_manifest(Manifest())
+            self._notes = self.metrics.open("w", encoding="utf-8", newline="\n")
+        except OSError as error:
+            raise InputError(
+                f"the folder can't be written: {error.strerror or error}",
+                file=str(self.path),
+                key="--out",
+                remedy="name a folder that you may write to",
+            ) from error
+
+    def note(self, note: Note) -> None:
+        """Append a note to `metrics.jsonl` and flush it, so that no crash of ours loses it."""
+        self._notes.write(to_line(note) + "\n")
+        self._notes.flush()
+
+    def write_config(self, config: Mapping[str, object]) -> None:
+        """Write `config.yaml` in the order given; every default must be in it."""
+        replace(self.config, _yaml(config))
+
+    def write_manifest(self, manifest: Manifest) -> None:
+        """Write `manifest.json`."""
+        replace(self.manifest, _json(manifest))
+
+    def write_faults(self, scenario: str) -> None:
+        """Write `faults.yaml`, the text of a scenario."""
+        replace(self.faults, scenario)
+
+    def write_summary(self, summary: Summary) -> None:
+        """Write `summary.json`, its keys sorted."""
+        replace(self.summary, _json(summary))
+
+    def write_report(self, html: str) -> None:
+        """Write `report.html`."""
+        replace(self.report, html)
+
+    def close(self) -> None:
+        """Close `metrics.jsonl`. Closing twice does no harm."""
+        self._notes.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _claim(self, overwrite: bool) -> None:
+        if self.path.exists() and not self.path.is_dir():
+            raise self._refusal("this is a file, not a folder", "name a folder")
+        self.path.mkdir(parents=True, exist_ok=True)
+        if not any(self.path.iterdir()):
+            return
+        if not is_run(self.path):
+            raise self._refusal(
+                "the folder holds something that is not a run of ATLAS",
+                "name a folder that is empty or not there yet",
+            )
+        if not overwrite:
+            raise self._refusal(
+                "the folder holds the results of an earlier run",
+                "name another folder, or remove this one",
+            )
+        for part in self.written():
+            # The manifest stays until the new one replaces it: it says that this is a run's folder.
+            if part.is_dir():
+                shutil.rmtree(part)
+            elif part != self.manifest:
+                part.unlink()
+
+    def _refusal(self, problem: str, remedy: str) -> InputError:
+        return InputError(problem, file=str(self.path), key="--out", remedy=remedy)
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What a run left behind, read and checked.
+
+    A run that was broken off has no `summary`, and may have no `config` or `faults`; its notes are
+    all there. `config` and `faults` are texts, as written.
+    """
+
+    folder: Layout
+    manifest: Manifest
+    notes: tuple[Record, ...]
+    summary: Summary | None
+    config: str
+    faults: str
+
+
+def is_run(path: Path) -> bool:
+    """Whether the folder is that of a run."""
+    try:
+        Manifest.model_validate_json(Layout(path).manifest.read_bytes())
+    except (OSError, ValidationError):
+        return False
+    return True
+
+
+def read_run(path: str | Path) -> RunRecord:
+    """Read a run's folder, be it finished or not.
+
+    Raises:
+        InputError: it is not a run's folder, or one of its files is damaged.
+    """
+    folder = Layout(path)
+    if not folder.manifest.is_file():
+        raise InputError(
+            "this is not the folder of a run: it has no manifest.json",
+            file=str(folder.path),
+            remedy="name the folder that `atlas run --out` wrote",
+        )
+    notes = from_lines(_text(folder.metrics), file=folder.metrics)
+    for number, note in enumerate(notes, start=1):
+        try:
+            read(note)
+        except ValidationError as error:
+            raise _damaged(folder.metrics, error, line=number) from error
+    return RunRecord(
+        folder=folder,
+        manifest=_model(Manifest, folder.manifest),
+        notes=notes,
+        summary=_model(Summary, folder.summary) if folder.summary.is_file() else None,
+        config=_text(folder.config),
+        faults=_text(folder.faults),
+    )
+
+
+def replace(path: Path, text: str) -> None:
+    """Write a text file so that it is there whole or not at all."""
+    part = path.with_name(f".{path.name}.part")
+    with part.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def _model(model: type[Read], path: Path) -> Read:
+    try:
+        return model.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: ValidationError, line: int | None = None) -> InputError:
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return InputError(
+        f"the file is damaged, or of another version: {first['msg']}",
+        file=str(path),
+        line=line,
+        key=where or None,
+        remedy="restore the file, or run again",
+    )
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+def _json(model: BaseModel) -> str:
+    values = model.model_dump(mode="json")
+    return json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _yaml(config: Mapping[str, object]) -> str:
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    text = StringIO()
+    yaml.dump(config, text)
+    return text.getvalue()

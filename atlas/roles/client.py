@@ -1,0 +1,307 @@
+"""A device with text, as client: it trains its own adapter with the help of hosts.
+
+Its text and its labels stay here. It keeps the embedding, the first layers and the head; what it sends are hidden
+states and gradients. A round is a pure function of the adapter it starts from, the text and the seed, so a
+client that crashed begins its round again from its disk and comes to the same adapter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import msgpack
+import numpy as np
+
+from atlas.models import AdapterState, Range, Session, Stage, costs, join_adapters, slice_adapter
+from atlas.models.tensors import pack, unpack
+from atlas.protocol import (
+    ADAPTERS,
+    CONTROL,
+    SIGNATURES,
+    AskMerged,
+    Assignment,
+    Chain,
+    Done,
+    Refused,
+    Signature,
+    Tensors,
+    Update,
+    ask,
+    parse,
+)
+from atlas.roles.host import ADAM_FLOPS
+from atlas.roles.settings import RunSettings
+from atlas.roles.span import PATIENCE_S, PAUSE_S, Pace, Shunned, SpanCaller, Where
+from atlas.semantics import sketch
+from atlas.tasks import Batch, ClientData, step_batch
+from broker import Message, Node
+from broker.disk import ACCESS_S, BYTES_PER_SECOND
+
+STATE = "client-state"
+ASK_EVERY_S = 60.0
+SIGNATURE_ROUND = -1
+SLOW_HOST_FLOPS = 5e9
+"""What a host is taken to do, at worst, before one has been measured."""
+
+
+class Client:
+    """One client's training, from its signature to its last round."""
+
+    def __init__(self, node: Node, settings: RunSettings, data: ClientData) -> None:
+        self._node = node
+        self._settings = settings
+        self._data = data
+        self._ends: Stage
+        self._attempt = node.incarnation << 24
+        self._shunned = Shunned()
+        self._spans: list[SpanCaller] = []
+        self._assignment: Assignment
+        self._adapter: AdapterState = {}
+        self._round = 0
+
+    async def prepare(self) -> None:
+        """Loads the client's own part of the model."""
+        settings = self._settings
+        size = costs.span_base_bytes(settings.spec, settings.ends)
+        await asyncio.sleep(size / BYTES_PER_SECOND)
+        self._ends = await self._node.compute(
+            lambda: Stage.load(settings.spec, settings.ends, ends=True, lora=settings.lora),
+            flops=0,
+        )
+
+    async def run(
+        self, introduce: Callable[[], Awaitable[Message]], settle: Callable[[Assignment], Awaitable[None]]
+    ) -> None:
+        """All rounds. `introduce` says hello and brings the provisional chain; `settle` is told the assignment."""
+        if STATE in self._node.disk:
+            await self._resume()
+        else:
+            await self._join(await introduce())
+        await settle(self._assignment)
+        self._pair(self._assignment.chain)
+        for number in range(self._round, self._settings.training.rounds):
+            self._adapter = await self._aggregate(number, await self._train(number))
+            self._round = number + 1
+            await self._save()
+        await ask(
+            self._node, self._settings.coordinator, Done(), every_s=ASK_EVERY_S,
+            patience_s=PATIENCE_S,
+        )  # fmt: skip
+
+    # Joining.
+
+    async def _join(self, welcome: Message) -> None:
+        """A signature through a provisional chain, and with it a neighborhood."""
+        chain = parse(welcome)
+        assert isinstance(chain, Chain)
+        self._adapter = self._settings.initial_adapter()
+        self._pair(chain)
+        halves = np.stack([await self._half_signature(half) for half in (0, 1)])
+        self._node.note("signature", bytes=halves.nbytes)
+        reply = await ask(
+            self._node,
+            self._settings.coordinator,
+            Signature(dimensions=self._settings.signature.dimensions),
+            [halves.tobytes()],
+            purpose=SIGNATURES,
+            every_s=ASK_EVERY_S,
+            patience_s=PATIENCE_S,
+        )
+        assignment = parse(reply)
+        assert isinstance(assignment, Assignment)
+        self._assignment = assignment
+        await self._save()
+
+    async def _half_signature(self, half: int) -> np.ndarray:
+        """The sketch of LoRA's gradients on one batch, float32 [dimensions]; nothing is trained."""
+        settings = self._settings.signature
+        session = await self._begin(SIGNATURE_ROUND)
+        await self._gradients(session, self._batch(SIGNATURE_ROUND, half))
+        own = sketch(
+            session.gradients(), dimensions=settings.dimensions, seed=self._settings.seed
+        )
+        session.discard()
+        parts = [await span.sketch(settings.dimensions) for span in self._spans]
+        for span in self._spans:
+            await span.close()
+        total = own
+        for part in parts:
+            total = total + part
+        return np.asarray(total, dtype=np.float32)
+
+    def _pair(self, chain: Chain) -> None:
+        """From now on these hosts, stand-ins and fallbacks."""
+        self._spans = []
+        for index, (first, last) in enumerate(chain.spans):
+            span = Range(first, last)
+            named: list[tuple[Where, str]] = [("plan", chain.hosts[index])]
+            named += [("neighborhood", host) for host in chain.stand_ins[index]]
+            named += [("elsewhere", host) for host in chain.fallbacks[index]]
+            self._spans.append(
+                SpanCaller(
+                    self._node,
+                    span,
+                    named,
+                    pace=self._pace(span, chain.hosts[index]),
+                    shunned=self._shunned,
+                    attempts=self._next_attempt,
+                    changed=self._declare_hosts,
+                )
+            )
+
+    def _pace(self, span: Range, host: str) -> Pace:
+        """Deadlines before anything is measured: the plan's crossing times, as if alone at a slow host."""
+        settings, route = self._settings, self._node.link(host)
+        cost = settings.span_cost(span)
+        boundary = settings.step_cost(1).boundary_bytes
+        slow = min(self._node.device.flops, SLOW_HOST_FLOPS)
+        step_s = cost.step_flops / slow + 2 * (boundary * 8 / route.bandwidth_bps + route.delay_s)
+        adapter = costs.adapter_bytes(settings.spec, settings.lora, span)
+        moving_s = adapter * 8 / route.bandwidth_bps + 2 * route.delay_s
+        load_s = ACCESS_S + cost.base_bytes / BYTES_PER_SECOND
+        return Pace(
+            {
+                "open": moving_s + load_s,
+                "forward": step_s,
+                "backward": step_s,
+                "replay": 2 * step_s,
+                "sketch": step_s,
+                "collect": step_s + moving_s,
+            }
+        )
+
+    def _next_attempt(self) -> int:
+        self._attempt += 1
+        return self._attempt
+
+    def _declare_hosts(self) -> None:
+        hosts = [span.host for span in self._spans if span.host is not None]
+        self._node.declare(f"host of {self._node.name}", list(dict.fromkeys(hosts)))
+
+    # Training.
+
+    async def _train(self, number: int) -> AdapterState:
+        """One round: the adapter that comes out of `steps` steps from the one of now."""
+        session = await self._begin(number)
+        for step in range(self._settings.training.steps):
+            started_s = self._node.now
+            batch = self._batch(number, step)
+            loss = await self._gradients(session, batch)
+            await self._node.compute(session.commit, flops=ADAM_FLOPS * self._own_parameters())
+            for span in self._spans:
+                await span.commit()
+            self._node.note(
+                "step",
+                client=self._node.name,
+                neighborhood=self._assignment.neighborhood,
+                round=number,
+                step=step,
+                loss=loss,
+                tokens=batch.tokens.numel(),
+                seconds=self._node.now - started_s,
+            )
+        parts = [await span.collect() for span in self._spans]
+        return join_adapters([session.adapter(), *parts])
+
+    async def _begin(self, number: int) -> Session:
+        """Opens a round at all hosts, side by side, and here."""
+        async with asyncio.TaskGroup() as group:
+            for span in self._spans:
+                group.create_task(span.begin(number, slice_adapter(self._adapter, span.span)))
+        training = self._settings.training
+        own = slice_adapter(self._adapter, self._settings.ends)
+        return Session(
+            self._ends,
+            own,
+            learning_rate=training.learning_rate,
+            weight_decay=training.weight_decay,
+        )
+
+    async def _gradients(self, session: Session, batch: Batch) -> float:
+        """One step up to the point where it can be committed: gradients are held everywhere. Its loss."""
+        spec, lora = self._settings.spec, self._settings.lora
+        shape = (batch.tokens.shape[0], batch.tokens.shape[1])
+        ends = self._settings.ends
+        hidden = await self._node.compute(
+            lambda: session.embed(batch.tokens),
+            flops=costs.forward_flops(spec, lora, ends, *shape),
+        )
+        for span in self._spans:
+            hidden = await span.forward(hidden)
+        labels = int((batch.targets >= 0).sum())
+        loss, gradient = await self._node.compute(
+            lambda: session.loss(hidden, batch.targets), flops=costs.head_flops(spec, labels)
+        )
+        for span in reversed(self._spans):
+            gradient = await span.backward(gradient)
+        await self._node.compute(
+            lambda: session.backward(gradient),
+            flops=costs.backward_flops(spec, lora, ends, *shape),
+        )
+        return loss
+
+    def _batch(self, number: int, step: int) -> Batch:
+        training = self._settings.training
+        return step_batch(
+            self._data,
+            tokenizer=self._settings.tokenizer,
+            size=training.batch,
+            max_tokens=training.tokens,
+            seed=self._settings.seed,
+            client=self._node.name,
+            round=number,
+            step=step,
+            steps_per_round=None if number == SIGNATURE_ROUND else training.steps,
+        )
+
+    def _own_parameters(self) -> int:
+        return costs.lora_parameters(
+            self._settings.spec, self._settings.lora, self._settings.ends
+        )
+
+    # Between rounds.
+
+    async def _aggregate(self, number: int, adapter: AdapterState) -> AdapterState:
+        """Hands the adapter in and waits for the neighborhood's; hands it in again if it was forgotten."""
+        aggregator = self._assignment.aggregators[self._assignment.neighborhood]
+        manifest, buffers = pack(adapter)
+        update = Update(round=number, manifest=manifest)
+        while True:
+            await ask(
+                self._node, aggregator, update, buffers, purpose=ADAPTERS,
+                every_s=ASK_EVERY_S, patience_s=PATIENCE_S,
+            )  # fmt: skip
+            reply = await ask(
+                self._node, aggregator, AskMerged(round=number), purpose=CONTROL,
+                every_s=ASK_EVERY_S, patience_s=PATIENCE_S,
+            )  # fmt: skip
+            body = parse(reply)
+            if isinstance(body, Tensors):
+                return {
+                    name: tensor.clone()
+                    for name, tensor in unpack(body.manifest, reply.payload).items()
+                }
+            assert isinstance(body, Refused)
+            await asyncio.sleep(PAUSE_S)
+
+    # The disk.
+
+    async def _save(self) -> None:
+        manifest, buffers = pack(self._adapter)
+        state = {
+            "round": self._round,
+            "assignment": self._assignment.model_dump(),
+            "manifest": manifest,
+            "tensors": [bytes(buffer) for buffer in buffers],
+        }
+        await self._node.disk.write(STATE, msgpack.packb(state))
+
+    async def _resume(self) -> None:
+        state = msgpack.unpackb(await self._node.disk.read(STATE))
+        self._round = state["round"]
+        self._assignment = Assignment.model_validate(state["assignment"])
+        tensors = unpack(state["manifest"], state["tensors"])
+        self._adapter = {name: tensor.clone() for name, tensor in tensors.items()}
+        self._node.note("resumed", client=self._node.name, round=self._round)
+

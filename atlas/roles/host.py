@@ -1,0 +1,267 @@
+"""A device as host: layers it runs for clients, and nothing it decides by itself.
+
+A session is one client's LoRA on one span. It computes what it is asked and keeps gradients until the client
+commits the step; every request says how many steps it believes committed, and one that is wrong, or comes
+from an attempt that the client has given up, is refused. So a step happens here once or not at all, and a host
+that lost its memory can't pretend otherwise.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+
+from atlas.models import ProtocolError, Range, Session, Stage, costs
+from atlas.models.tensors import pack, unpack
+from atlas.protocol import (
+    ACTIVATIONS,
+    ADAPTERS,
+    CONTROL,
+    GRADIENTS,
+    SIGNATURES,
+    Accepted,
+    Backward,
+    Close,
+    Collect,
+    Commit,
+    Forward,
+    HostRequest,
+    Open,
+    Refused,
+    Replay,
+    Sketch,
+    Tensors,
+)
+from atlas.roles.settings import RunSettings
+from atlas.semantics import sketch
+from broker import DeviceMemoryError, Message, Node, Reservation
+from broker.disk import BYTES_PER_SECOND
+
+Key = tuple[str, int, int]
+Phase = Literal["idle", "gone forward", "gone back"]
+ADAM_FLOPS = 12.0
+"""Operations of AdamW per parameter."""
+IDLE_S = 900.0
+"""A session unused for so long makes room for a newcomer."""
+
+
+@dataclass
+class _Hosted:
+    """One client's session on one span, and what it holds."""
+
+    attempt: int
+    session: Session
+    memory: Reservation
+    used_s: float
+    version: int = 0
+    phase: Phase = "idle"
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+@dataclass
+class _Base:
+    """The frozen layers of one span, shared by all sessions on it."""
+
+    stage: Stage
+    memory: Reservation
+
+
+class Host:
+    """Serves clients' requests on this node."""
+
+    def __init__(self, node: Node, settings: RunSettings) -> None:
+        self._node = node
+        self._settings = settings
+        self._hosted: dict[Key, _Hosted] = {}
+        self._bases: dict[Range, _Base] = {}
+        self._opening = asyncio.Lock()
+
+    async def serve(self, message: Message, request: HostRequest) -> None:
+        """Does what a client asks. Requests of one session are served in the order they came."""
+        key = (message.source, request.first, request.last)
+        try:
+            if isinstance(request, Open):
+                await self._open(message, key, request)
+                return
+            hosted = self._hosted.get(key)
+            if hosted is None or hosted.attempt != request.attempt:
+                raise _No("no such session here", missing=True)
+            if isinstance(request, Close):
+                self._forget(key)
+                return
+            async with hosted.turn:
+                if hosted.version != request.step:
+                    raise _No(f"{hosted.version} steps are committed here, not {request.step}")
+                hosted.used_s = self._node.now
+                await self._answer(message, hosted, request)
+        except _No as no:
+            await self._refuse(message, request, no.reason, missing=no.missing)
+        except (DeviceMemoryError, ProtocolError) as error:
+            await self._refuse(message, request, str(error))
+
+    async def _refuse(
+        self, message: Message, request: HostRequest, reason: str, *, missing: bool = False
+    ) -> None:
+        if not isinstance(request, Commit | Close):
+            refusal = Refused(reason=reason, missing=missing)
+            await message.reply(refusal.header(), purpose=CONTROL)
+
+    async def _open(self, message: Message, key: Key, request: Open) -> None:
+        span = Range(request.first, request.last)
+        async with self._opening:
+            known = self._hosted.get(key)
+            if known is not None:
+                if known.attempt > request.attempt:
+                    raise _No("a later attempt is open")
+                self._forget(key)
+            base = await self._base(span)
+            cost = self._settings.span_cost(span)
+            try:
+                memory = self._reserve(cost.session_bytes, f"a session of {message.source}")
+            except DeviceMemoryError:
+                self._drop_unused_bases()
+                raise
+            adapter = unpack(request.manifest, message.payload)
+            training = self._settings.training
+            session = await self._node.compute(
+                lambda: Session(
+                    base.stage,
+                    adapter,
+                    learning_rate=training.learning_rate,
+                    weight_decay=training.weight_decay,
+                ),
+                flops=0,
+            )
+            self._hosted[key] = _Hosted(request.attempt, session, memory, self._node.now)
+        await message.reply(Accepted().header(), purpose=CONTROL)
+
+    async def _base(self, span: Range) -> _Base:
+        """The span's frozen layers, read from disk unless they are here."""
+        base = self._bases.get(span)
+        if base is None:
+            self._drop_unused_bases()
+            size = costs.span_base_bytes(self._settings.spec, span)
+            memory = self._reserve(size, f"layers {span.first}-{span.last - 1}")
+            await asyncio.sleep(size / BYTES_PER_SECOND)
+            settings = self._settings
+            stage = await self._node.compute(
+                lambda: Stage.load(settings.spec, span, lora=settings.lora), flops=0
+            )
+            base = self._bases[span] = _Base(stage, memory)
+        return base
+
+    def _reserve(self, size_bytes: int, purpose: str) -> Reservation:
+        """Memory for a newcomer; where there is none, sessions long unused make room, oldest first."""
+        while True:
+            try:
+                return self._node.reserve(size_bytes, purpose)
+            except DeviceMemoryError:
+                stale = [
+                    (hosted.used_s, key)
+                    for key, hosted in self._hosted.items()
+                    if self._node.now - hosted.used_s > IDLE_S and not hosted.turn.locked()
+                ]
+                if not stale:
+                    raise
+                self._forget(min(stale)[1])
+                self._drop_unused_bases()
+
+    def _forget(self, key: Key) -> None:
+        self._hosted.pop(key).memory.release()
+
+    def _drop_unused_bases(self) -> None:
+        used = {Range(first, last) for _, first, last in self._hosted}
+        for span in [span for span in self._bases if span not in used]:
+            self._bases.pop(span).memory.release()
+
+    async def _answer(self, message: Message, hosted: _Hosted, request: HostRequest) -> None:
+        session = hosted.session
+        match request:
+            case Forward():
+                hidden = self._tensor(message, request)
+                output = await self._forward(hosted, hidden)
+                await self._send(message, {"hidden": output}, ACTIVATIONS)
+            case Backward():
+                gradient = self._tensor(message, request)
+                back = await self._backward(hosted, gradient)
+                await self._send(message, {"gradient": back}, GRADIENTS)
+            case Replay():
+                tensors = unpack(request.manifest, message.payload)
+                if set(tensors) != {"hidden", "gradient"}:
+                    raise ProtocolError(f"{message.source} replays without hidden and gradient")
+                await self._forward(hosted, tensors["hidden"])
+                await self._backward(hosted, tensors["gradient"])
+                await self._commit(hosted)
+                await message.reply(Accepted().header(), purpose=CONTROL)
+            case Commit():
+                await self._commit(hosted)
+            case Sketch():
+                self._expect(hosted, "gone back")
+                values = sketch(
+                    session.gradients(),
+                    dimensions=request.dimensions,
+                    seed=self._settings.seed,
+                )
+                session.discard()
+                hosted.phase = "idle"
+                payload = [np.ascontiguousarray(values, dtype=np.float32).tobytes()]
+                await message.reply(Accepted().header(), payload, purpose=SIGNATURES)
+            case Collect():
+                await self._send(message, session.adapter(), ADAPTERS)
+
+    async def _forward(self, hosted: _Hosted, hidden: torch.Tensor) -> torch.Tensor:
+        session = hosted.session
+        session.discard()
+        shape = (hidden.shape[0], hidden.shape[1])
+        spec, lora = self._settings.spec, self._settings.lora
+        flops = costs.forward_flops(spec, lora, session.stage.range, *shape)
+        output = await self._node.compute(lambda: session.forward(hidden), flops=flops)
+        hosted.phase = "gone forward"
+        return output
+
+    async def _backward(self, hosted: _Hosted, gradient: torch.Tensor) -> torch.Tensor:
+        self._expect(hosted, "gone forward")
+        session = hosted.session
+        shape = (gradient.shape[0], gradient.shape[1])
+        spec, lora = self._settings.spec, self._settings.lora
+        flops = costs.backward_flops(spec, lora, session.stage.range, *shape)
+        back = await self._node.compute(lambda: session.backward(gradient), flops=flops)
+        hosted.phase = "gone back"
+        assert back is not None, "only the client's own part has nothing in front of it"
+        return back
+
+    async def _commit(self, hosted: _Hosted) -> None:
+        self._expect(hosted, "gone back")
+        spec, lora = self._settings.spec, self._settings.lora
+        size = costs.lora_parameters(spec, lora, hosted.session.stage.range)
+        await self._node.compute(hosted.session.commit, flops=ADAM_FLOPS * size)
+        hosted.version += 1
+        hosted.phase = "idle"
+
+    def _expect(self, hosted: _Hosted, phase: Phase) -> None:
+        if hosted.phase != phase:
+            raise _No(f"the step has not {phase} here")
+
+    def _tensor(self, message: Message, request: Forward | Backward) -> torch.Tensor:
+        tensors = unpack(request.manifest, message.payload)
+        if len(tensors) != 1:
+            raise ProtocolError(f"{message.source} sent {len(tensors)} tensors where one belongs")
+        return next(iter(tensors.values()))
+
+    async def _send(
+        self, message: Message, tensors: dict[str, torch.Tensor], purpose: str
+    ) -> None:
+        manifest, buffers = pack(tensors)
+        await message.reply(Tensors(manifest=manifest).header(), buffers, purpose=purpose)
+
+
+class _No(Exception):
+    """A request that can't be served."""
+
+    def __init__(self, reason: str, *, missing: bool = False) -> None:
+        self.reason, self.missing = reason, missing
+

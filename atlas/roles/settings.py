@@ -1,0 +1,120 @@
+"""What every device of a run is told before it starts: the model, and how it is trained.
+
+It is what a person would install on a device together with the program; no text, and no word on who has
+which task.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from atlas import assets
+from atlas.config import Aggregation, SignatureSettings, Split, Training
+from atlas.models import LoraSettings, ModelSpec, Range, costs, initial_adapter
+from atlas.models.adapters import AdapterState
+from atlas.pairing import SpanCost, StepCost
+from atlas.tasks import ClientData, Tokenizer, batch
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """The same for all devices of a run. `folder` is the model's, which every device has on its disk."""
+
+    seed: int
+    folder: Path
+    dtype: str
+    lora: LoraSettings
+    training: Training
+    split: Split
+    signature: SignatureSettings
+    aggregation: Aggregation
+    coordinator: str
+    clients: tuple[str, ...]
+    devices: tuple[str, ...]
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The model's shape."""
+        return _spec(self.folder, self.dtype)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer, loaded once a process."""
+        return _tokenizer(self.folder)
+
+    @property
+    def ends(self) -> Range:
+        """The layers that clients keep, beside embedding and head."""
+        return Range(0, self.split.client_layers)
+
+    def spans(self, count: int) -> tuple[Range, ...]:
+        """The layers between the ends, cut into `count` pieces as equal as can be."""
+        first, last = self.split.client_layers, self.spec.layers
+        cuts = [first + (last - first) * piece // count for piece in range(count + 1)]
+        return tuple(Range(a, b) for a, b in zip(cuts, cuts[1:], strict=False))
+
+    def initial_adapter(self) -> AdapterState:
+        """What every client starts from: A seeded by parameter name, B zero."""
+        return initial_adapter(self.spec, self.lora, self.seed)
+
+    def step_cost(self, count: int) -> StepCost:
+        """What one step costs when the layers between are cut into `count` spans."""
+        return StepCost(
+            own_flops=self.flops(self.ends) + costs.head_flops(self.spec, self.training.batch),
+            boundary_bytes=costs.hidden_bytes(
+                self.spec, self.training.batch, self.training.tokens
+            ),
+            spans=tuple(self.span_cost(span) for span in self.spans(count)),
+        )
+
+    def span_cost(self, span: Range) -> SpanCost:
+        """What hosting `span` costs a device."""
+        shape = (self.training.batch, self.training.tokens)
+        return SpanCost(
+            span.first,
+            span.last,
+            costs.span_base_bytes(self.spec, span),
+            costs.span_session_bytes(self.spec, span, self.lora, *shape),
+            self.flops(span),
+        )
+
+    def flops(self, layers: Range) -> float:
+        """Operations of a whole step, forward and backward, through `layers` at full size."""
+        shape = (self.training.batch, self.training.tokens)
+        return costs.forward_flops(self.spec, self.lora, layers, *shape) + costs.backward_flops(
+            self.spec, self.lora, layers, *shape
+        )
+
+    def most_labels(self, data: ClientData) -> int:
+        """Most labeled positions that a batch of this text can have."""
+        rows = batch(data.examples, self.tokenizer, self.training.tokens)
+        counts = (rows.targets >= 0).sum(dim=1)
+        return int(counts.max()) * self.training.batch
+
+    def ends_bytes(self, labels: int) -> int:
+        """Memory that a client's own part of a step takes."""
+        shape = (self.training.batch, self.training.tokens)
+        return costs.ends_bytes(self.spec, self.lora, self.ends, *shape, labels=labels)
+
+    def whole_step_bytes(self, labels: int) -> int:
+        """Memory that one step of the unsplit model would take on one device."""
+        shape = (self.training.batch, self.training.tokens)
+        return costs.whole_step_bytes(self.spec, self.lora, *shape, labels=labels)
+
+
+@functools.lru_cache(maxsize=4)
+def _spec(folder: Path, dtype: str) -> ModelSpec:
+    return ModelSpec.read(folder, DTYPES[dtype])
+
+
+@functools.lru_cache(maxsize=4)
+def _tokenizer(folder: Path) -> Tokenizer:
+    return assets.tokenizer(folder)
+
+

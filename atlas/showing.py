@@ -1,0 +1,116 @@
+"""What `atlas show` prints: tables of what is bundled, or of a file of one's own. Nothing is run."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+import faults as scenarios
+import topologies
+from topologies import InputError, units
+from topologies.errors import did_you_mean
+
+
+def topology(name: str, console: Console) -> None:
+    """One topology, or the names of those that are bundled."""
+    if not name:
+        _names("Topologies", topologies.catalog(), console)
+        return
+    found = topologies.load(name)
+    nodes = _table(f"{found.name}: {len(found.nodes)} nodes", "Node", "Role", "Device", "Grants",
+                   "Computes", "Attributes")  # fmt: skip
+    for node in found.nodes.values():
+        device = node.device
+        nodes.add_row(
+            node.name,
+            node.role,
+            device.name if device else "",
+            units.show_size(device.grant_bytes) if device else "",
+            units.show_flops(device.flops) if device else "",
+            ", ".join(f"{key}={value}" for key, value in node.attributes.items()),
+        )
+    console.print(nodes)
+    links = _table(f"{len(found.links)} links, each direction on its own", "From", "To",
+                   "Bandwidth", "Delay", "Jitter", "Loss")  # fmt: skip
+    for link in found.links.values():
+        links.add_row(
+            link.source,
+            link.target,
+            units.show_bandwidth(link.bandwidth_bps),
+            units.show_duration(link.delay_s),
+            units.show_duration(link.jitter_s) if link.jitter_s else "",
+            units.show_fraction(link.loss) if link.loss else "",
+        )
+    console.print(links)
+
+
+def faults(name: str, topology_name: str, seed: int, console: Console) -> None:
+    """The events of one scenario on a topology, or the names of those that are bundled."""
+    if not name:
+        _names("Fault scenarios", scenarios.catalog(), console)
+        return
+    network = topologies.load(topology_name)
+    events = scenarios.expand(scenarios.load(name), network, seed)
+    table = _table(f"{name} on {network.name}, seed {seed}: {len(events)} events", "At", "Fault",
+                   "What")  # fmt: skip
+    for event in events:
+        table.add_row(units.show_nanoseconds(event.at_ns), event.fault, event.text)
+    console.print(table)
+    if any(event.selector for event in events):
+        console.print("What stands there as “… of …” is known only to a run.")
+
+
+def tasks(name: str, console: Console) -> None:
+    """The tasks known by name."""
+    from atlas.tasks import registry  # noqa: PLC0415 - not needed for the other tables
+
+    known = registry()
+    if name and name not in known:
+        raise InputError(
+            f"there is no task {name!r}", key="NAME", remedy=did_you_mean(name, known, what="tasks")
+        )
+    table = _table("Tasks", "Task", "Kind", "What", "Package", "Licence")
+    for task in known.values():
+        if name in ("", task.name):
+            table.add_row(
+                task.name, task.kind, task.summary, task.package or "none needed", task.licence
+            )
+    console.print(table)
+
+
+def devices(name: str, console: Console) -> None:
+    """The profiles of real devices."""
+    known = topologies.devices()
+    if name and name not in known:
+        raise InputError(
+            f"there is no device {name!r}",
+            key="NAME",
+            remedy=did_you_mean(name, known, what="devices"),
+        )
+    table = _table("Devices", "Device", "Memory", "Grants", "Computes", "Source")
+    for device in known.values():
+        if name in ("", device.name):
+            table.add_row(
+                device.name,
+                units.show_size(device.memory_bytes),
+                units.show_size(device.grant_bytes),
+                units.show_flops(device.flops),
+                device.source,
+            )
+    console.print(table)
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(
+        *columns, title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD
+    )
+    table.columns[0].no_wrap = True
+    return table
+
+
+def _names(title: str, names: tuple[str, ...], console: Console) -> None:
+    console.print(Text(title, style="bold"))
+    for name in names:
+        console.print(f"  {name}")

@@ -1,0 +1,61 @@
+"""Messages between asyncio programs, through a network that you describe, in virtual time.
+
+    async def echo(node):
+        async for message in node:
+            await message.reply(message.header)
+
+    async def ask(node):
+        reply = await node.request("server", {"say": "hello"}, timeout=5)
+        return reply.header, node.now
+
+    run = broker.run({"server": echo, "phone": ask}, topology=topologies.load("campus.yaml"),
+                     faults=faults.load("evening.yaml"), seed=5, background=["server"])
+    run.returned["phone"], run.digest, run.ledger, run.virtual_seconds
+
+A program runs on a node and uses asyncio as ever. Its messages go over real ZeroMQ sockets through a bus
+that asks the network model when, and whether, each arrives. Hours pass in milliseconds, and the same
+seed gives the same run, bit for bit, in one process or in ten.
+"""
+
+from broker.errors import (
+    BrokerError,
+    DeadlockError,
+    DeviceMemoryError,
+    FrameError,
+    LedgerError,
+    LivelockError,
+    ProgramError,
+    RealWorldError,
+    SpinError,
+    WorkerError,
+)
+from broker.ledger import Ledger
+from broker.node import Message, Node, Program, Programs, Reservation, Route
+from broker.run import Note, Observer, Run, Tap, run
+from broker.wire import Frame
+
+__all__ = [
+    "BrokerError",
+    "DeadlockError",
+    "DeviceMemoryError",
+    "Frame",
+    "FrameError",
+    "Ledger",
+    "LedgerError",
+    "LivelockError",
+    "Message",
+    "Node",
+    "Note",
+    "Observer",
+    "Program",
+    "ProgramError",
+    "Programs",
+    "RealWorldError",
+    "Reservation",
+    "Route",
+    "Run",
+    "SpinError",
+    "Tap",
+    "WorkerError",
+    "run",
+]

@@ -1,0 +1,111 @@
+"""The bus: the ROUTER end, where every worker's frames come in and out.
+
+It knows which nodes live behind which socket. A frame that can't be read, that comes from a stranger or
+speaks for a node that lives elsewhere is counted in the ledger and dropped, with its reason.
+"""
+
+from __future__ import annotations
+
+import hmac
+import time
+from collections.abc import Callable, Mapping
+
+import zmq
+
+from broker.errors import FrameError, WorkerError
+from broker.ledger import Ledger
+from broker.wire import Frame, Kind, decode, encode, unpack
+
+_POLL_MS = 500
+_SMALL_BYTES = 65_536
+
+
+class Bus:
+    """A bound ROUTER socket and the workers that joined over it.
+
+    `owners` gives, for each node's number, the worker it lives in; `tokens` each worker's secret.
+    `alive` is asked while waiting and raises when a worker is gone.
+    """
+
+    def __init__(
+        self,
+        socket: zmq.Socket[bytes],
+        owners: tuple[int, ...],
+        tokens: tuple[bytes, ...],
+        ledger: Ledger,
+        alive: Callable[[], None],
+    ) -> None:
+        self._socket = socket
+        self._owners = owners
+        self._tokens = tokens
+        self._ledger = ledger
+        self._alive = alive
+        self._worker_of: dict[bytes, int] = {}
+        self._identity_of: dict[int, bytes] = {}
+
+    def send(self, worker: int, frame: Frame) -> None:
+        """Sends a frame to a worker."""
+        large = sum(len(part) for part in frame.payload) > _SMALL_BYTES
+        self._socket.send_multipart(
+            [self._identity_of[worker], *encode(frame)], copy=not large
+        )
+
+    def wait_for_all(self, deadline_s: float) -> None:
+        """Waits until every worker has said hello with its token."""
+        until = time.monotonic() + deadline_s
+        while len(self._identity_of) < len(self._tokens):
+            identity, frame = self._next(until, "to join")
+            if frame.kind is not Kind.HELLO:
+                self._ledger.malformed("before hello")
+                continue
+            self._admit(identity, unpack(frame.body))
+
+    def receive(self, deadline_s: float) -> tuple[int, Frame]:
+        """The next frame of a worker that joined. Raises WorkerError when the deadline passes."""
+        until = time.monotonic() + deadline_s
+        while True:
+            identity, frame = self._next(until, "to answer")
+            worker = self._worker_of.get(identity)
+            if worker is None:
+                self._ledger.malformed("stranger")
+            elif frame.kind not in (Kind.SEND, Kind.QUIET):
+                self._ledger.malformed(f"unexpected {frame.kind.name}")
+            elif frame.kind is Kind.SEND and not self._owns(worker, frame):
+                self._ledger.malformed("speaks for another node")
+            else:
+                return worker, frame
+
+    def _owns(self, worker: int, frame: Frame) -> bool:
+        return (
+            frame.source < len(self._owners)
+            and frame.destination < len(self._owners)
+            and self._owners[frame.source] == worker
+        )
+
+    def _admit(self, identity: bytes, body: Mapping[str, object]) -> None:
+        index, token = body.get("index"), body.get("token")
+        known = (
+            isinstance(index, int) and isinstance(token, bytes) and 0 <= index < len(self._tokens)
+        )
+        if not known or not hmac.compare_digest(self._tokens[index], token):  # type: ignore[index,type-var]
+            self._ledger.malformed("wrong token")
+            return
+        if index in self._identity_of:
+            self._ledger.malformed("second hello")
+            return
+        self._identity_of[index] = identity  # type: ignore[index]
+        self._worker_of[identity] = index  # type: ignore[assignment]
+
+    def _next(self, until: float, what: str) -> tuple[bytes, Frame]:
+        while True:
+            while not self._socket.poll(_POLL_MS):
+                self._alive()
+                if time.monotonic() > until:
+                    raise WorkerError(f"a worker process took too long {what}")
+            identity, *parts = self._socket.recv_multipart(copy=False)
+            try:
+                frame = decode([part.buffer if len(part) else b"" for part in parts])
+            except FrameError as error:
+                self._ledger.malformed(str(error))
+                continue
+            return bytes(identity.buffer), frame

@@ -1,0 +1,258 @@
+"""A node's own event loop, on virtual time.
+
+Each node of a run has one `NodeLoop`. A loop never sleeps and never looks at the machine's clock: the
+scheduler tells it what time it is and lets it run until nothing is ready at that instant. Because the
+loops share nothing but messages, the order in which a scheduler steps them within an instant can't
+be seen by any program.
+
+Time is whole nanoseconds inside and float seconds at asyncio's own face (`loop.time()`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import heapq
+import itertools
+import logging
+from collections import deque
+from collections.abc import Callable, Coroutine
+from contextvars import Context
+from typing import Any, NoReturn
+
+from broker.errors import RealWorldError, SpinError
+
+NANOSECONDS = 1_000_000_000
+_SPIN_LIMIT = 1_000_000
+_OUTSIDE_DEADLINE_S = 600.0
+
+_log = logging.getLogger(__name__)
+
+
+def to_ns(seconds: float) -> int:
+    """Seconds as whole nanoseconds, rounded to the nearest."""
+    return round(seconds * NANOSECONDS)
+
+
+def to_seconds(nanoseconds: int) -> float:
+    """Whole nanoseconds as seconds."""
+    return nanoseconds / NANOSECONDS
+
+
+class NodeLoop(asyncio.AbstractEventLoop):
+    """An asyncio event loop that is stepped from outside, at instants that it is told.
+
+    Programs use asyncio as ever: `sleep`, `timeout`, `gather`, `TaskGroup`, `Event`, `Queue`, `to_thread`.
+    Work given to a thread holds virtual time until it is done (`wait_outside`). What would reach past
+    the emulator, a real socket or a subprocess, raises `RealWorldError`.
+
+    When the node dies its loop is `fence`d: nothing it holds runs any more, and what the garbage
+    collector finalizes later finds a loop that takes nothing on.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._now_ns = 0
+        self._ready: deque[asyncio.Handle] = deque()
+        self._timers: list[tuple[int, int, asyncio.TimerHandle]] = []
+        self._order = itertools.count()
+        self._running = False
+        self._fenced = False
+        self._outside: deque[tuple[concurrent.futures.Future[Any], asyncio.Future[Any]]] = deque()
+        self._threads: concurrent.futures.ThreadPoolExecutor | None = None
+
+    # What the scheduler calls.
+
+    def run_until_quiet(self, now_ns: int) -> None:
+        """Runs all that is ready at `now_ns`, due timers included, until nothing is left.
+
+        Raises `SpinError` where a program keeps itself busy without letting time pass.
+        """
+        if self._fenced:
+            return
+        self._now_ns = now_ns
+        outer = asyncio._get_running_loop()
+        asyncio._set_running_loop(self)
+        self._running = True
+        ran = 0
+        try:
+            while True:
+                self._collect_due()
+                if not self._ready:
+                    if not self._outside:
+                        return
+                    self._wait_outside()
+                    continue
+                handle = self._ready.popleft()
+                if not handle.cancelled():
+                    handle._run()
+                ran += 1
+                if ran > _SPIN_LIMIT:
+                    raise SpinError(self._name, to_seconds(now_ns), ran)
+        finally:
+            self._running = False
+            asyncio._set_running_loop(outer)
+
+    def next_ns(self) -> int | None:
+        """The instant at which this loop next has something to do, or None."""
+        if self._fenced:
+            return None
+        if self._ready:
+            return self._now_ns
+        while self._timers and self._timers[0][2].cancelled():
+            heapq.heappop(self._timers)
+        return self._timers[0][0] if self._timers else None
+
+    def fence(self) -> None:
+        """The node died: drop what is ready and what is due, and take nothing more."""
+        self._fenced = True
+        self._ready.clear()
+        self._timers.clear()
+        self._outside.clear()
+        if self._threads is not None:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _collect_due(self) -> None:
+        while self._timers and self._timers[0][0] <= self._now_ns:
+            self._ready.append(heapq.heappop(self._timers)[2])
+
+    def _wait_outside(self) -> None:
+        """Waits for the oldest work in a thread: time stands still meanwhile, order is as submitted."""
+        work, future = self._outside.popleft()
+        try:
+            result = work.result(timeout=_OUTSIDE_DEADLINE_S)
+        except BaseException as error:
+            if not isinstance(error, Exception | concurrent.futures.CancelledError):
+                raise
+            if not future.done():
+                future.set_exception(error)
+        else:
+            if not future.done():
+                future.set_result(result)
+
+    # What asyncio and programs call.
+
+    def time(self) -> float:
+        return to_seconds(self._now_ns)
+
+    def call_soon(
+        self, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.Handle:
+        handle = asyncio.Handle(callback, args, self, context)
+        if not self._fenced:
+            self._ready.append(handle)
+        return handle
+
+    def call_soon_threadsafe(
+        self, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.Handle:
+        raise RealWorldError(
+            self._name, "call_soon_threadsafe", "use asyncio.to_thread or node.compute for threads"
+        )
+
+    def call_later(
+        self,
+        delay: float,
+        callback: Callable[..., object],
+        *args: Any,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        return self.call_at(self.time() + delay, callback, *args, context=context)
+
+    def call_at(
+        self,
+        when: float,
+        callback: Callable[..., object],
+        *args: Any,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        handle = asyncio.TimerHandle(when, callback, args, self, context)
+        if not self._fenced:
+            due_ns = max(to_ns(when), self._now_ns)
+            heapq.heappush(self._timers, (due_ns, next(self._order), handle))
+        return handle
+
+    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
+        """asyncio tells of a cancelled timer; it leaves the heap when it comes to the top."""
+
+    def create_future(self) -> asyncio.Future[Any]:
+        return asyncio.Future(loop=self)
+
+    def create_task(self, coro: Coroutine[Any, Any, Any], **options: Any) -> asyncio.Task[Any]:  # type: ignore[override]
+        return asyncio.Task(coro, loop=self, **options)
+
+    def run_in_executor(  # type: ignore[override]
+        self, executor: Any, func: Callable[..., Any], *args: Any
+    ) -> asyncio.Future[Any]:
+        if executor is None:
+            if self._threads is None:
+                self._threads = concurrent.futures.ThreadPoolExecutor(max_workers=1)
+            executor = self._threads
+        future = self.create_future()
+        self._outside.append((executor.submit(func, *args), future))
+        return future
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        if self._fenced:
+            return
+        error = context.get("exception")
+        _log.error(
+            "node %s at %.6f s: %s", self._name, self.time(), context["message"], exc_info=error
+        )
+
+    def default_exception_handler(self, context: dict[str, Any]) -> None:
+        self.call_exception_handler(context)
+
+    def get_debug(self) -> bool:
+        return False
+
+    def set_debug(self, enabled: bool) -> None:
+        """Debug mode reads the machine's clock; it stays off."""
+
+    def is_running(self) -> bool:
+        return self._running
+
+    def is_closed(self) -> bool:
+        return self._fenced
+
+    def close(self) -> None:
+        self.fence()
+
+    async def shutdown_asyncgens(self) -> None:
+        """Nothing to do: a loop ends with its node."""
+
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:  # noqa: ASYNC109
+        """Nothing to do: work in threads is waited for at every instant."""
+
+
+def _refuse(method: str) -> Callable[..., NoReturn]:
+    def refuse(self: NodeLoop, *_: object, **__: object) -> NoReturn:
+        raise RealWorldError(self._name, method, "use node.send and node.receive")
+
+    refuse.__name__ = method
+    refuse.__doc__ = f"Refused: `{method}` would leave the emulator."
+    return refuse
+
+
+for _method in (
+    "create_connection",
+    "create_server",
+    "create_datagram_endpoint",
+    "create_unix_connection",
+    "create_unix_server",
+    "subprocess_exec",
+    "subprocess_shell",
+    "getaddrinfo",
+    "getnameinfo",
+    "sock_connect",
+    "sock_accept",
+    "sock_recv",
+    "sock_recv_into",
+    "sock_sendall",
+    "add_reader",
+    "add_writer",
+    "add_signal_handler",
+    "run_forever",
+    "run_until_complete",
+):
+    setattr(NodeLoop, _method, _refuse(_method))

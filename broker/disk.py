@@ -1,0 +1,45 @@
+"""A node's disk: what survives its crash.
+
+Files are small and whole: a write replaces a file or does nothing. Reading and writing take the time that
+an SD card would, and a node that dies while it writes finds the old file when it is back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+BYTES_PER_SECOND = 20e6
+ACCESS_S = 0.002
+
+
+class Disk:
+    """Named files of one node. `BYTES_PER_SECOND` and `ACCESS_S` are those of a common SD card."""
+
+    def __init__(self) -> None:
+        self._files: dict[str, bytes] = {}
+
+    async def write(self, name: str, content: bytes) -> None:
+        """Replaces file `name`, all of it or nothing, after the time that takes."""
+        content = bytes(content)
+        await asyncio.sleep(ACCESS_S + len(content) / BYTES_PER_SECOND)
+        self._files[name] = content
+
+    async def read(self, name: str) -> bytes:
+        """The content of file `name`. Raises FileNotFoundError where there is none."""
+        if name not in self._files:
+            raise FileNotFoundError(f"no file {name!r} on this node's disk")
+        content = self._files[name]
+        await asyncio.sleep(ACCESS_S + len(content) / BYTES_PER_SECOND)
+        return content
+
+    async def delete(self, name: str) -> None:
+        """Removes file `name`; nothing happens where there is none."""
+        await asyncio.sleep(ACCESS_S)
+        self._files.pop(name, None)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._files
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)

@@ -1,0 +1,80 @@
+"""What can go wrong in a run, as types.
+
+Every error says which node it concerns and at which virtual time, because that is what repeats it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+
+class BrokerError(Exception):
+    """Base of everything this room raises."""
+
+
+class SpinError(BrokerError):
+    """A program keeps itself busy at one instant and never lets time pass."""
+
+    def __init__(self, node: str, time_s: float, steps: int) -> None:
+        super().__init__(
+            f"node {node} ran {steps:,} steps at virtual time {time_s:.6f} s without waiting for "
+            "anything. Let it await a message, a computation or asyncio.sleep."
+        )
+
+
+class RealWorldError(BrokerError):
+    """A program reached for the machine's own network, threads or processes in virtual time."""
+
+    def __init__(self, node: str, what: str, remedy: str) -> None:
+        super().__init__(f"node {node} called {what}, which leaves the emulator: {remedy}")
+
+
+class ProgramError(BrokerError):
+    """A program raised. `report` is its traceback; `problem` is not empty where input was bad."""
+
+    def __init__(self, node: str, time_s: float, report: str, problem: str = "") -> None:
+        self.node, self.time_s, self.report, self.problem = node, time_s, report, problem
+        super().__init__(f"the program of node {node} failed at {time_s:.6f} s:\n{report}")
+
+
+class DeadlockError(BrokerError):
+    """Nothing is running, nothing is to come, and programs still wait."""
+
+    def __init__(self, time_s: float, waiting: Mapping[str, str]) -> None:
+        self.time_s, self.waiting = time_s, dict(waiting)
+        lines = "\n".join(f"  {node}: {where}" for node, where in waiting.items())
+        super().__init__(
+            f"deadlock at virtual time {time_s:.6f} s: nothing is under way and these wait:\n{lines}"
+        )
+
+
+class LivelockError(BrokerError):
+    """Programs answer each other for ever at one instant."""
+
+    def __init__(self, time_s: float, rounds: int) -> None:
+        super().__init__(
+            f"programs exchanged messages for {rounds:,} rounds at virtual time {time_s:.6f} s: "
+            "some route has no delay and its ends never wait."
+        )
+
+
+class WorkerError(BrokerError):
+    """A process that holds nodes died or fell silent."""
+
+
+class LedgerError(BrokerError):
+    """The books do not balance: a bug of the emulator."""
+
+
+class FrameError(BrokerError):
+    """A frame that can't be read. The bus counts and drops it."""
+
+
+class DeviceMemoryError(BrokerError):
+    """A node asked for more memory than its device has left to give."""
+
+    def __init__(self, node: str, purpose: str, wanted: int, free: int, capacity: int) -> None:
+        self.wanted, self.free, self.capacity = wanted, free, capacity
+        super().__init__(
+            f"node {node} has {free:,} of {capacity:,} bytes left; {purpose} needs {wanted:,}"
+        )

@@ -1,0 +1,37 @@
+"""What goes wrong, and when: scenario files, the events they mean, and what those do to a network.
+
+>>> import faults, topologies
+>>> network = topologies.load("edge-clusters")
+>>> for event in faults.expand(faults.load("tiny"), network, seed=1)[:1]:
+...     print(event.text)
+slow client-2: compute 4x
+
+`load` reads a scenario by name or path, `expand` makes concrete events of it, `resolve` fills in
+what only a run can know, `Conditions` says what is broken at an instant, and `concrete` writes
+events as a scenario that can be run again. Everything wrong with a file is a `ScenarioError` that
+says where and what would be right.
+"""
+
+from faults.concrete import concrete
+from faults.conditions import Conditions
+from faults.errors import ScenarioError
+from faults.event import Amount, Change, Event
+from faults.scenario import KINDS, PROCESSES, Scenario, catalog, load, parse
+from faults.timeline import expand, resolve
+
+__all__ = [
+    "KINDS",
+    "PROCESSES",
+    "Amount",
+    "Change",
+    "Conditions",
+    "Event",
+    "Scenario",
+    "ScenarioError",
+    "catalog",
+    "concrete",
+    "expand",
+    "load",
+    "parse",
+    "resolve",
+]

@@ -1,0 +1,126 @@
+"""One concrete event: something breaks, or what broke is whole again.
+
+`faults.expand` makes events out of a scenario, a topology and a seed; `faults.Conditions` knows
+what they mean together. A fault that ends gives two events with the same name, ``begin`` and
+``end``. An event whose nodes only a run can know ("host of client-3") says so in *selector* and has
+no nodes until `faults.resolve` has filled them in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from topologies import units
+
+Phase = Literal["begin", "end"]
+Kind = Literal["crash", "slow", "degrade", "partition"]
+How = Literal["absolute", "relative", "plus"]
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """What becomes of one number of a link.
+
+    Attributes:
+        how: ``absolute``: it is *value*; ``relative``: *value* times what it was; ``plus``: that
+            much more.
+        value: in bit/s, seconds or as a fraction, as the number itself; without unit when relative.
+    """
+
+    how: How
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a fault does to those it touches; None where it leaves a thing alone.
+
+    Attributes:
+        compute: how many times slower a node computes (4.0 is a quarter of its speed).
+        bandwidth, delay, jitter, loss: of links.
+    """
+
+    compute: float | None = None
+    bandwidth: Amount | None = None
+    delay: Amount | None = None
+    jitter: Amount | None = None
+    loss: Amount | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happens to the network at an instant.
+
+    Attributes:
+        at_ns: when, in nanoseconds after the start.
+        fault: which fault: its position in the file counted from 1, its own ``id``, or
+            ``churn-1.3``.
+        phase: whether it begins or ends.
+        kind: what it is.
+        nodes: whom it strikes, in the topology's order; of a ``degrade``, whose links.
+        links: the directed links that a ``degrade`` touches, in the topology's order.
+        groups: the sides of a ``partition``; *nodes* is then all of them.
+        oneway: of a ``partition``: only from a group to the groups after it is nothing heard any
+            more; of a ``degrade`` of one link: only that direction.
+        selector: what only a run can know, such as ``host of client-3``; None once that is
+            resolved.
+        change: what a ``slow`` or a ``degrade`` changes.
+        order: the fault's place in its scenario; decides among events of the same instant.
+    """
+
+    at_ns: int
+    fault: str
+    phase: Phase
+    kind: Kind
+    nodes: tuple[str, ...] = ()
+    links: tuple[tuple[str, str], ...] = ()
+    groups: tuple[tuple[str, ...], ...] = ()
+    oneway: bool = False
+    selector: str | None = None
+    change: Change | None = None
+    order: int = field(default=0, compare=False)
+
+    @property
+    def text(self) -> str:
+        """The event in a few words, as ``degrade links of client-4: bandwidth 10 %``."""
+        words = f"{self.kind} {self._subject()}"
+        if self.phase == "end":
+            return f"end of {words}"
+        if self.change is not None and (changes := describe(self.change)):
+            return f"{words}: " + ", ".join(f"{name} {value}" for name, value in changes.items())
+        return words
+
+    def _subject(self) -> str:
+        if self.kind == "partition":
+            arrow = " ⇥ " if self.oneway else " | "
+            return arrow.join(", ".join(group) for group in self.groups)
+        if self.selector is not None or self.nodes:
+            whom = self.selector or ", ".join(self.nodes)
+            return f"links of {whom}" if self.kind == "degrade" else whom
+        if not self.links:
+            return "nothing"
+        source, target = self.links[0]
+        return f"{source} {'→' if self.oneway else '↔'} {target}"
+
+
+def describe(change: Change) -> dict[str, str]:
+    """A change as a scenario file writes it: ``{"bandwidth": "10 %", "delay": "+150 ms"}``."""
+    written: dict[str, str] = {}
+    if change.compute is not None:
+        written["compute"] = units.show_factor(change.compute)
+    shown = {
+        "bandwidth": units.show_bandwidth,
+        "delay": units.show_duration,
+        "jitter": units.show_duration,
+        "loss": units.show_fraction,
+    }
+    for name, show in shown.items():
+        amount: Amount | None = getattr(change, name)
+        if amount is None:
+            continue
+        if amount.how == "relative":
+            written[name] = units.show_fraction(amount.value)
+        else:
+            written[name] = ("+" if amount.how == "plus" else "") + show(amount.value)
+    return written

@@ -1,0 +1,85 @@
+"""The bundled scenarios fit the bundled topology, and say what they are."""
+
+from __future__ import annotations
+
+import doctest
+
+import pytest
+
+import faults
+import topologies
+from faults import Event
+
+
+@pytest.fixture(scope="module")
+def edge_clusters():
+    return topologies.load("edge-clusters")
+
+
+@pytest.mark.parametrize("name", faults.catalog())
+def test_every_bundled_scenario_fits_edge_clusters_and_has_a_sentence(name, edge_clusters):
+    scenario = faults.load(name)
+    assert scenario.name == name
+    assert scenario.description
+    assert faults.expand(scenario, edge_clusters, seed=0)
+
+
+@pytest.mark.parametrize("name", ["quickstart", "tiny"])
+def test_the_main_job_meets_death_abandonment_slowness_and_thin_links(name, edge_clusters):
+    begins = [
+        event
+        for event in faults.expand(faults.load(name), edge_clusters, seed=0)
+        if event.phase == "begin"
+    ]
+    assert {event.kind for event in begins} == {"crash", "slow", "degrade"}
+    assert [event.selector for event in begins if event.kind == "crash"] == [
+        "host of client-0",
+        "hosts of the neighborhood of client-4",
+    ]
+
+
+def test_host_churn_strikes_every_host_and_nobody_else(edge_clusters):
+    events = faults.expand(faults.load("host-churn"), edge_clusters, seed=0)
+    struck = {node for event in events for node in event.nodes}
+    assert struck == {f"host-{n}" for n in range(12)}
+
+
+def test_the_example_of_each_room_runs():
+    for room in (faults, topologies):
+        result = doctest.testmod(room)
+        assert result.attempted > 0
+        assert result.failed == 0
+
+
+@pytest.mark.parametrize(
+    ("entry", "text"),
+    [
+        ("crash: client-0", "crash client-0"),
+        ("crash: host of client-0", "crash host of client-0"),
+        ("slow: {nodes: client-2, compute: 4x}", "slow client-2: compute 4x"),
+        (
+            "degrade: {nodes: client-7, bandwidth: 10%, delay: +150 ms, loss: 2 %}",
+            "degrade links of client-7: bandwidth 10 %, delay +150 ms, loss 2 %",
+        ),
+        (
+            "degrade: {link: [client-0, gateway-0], delay: 1 s}",
+            "degrade client-0 ↔ gateway-0: delay 1 s",
+        ),
+        (
+            "degrade: {link: [client-0, gateway-0], oneway: true, bandwidth: 1 Mbit/s}",
+            "degrade client-0 → gateway-0: bandwidth 1 Mbit/s",
+        ),
+        (
+            "partition: [[client-0, client-1], [host-0]]",
+            "partition client-0, client-1 | host-0",
+        ),
+        (
+            "partition: {groups: [[client-0], [host-0]], oneway: true}",
+            "partition client-0 ⇥ host-0",
+        ),
+    ],
+)
+def test_an_event_says_itself_in_a_few_words(entry, text, edge_clusters):
+    scenario = faults.parse(f"timeline:\n  - {{at: 1 s, {entry}, for: 1 s}}\n")
+    events: tuple[Event, ...] = faults.expand(scenario, edge_clusters, 0)
+    assert [event.text for event in events] == [text, f"end of {text.split(':')[0]}"]

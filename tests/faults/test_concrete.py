@@ -1,0 +1,128 @@
+"""What happened can be written down and happens again, exactly."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import faults
+import topologies
+from faults import Event
+
+SELECTORS = st.sampled_from(
+    ["box-0", "phone-*", "role=host", "[phone-0, box-1]", "host of phone-1",
+     "[box-0, host of phone-0]",
+     "hosts of neighborhood-1", "[]"]
+)  # fmt: skip
+TIMES = st.integers(1, 10**12).map(topologies.units.show_nanoseconds)
+
+
+@st.composite
+def scenarios(draw) -> str:
+    lines = ["name: drawn", "timeline:"]
+    for number in range(draw(st.integers(0, 5))):
+        at, who = draw(TIMES), draw(SELECTORS)
+        lasts = f", for: {draw(TIMES)}" if draw(st.booleans()) else ""
+        name = f", id: fault-{number}" if draw(st.booleans()) else ""
+        percent = topologies.units.show_fraction(draw(st.floats(1e-3, 1.0)))
+        more = topologies.units.show_duration(draw(st.floats(0.1, 100.0)))
+        times = topologies.units.show_factor(draw(st.floats(1.0, 1000.0)))
+        what = draw(
+            st.sampled_from(
+                [
+                    f"crash: {who}",
+                    f"slow: {{nodes: {who}, compute: {times}}}",
+                    f"degrade: {{nodes: {who}, bandwidth: {percent}, delay: +{more}}}",
+                    f"degrade: {{link: [box-0, gate-0], delay: {more}, jitter: {times}}}",
+                    "degrade: {link: [gate-0, box-0], oneway: true, loss: +3 %}",
+                    "partition: [[cluster=0], [cluster=1]]",
+                    "partition: {groups: [[box-0], [box-1], ['phone-*']], oneway: true}",
+                ]
+            )
+        )
+        lines.append(f"  - {{at: {at}, {what}{lasts}{name}}}")
+    text = "\n".join(lines) + ("" if len(lines) > 2 else " []") + "\n"
+    if draw(st.booleans()):
+        churn = "{nodes: role=host, mean_up: 1 min, mean_down: 9 s, until: 4 min}"
+        text += f"processes:\n  - churn: {churn}\n"
+    return text
+
+
+@given(scenarios())
+@settings(derandomize=True, deadline=None)
+def test_events_written_down_and_read_again_are_the_same_events(small, text):
+    events = faults.expand(faults.parse(text), small, seed=1)
+    written = faults.concrete(events, name="again")
+    again = faults.parse(written)
+    assert again.name == "again"
+    assert faults.expand(again, small, seed=2) == events
+
+
+def test_what_a_run_filled_in_is_written_out(small):
+    text = "timeline:\n  - {at: 1 s, crash: host of phone-0, for: 2 s}\n"
+    begin, end = faults.expand(faults.parse(text), small, 1)
+    facts = {"host of phone-0": ("box-1",)}
+    resolved = [faults.resolve(event, facts, small) for event in (begin, end)]
+    written = faults.concrete(resolved, name="what happened")
+    assert "  - {at: 1 s, crash: box-1, for: 2 s}\n" in written
+    assert faults.expand(faults.parse(written), small, 9) == tuple(resolved)
+
+
+def test_a_resolved_degrade_comes_back_with_its_links(small):
+    text = "timeline:\n  - {at: 1 s, degrade: {nodes: host of phone-0, delay: +1 s}}\n"
+    (event,) = faults.expand(faults.parse(text), small, 1)
+    resolved = faults.resolve(event, {"host of phone-0": ("box-1",)}, small)
+    written = faults.concrete([resolved], name="x")
+    assert faults.expand(faults.parse(written), small, 1) == (resolved,)
+
+
+def test_a_run_that_stopped_early_is_written_as_far_as_it_came(small):
+    text = """
+timeline:
+  - {at: 9 s, crash: box-1}
+  - {at: 1 s, crash: box-0, for: 20 s}
+  - {at: 2 s, crash: phone-0, for: 1 s}
+"""
+    events = faults.expand(faults.parse(text), small, 1)
+    happened = [event for event in events if event.at_ns < 9 * 10**9]
+    written = faults.concrete(happened, name="x")
+    assert faults.expand(faults.parse(written), small, 1) == tuple(happened)
+
+
+def test_ties_keep_their_order(small):
+    text = """
+timeline:
+  - {at: 50 s, crash: box-0, for: 10 s}
+  - {at: 40 s, crash: box-1, for: 20 s}
+"""
+    events = faults.expand(faults.parse(text), small, 1)
+    assert [e.fault for e in events if e.phase == "end"] == ["1", "2"]
+    assert faults.expand(faults.parse(faults.concrete(events, name="x")), small, 1) == events
+
+
+def test_names_that_yaml_would_take_for_something_else_are_quoted():
+    topology = topologies.parse(
+        'nodes: {"true": {}, "12": {}, "1:30": {}, "a, b": {}, "x: y": {}, "ü #": {}, "no": {}}'
+    )
+    events = tuple(
+        Event(n, str(n + 1), "begin", "crash", nodes=(name,))
+        for n, name in enumerate(topology.nodes)
+    )
+    written = faults.concrete(events, name="- odd: [name]")
+    again = faults.parse(written)
+    assert again.name == "- odd: [name]"
+    assert faults.expand(again, topology, 1) == events
+
+
+def test_nothing_is_written_as_an_empty_timeline(small):
+    written = faults.concrete([], name="calm")
+    assert faults.expand(faults.parse(written), small, 1) == ()
+
+
+def test_an_end_without_its_begin_is_refused(small):
+    _, end = faults.expand(faults.parse("timeline: [{at: 1 s, crash: box-0, for: 1 s}]"), small, 1)
+    with pytest.raises(ValueError, match="without having begun"):
+        faults.concrete([replace(end)], name="x")

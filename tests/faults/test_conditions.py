@@ -1,0 +1,251 @@
+"""How overlapping faults compose: by the rule in `faults.conditions`, in any order."""
+
+from __future__ import annotations
+
+import pickle
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from faults import Amount, Change, Conditions, Event
+from topologies import Link
+
+NODES = ("a", "b", "c")
+LINKS = tuple(
+    Link(source=x, target=y, bandwidth_bps=1e7, delay_s=0.03, jitter_s=0.007, loss=0.1)
+    for x in NODES
+    for y in NODES
+    if x != y
+)
+AB = LINKS[0]
+
+
+def begin(fault: str, kind: str, **fields) -> Event:
+    return Event(0, fault, "begin", kind, **fields)
+
+
+def end(event: Event) -> Event:
+    return Event(1, event.fault, "end", event.kind)
+
+
+def after(*events: Event) -> Conditions:
+    conditions = Conditions()
+    for event in events:
+        conditions = (conditions.begin if event.phase == "begin" else conditions.end)(event)
+    return conditions
+
+
+def degraded(*changes: Change) -> Link:
+    events = (begin(str(n), "degrade", links=(AB.ends,), change=c) for n, c in enumerate(changes))
+    return after(*events).link(AB)
+
+
+def test_a_node_is_down_while_any_crash_holds_it():
+    first, second = begin("1", "crash", nodes=("a", "b")), begin("2", "crash", nodes=("a",))
+    assert Conditions().is_up("a")
+    assert not after(first, second).is_up("a")
+    assert not after(first, second, end(first)).is_up("a")
+    assert after(first, second, end(first)).is_up("b")
+    assert after(first, second, end(first), end(second)).is_up("a")
+
+
+def test_slowdowns_multiply():
+    first = begin("1", "slow", nodes=("a",), change=Change(compute=4.0))
+    second = begin("2", "slow", nodes=("a",), change=Change(compute=2.0))
+    assert after(first).compute_factor("a") == 0.25
+    assert after(first, second).compute_factor("a") == 0.125
+    assert after(first, second).compute_factor("b") == 1.0
+    assert after(first, second, end(first)).compute_factor("a") == 0.5
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "value"),
+    [
+        ([("bandwidth", "relative", 0.1)], "bandwidth_bps", 1e6),
+        ([("bandwidth", "relative", 0.1), ("bandwidth", "relative", 0.5)], "bandwidth_bps", 5e5),
+        ([("bandwidth", "absolute", 4e6)], "bandwidth_bps", 4e6),
+        ([("bandwidth", "absolute", 4e6), ("bandwidth", "absolute", 2e6)], "bandwidth_bps", 2e6),
+        ([("bandwidth", "absolute", 4e6), ("bandwidth", "relative", 0.5)], "bandwidth_bps", 2e6),
+        ([("bandwidth", "absolute", 4e9)], "bandwidth_bps", 1e7),
+        ([("delay", "plus", 0.15)], "delay_s", 0.18),
+        ([("delay", "plus", 0.15), ("delay", "plus", 0.05)], "delay_s", 0.23),
+        ([("delay", "absolute", 0.5), ("delay", "absolute", 0.2)], "delay_s", 0.5),
+        ([("delay", "relative", 3.0), ("delay", "plus", 0.01)], "delay_s", 0.1),
+        (
+            [("delay", "absolute", 0.1), ("delay", "relative", 2.0), ("delay", "plus", 1.0)],
+            "delay_s",
+            1.2,
+        ),
+        ([("jitter", "relative", 2.0)], "jitter_s", 0.014),
+        ([("loss", "absolute", 0.3), ("loss", "absolute", 0.2)], "loss", 0.3),
+        ([("loss", "absolute", 0.05)], "loss", 0.1),
+        ([("loss", "plus", 0.5)], "loss", 0.55),
+        ([("loss", "plus", 0.5), ("loss", "plus", 0.5)], "loss", 0.775),
+    ],
+)  # fmt: skip
+def test_the_changes_of_a_link_compose_by_the_written_rule(changes, field, value):
+    link = degraded(*(Change(**{name: Amount(how, number)}) for name, how, number in changes))
+    assert getattr(link, field) == pytest.approx(value, rel=1e-12)
+    for other in {"bandwidth_bps", "delay_s", "jitter_s", "loss"} - {field}:
+        assert getattr(link, other) == getattr(AB, other)
+
+
+def test_loss_never_reaches_certainty():
+    nearly = Change(loss=Amount("plus", 0.99))
+    assert degraded(*[nearly] * 40).loss < 1.0
+
+
+def test_degrading_nodes_touches_every_link_at_them_and_each_link_once():
+    event = begin("1", "degrade", nodes=("a", "b"), change=Change(delay=Amount("plus", 1.0)))
+    conditions = after(event)
+    for link in LINKS:
+        touched = {"a", "b"} & set(link.ends)
+        assert conditions.link(link).delay_s == (1.03 if touched else 0.03)
+
+
+def test_a_link_that_nothing_touches_is_the_very_same():
+    event = begin("1", "degrade", links=(("a", "c"),), change=Change(delay=Amount("plus", 1.0)))
+    assert after(event).link(AB) is AB
+    assert after(event, end(event)).link(LINKS[1]) is LINKS[1]
+
+
+def test_a_partition_keeps_its_sides_apart_and_leaves_others_alone():
+    conditions = after(begin("1", "partition", nodes=("a", "b"), groups=(("a",), ("b",))))
+    assert conditions.blocked("a", "b")
+    assert conditions.blocked("b", "a")
+    assert not conditions.blocked("a", "c")
+    assert not conditions.blocked("c", "b")
+    assert not conditions.blocked("a", "a")
+
+
+def test_a_one_way_partition_lets_the_other_way_through():
+    groups = (("a",), ("b",), ("c",))
+    conditions = after(begin("1", "partition", nodes=NODES, groups=groups, oneway=True))
+    assert [conditions.blocked(x, y) for x, y in pairwise(NODES)] == [True, True]
+    assert not conditions.blocked("b", "a")
+    assert not conditions.blocked("c", "a")
+
+
+def test_two_one_way_partitions_close_both_ways():
+    one = begin("1", "partition", nodes=("a", "b"), groups=(("a",), ("b",)), oneway=True)
+    two = begin("2", "partition", nodes=("a", "b"), groups=(("b",), ("a",)), oneway=True)
+    assert after(one, two).blocked("b", "a")
+    assert not after(one, two, end(two)).blocked("b", "a")
+
+
+def test_conditions_are_values():
+    event = begin("1", "crash", nodes=("a",))
+    healthy = Conditions()
+    broken = healthy.begin(event)
+    assert healthy.is_up("a")
+    assert healthy == Conditions()
+    assert pickle.loads(pickle.dumps(broken)) == broken
+    assert not pickle.loads(pickle.dumps(broken)).is_up("a")
+
+
+def test_a_fault_out_of_turn_is_refused():
+    event = begin("1", "crash", nodes=("a",))
+    with pytest.raises(ValueError, match="holds already"):
+        after(event, event)
+    with pytest.raises(ValueError, match="does not hold"):
+        after(end(event))
+    with pytest.raises(ValueError, match="resolve"):
+        after(begin("1", "crash", selector="host of a"))
+    with pytest.raises(ValueError, match="is an end"):
+        Conditions().begin(end(event))
+    with pytest.raises(ValueError, match="is a begin"):
+        after(event).end(event)
+
+
+def amounts(*kinds: tuple[str, float, float]):
+    return st.none() | st.one_of(
+        [st.builds(Amount, st.just(how), st.floats(low, high)) for how, low, high in kinds]
+    )
+
+
+CHANGES = st.builds(
+    Change,
+    bandwidth=amounts(("absolute", 1e3, 1e8), ("relative", 1e-3, 1.0)),
+    delay=amounts(("absolute", 0.0, 5.0), ("relative", 1.0, 50.0), ("plus", 0.0, 5.0)),
+    jitter=amounts(("absolute", 0.0, 5.0), ("relative", 1.0, 50.0), ("plus", 0.0, 5.0)),
+    loss=amounts(("absolute", 0.0, 0.9), ("plus", 0.0, 0.9)),
+)
+SOME = st.lists(st.sampled_from(NODES), min_size=1, unique=True).map(tuple)
+SIDES = st.permutations(NODES).map(lambda nodes: ((nodes[0],), tuple(nodes[1:])))
+
+
+@st.composite
+def faults_at_once(draw):
+    events = []
+    for number in range(draw(st.integers(1, 6))):
+        kind = draw(st.sampled_from(["crash", "slow", "nodes", "links", "partition"]))
+        name = f"{number}"
+        if kind == "crash":
+            events.append(begin(name, "crash", nodes=draw(SOME)))
+        elif kind == "slow":
+            change = Change(compute=draw(st.floats(1.0, 100.0)))
+            events.append(begin(name, "slow", nodes=draw(SOME), change=change))
+        elif kind == "nodes":
+            events.append(begin(name, "degrade", nodes=draw(SOME), change=draw(CHANGES)))
+        elif kind == "links":
+            links = draw(st.lists(st.sampled_from([link.ends for link in LINKS]), min_size=1))
+            event = begin(name, "degrade", links=tuple(dict.fromkeys(links)), change=draw(CHANGES))
+            events.append(event)
+        else:
+            groups, oneway = draw(SIDES), draw(st.booleans())
+            event = begin(name, "partition", nodes=NODES, groups=groups, oneway=oneway)
+            events.append(event)
+    return events
+
+
+def everything(conditions: Conditions) -> list[object]:
+    return [
+        *(conditions.is_up(node) for node in NODES),
+        *(conditions.compute_factor(node) for node in NODES),
+        *(conditions.link(link) for link in LINKS),
+        *(conditions.blocked(x, y) for x in NODES for y in NODES),
+    ]
+
+
+@given(faults_at_once(), st.data())
+@settings(derandomize=True, deadline=None)
+def test_the_order_in_which_faults_begin_does_not_matter(events, data):
+    other = data.draw(st.permutations(events))
+    assert after(*events) == after(*other)
+    assert everything(after(*events)) == everything(after(*other))
+
+
+@given(faults_at_once(), st.data())
+@settings(derandomize=True, deadline=None)
+def test_a_fault_that_has_ended_leaves_no_trace(events, data):
+    ended = data.draw(st.lists(st.sampled_from(events), unique_by=lambda event: event.fault))
+    left = [event for event in events if event not in ended]
+    conditions = after(*events, *(end(event) for event in ended))
+    assert conditions == after(*left)
+    assert everything(conditions) == everything(after(*left))
+
+
+@given(faults_at_once(), st.data())
+@settings(derandomize=True, deadline=None)
+def test_when_all_faults_have_ended_everything_is_exactly_what_it_was(events, data):
+    ends = [end(event) for event in data.draw(st.permutations(events))]
+    conditions = after(*events, *ends)
+    assert conditions == Conditions()
+    assert all(conditions.link(link) is link for link in LINKS)
+    assert everything(conditions) == everything(Conditions())
+
+
+@given(faults_at_once())
+@settings(derandomize=True, deadline=None)
+def test_no_fault_makes_a_link_or_a_node_better_and_none_makes_it_impossible(events):
+    conditions = after(*events)
+    assert all(0 < conditions.compute_factor(node) <= 1 for node in NODES)
+    for link in LINKS:
+        now = conditions.link(link)
+        assert Link.model_validate(now.model_dump()) == now
+        assert now.bandwidth_bps <= link.bandwidth_bps
+        assert now.delay_s >= link.delay_s
+        assert now.jitter_s >= link.jitter_s
+        assert now.loss >= link.loss

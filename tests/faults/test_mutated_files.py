@@ -1,0 +1,128 @@
+"""Whatever is done to a good file of these two rooms, it means something or gets an error.
+
+The error names the file and says where or what would be right; there is never a traceback. The
+mutations are those of people: a letter wrong, a word misplaced, a line lost, doubled or indented.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import faults
+import topologies
+from topologies import InputError
+
+TOPOLOGY = """\
+name: small
+attributes: [floor]
+kinds:
+  line: {up: {bandwidth: 1 Mbit/s, delay: 9 ms}, down: {bandwidth: 8 Mbit/s}, delay: 5 ms}
+nodes:
+  hub: {role: gateway}
+  phone: {role: client, device: phone-midrange, grant: 64 MiB, cluster: 1, floor: 2.5}
+  pi-0..2: {role: host, device: raspberry-pi-4}
+links:
+  - {between: [phone, hub], kind: line, jitter: 1 ms, loss: 1 %}
+  - {between: [pi-0..2, hub], bandwidth: 100 Mbit/s, delay: 1 ms}
+"""
+SCENARIO = """\
+name: evening
+timeline:
+  - {at: 30 s, crash: pi-0, for: 20 s}
+  - {at: 40 s, crash: [host of phone, role=host], id: both}
+  - {at: 60 s, partition: [[cluster=1], ["pi-[01]", hub]], for: 15 s}
+  - {at: 60 s, partition: {groups: [[phone], [hub]], oneway: true}, for: 15 s}
+  - {at: 80 s, degrade: {link: [phone, hub], bandwidth: 10%, delay: +150 ms}, for: 1 min}
+  - {at: 81 s, degrade: {nodes: host of phone, jitter: 3x, loss: +2 %}}
+  - {at: 90 s, slow: {nodes: device=raspberry-pi-4, compute: 4x}}
+processes:
+  - churn: {nodes: role=host, mean_up: 4 min, mean_down: 30 s, until: 20 min}
+"""
+SMALL = topologies.parse(TOPOLOGY)
+SPICE = [
+    "", "0", "-1", "1:30", "no", "null", "true", "[]", "{}", "[[", "*a", "&a b", "!!x y", "%",
+    "1e99 s", "1e999 %", "\x00", "\t", "'", '"', "- ", ": ", "#", "ü", "\U0001f600", "of", " of ",
+    "x=y", "*", "[", "nan", ".inf", "999999999999999999999", "1 ns", "0 s", "<<: ", "? ", "|", ">",
+    "---", "...", "@",
+]  # fmt: skip
+
+
+def mutate(text: str, seed: int) -> str:
+    """The text with one to three slips of the pen."""
+    dice = random.Random(seed)
+    for _ in range(dice.randint(1, 3)):
+        words = re.split(r"(\W)", text)
+        lines = text.split("\n")
+        at, line, word = (dice.randrange(len(x)) for x in (text, lines, words))
+        slip = dice.randrange(8)
+        if slip == 0:
+            text = text[:at] + text[at + 1 :]
+        elif slip == 1:
+            text = text[:at] + dice.choice(SPICE) + text[at:]
+        elif slip == 2:
+            words[word] = dice.choice(SPICE)
+            text = "".join(words)
+        elif slip == 3:
+            other = dice.randrange(len(words))
+            words[word], words[other] = words[other], words[word]
+            text = "".join(words)
+        elif slip == 4:
+            text = "\n".join([*lines[:line], *lines[line + 1 :]])
+        elif slip == 5:
+            text = "\n".join([*lines[:line], lines[line], *lines[line:]])
+        elif slip == 6:
+            text = "\n".join([*lines[:line], "  " + lines[line], *lines[line + 1 :]])
+        else:
+            text = text[:at] + dice.choice("abcxyz0189 :,[]{}%+-=*") + text[at + 1 :]
+        if not text:
+            return " "
+    return text
+
+
+def assert_speaks_to_a_person(error: InputError) -> None:
+    assert error.file == "file.yaml"
+    assert error.remedy or error.key or error.line or "nested" in error.problem, str(error)
+    assert "Traceback" not in str(error)
+    assert len(str(error)) < 1000
+
+
+@given(st.integers(min_value=0, max_value=2**32))
+@settings(derandomize=True, max_examples=150, deadline=None)
+def test_a_mutated_topology_means_something_or_gets_an_error(seed):
+    try:
+        topology = topologies.parse(mutate(TOPOLOGY, seed), "file.yaml")
+    except InputError as error:
+        assert_speaks_to_a_person(error)
+    else:
+        assert topology.nodes
+
+
+@given(st.integers(min_value=0, max_value=2**32))
+@settings(derandomize=True, max_examples=150, deadline=None)
+def test_a_mutated_scenario_means_something_or_gets_an_error(seed):
+    try:
+        scenario = faults.parse(mutate(SCENARIO, seed), "file.yaml")
+        events = faults.expand(scenario, SMALL, seed=1)
+    except InputError as error:
+        assert_speaks_to_a_person(error)
+    else:
+        again = faults.parse(faults.concrete(events, name="again"))
+        assert faults.expand(again, SMALL, seed=2) == events
+
+
+@pytest.mark.parametrize("text", [TOPOLOGY, SCENARIO])
+def test_most_mutations_of_a_good_file_are_noticed(text):
+    """Or else the two tests above would show nothing."""
+    read = topologies.parse if text is TOPOLOGY else faults.parse
+    refused = 0
+    for seed in range(100):
+        try:
+            read(mutate(text, seed), "file.yaml")
+        except InputError:
+            refused += 1
+    assert refused > 50

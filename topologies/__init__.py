@@ -1,0 +1,34 @@
+"""What the network is: nodes, the devices they are, and links, read from files.
+
+>>> import topologies
+>>> network = topologies.load("edge-clusters")
+>>> network.nodes["client-0"].role
+'client'
+>>> topologies.units.show_size(network.nodes["client-0"].device.grant_bytes)
+'512 MiB'
+
+`load` takes the name of a bundled topology (`catalog` lists them) or a path; `devices` lists the
+profiles of real devices. Everything wrong with a file is a `TopologyError`, an `InputError`, that
+says where and what would be right.
+"""
+
+from topologies import units
+from topologies.devices import devices
+from topologies.errors import InputError, TopologyError
+from topologies.model import Attribute, Device, Link, Node, Topology
+from topologies.readers import catalog, load, parse
+
+__all__ = [
+    "Attribute",
+    "Device",
+    "InputError",
+    "Link",
+    "Node",
+    "Topology",
+    "TopologyError",
+    "catalog",
+    "devices",
+    "load",
+    "parse",
+    "units",
+]

@@ -1,0 +1,325 @@
+"""A YAML (or JSON) file in which everything is what it looks like.
+
+YAML as people know it guesses: ``no`` becomes false, ``1:30`` becomes 90, a key written twice
+silently wins. Here a plain word is a word; only JSON's numbers are numbers, only ``true``,
+``false`` and ``null`` are what they say; duplicate keys, tags, anchors and times of day are
+refused. A `Document` remembers the line of everything in it, and turns what pydantic finds wrong
+into an `InputError` with file, line, key and remedy. `Settings` is the base of all models of files.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+
+from topologies.errors import InputError, did_you_mean
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+    from ruamel.yaml.nodes import Node as YamlNode
+
+Value = str | int | float | bool | None | list["Value"] | dict[str, "Value"]
+Place = tuple[str | int, ...]
+
+LARGEST_FILE_BYTES = 256 * 2**20
+
+_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
+_SEXAGESIMAL = re.compile(r"[0-9]+(?::[0-9]{1,2})+(?:\.[0-9]*)?")
+_WANTED = {
+    "model_type": "a mapping of settings",
+    "dict_type": "a mapping of settings",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "string_type": "text",
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+}
+_WORDS: Mapping[str, bool | None] = {"true": True, "false": False, "null": None, "": None}
+
+
+class Settings(BaseModel):
+    """A mapping in a file: frozen, with every key checked. Subclass it for each kind of mapping."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _knows_every_key(cls, given: Any) -> Any:
+        if isinstance(given, Mapping):
+            known = cls.settings()
+            for key in given:
+                if key not in known:
+                    context = {"key": str(key), "remedy": cls.remedy_for(str(key))}
+                    raise PydanticCustomError("unknown_setting", "{key}: {remedy}", context)
+        return given
+
+    @classmethod
+    def settings(cls) -> tuple[str, ...]:
+        """The keys such a mapping may have, as they are written in files."""
+        return tuple(info.alias or name for name, info in cls.model_fields.items())
+
+    @classmethod
+    def remedy_for(cls, key: str) -> str:
+        """What to tell the writer of an unknown key."""
+        return did_you_mean(key, cls.settings(), what="settings here")
+
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Document:
+    """What a file says, and where it says it.
+
+    Attributes:
+        file: its name in errors.
+        value: what it says, in plain dicts, lists, text and numbers.
+        lines: the line of each key and list element, by the path to it.
+        failure: the class of the errors it raises.
+    """
+
+    file: str
+    value: Value
+    lines: Mapping[Place, int] = field(default_factory=dict, repr=False)
+    failure: type[InputError] = InputError
+
+    def error(self, problem: str, place: Place = (), remedy: str | None = None) -> InputError:
+        """An error about what stands at this place."""
+        key = _spell(place) or None
+        return self.failure(problem, file=self.file, key=key, remedy=remedy, line=self._line(place))
+
+    def mapping(self, place: Place = ()) -> dict[str, Value]:
+        """The mapping that stands at this place; the document's error when something else does."""
+        value = self._at(place)
+        if not isinstance(value, dict):
+            raise self.error(
+                f"a mapping of settings was expected here, not {_describe(value)}", place
+            )
+        return value
+
+    def read(self, model: type[_Model], value: object, place: Place = ()) -> _Model:
+        """*value*, which stands at *place*, as a checked model.
+
+        Raises the document's error about the first thing in the file that is wrong with it.
+        """
+        try:
+            return model.model_validate(value)
+        except ValidationError as invalid:
+            raise self._translate(invalid, place) from None
+
+    def _translate(self, invalid: ValidationError, place: Place) -> InputError:
+        errors = invalid.errors(include_url=False)
+        errors.sort(key=lambda error: self._line((*place, *error["loc"])) or 0)
+        problem, remedy, tail = _explain(errors[0])
+        more = f" (the first of {len(errors)} problems)" if len(errors) > 1 else ""
+        return self.error(problem + more, (*place, *errors[0]["loc"], *tail), remedy)
+
+    def _line(self, place: Place) -> int | None:
+        return next((self.lines[p] for p in _shorter(place) if p in self.lines), None)
+
+    def _at(self, place: Place) -> Value:
+        value: Any = self.value
+        for step in place:
+            value = value[step]
+        return value  # type: ignore[no-any-return]
+
+
+def read_text(path: Path, failure: type[InputError] = InputError) -> str:
+    """The text of a file. Raises *failure* when it is missing, unreadable, too large or no text."""
+    name = str(path)
+    try:
+        if path.is_dir():
+            raise failure("this is a folder", file=name, remedy="Name a file in it")
+        if path.stat().st_size > LARGEST_FILE_BYTES:
+            largest = LARGEST_FILE_BYTES // 2**20
+            raise failure(f"the file is larger than {largest} MiB", file=name)
+        return path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        raise failure("there is no such file", file=name, remedy="Check the path") from None
+    except UnicodeDecodeError:
+        raise failure("the file is not text in UTF-8", file=name) from None
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise failure(f"the file can't be read: {error}", file=name) from None
+
+
+def parse_yaml(text: str, file: str, failure: type[InputError] = InputError) -> Document:
+    """The document that this YAML text is; *file* is its name in errors. Raises *failure*."""
+    # Imported late: those who read no YAML don't wait for it.
+    from ruamel.yaml import YAML  # noqa: PLC0415
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError  # noqa: PLC0415
+    from ruamel.yaml.reader import ReaderError  # noqa: PLC0415
+
+    reader = YAML(typ="safe", pure=True)
+    lines: dict[Place, int] = {}
+    document = Document(file=file, value=None, lines=lines, failure=failure)
+    try:
+        root = reader.compose(text)
+        if root is None:
+            raise document.error("the file is empty")
+        lines[()] = root.start_mark.line + 1
+        seen: set[int] = set()
+        value = _construct(root, (), document, lines, seen)
+    except ReaderError as error:
+        problem = f"the character U+{int(error.character):04X} can't stand in a file"
+        position = text.count("\n", 0, error.position) + 1
+        raise failure(problem, file=file, line=position, remedy="Leave it out") from None
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark else None
+        problem = " ".join(str(error.problem or error.context or "this is not YAML").split())
+        raise failure(f"this is not YAML: {problem}", file=file, line=line) from None
+    except (YAMLError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        problem = " ".join(str(error).split())[:200]
+        raise failure(f"this is not YAML: {problem}", file=file) from None
+    except RecursionError:
+        raise failure("the file is nested too deeply", file=file) from None
+    return Document(file=file, value=value, lines=lines, failure=failure)
+
+
+def parse_json(text: str, file: str, failure: type[InputError] = InputError) -> Document:
+    """The document that this JSON text is, duplicate keys refused. Raises *failure*."""
+
+    def unique(pairs: list[tuple[str, Value]]) -> dict[str, Value]:
+        mapping: dict[str, Value] = {}
+        for key, value in pairs:
+            if key in mapping:
+                raise failure(f'the key "{key}" is there twice', file=file, key=key)
+            mapping[key] = value
+        return mapping
+
+    def refuse(constant: str) -> Value:
+        raise failure(f"{constant} is no number", file=file)
+
+    try:
+        value = json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
+    except json.JSONDecodeError as error:
+        raise failure(f"this is not JSON: {error.msg}", file=file, line=error.lineno) from None
+    except RecursionError:
+        raise failure("the file is nested too deeply", file=file) from None
+    return Document(file=file, value=value, failure=failure)
+
+
+def _construct(
+    node: YamlNode, place: Place, document: Document, lines: dict[Place, int], seen: set[int]
+) -> Value:
+    """The plain value of a YAML node, noting the line of everything below it."""
+    from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode  # noqa: PLC0415
+
+    lines.setdefault(place, node.start_mark.line + 1)
+    if node.anchor is not None or id(node) in seen:
+        raise document.error("anchors and aliases are not used here", place, "Write it out")
+    seen.add(id(node))
+    if isinstance(node, ScalarNode):
+        _refuse_tag(node, "str int float bool null timestamp", place, document)
+        return _scalar(node, place, document)
+    if isinstance(node, SequenceNode):
+        _refuse_tag(node, "seq", place, document)
+        return [
+            _construct(child, (*place, index), document, lines, seen)
+            for index, child in enumerate(node.value)
+        ]
+    if not isinstance(node, MappingNode):
+        raise document.error("this is neither a mapping, nor a list, nor a value", place)
+    _refuse_tag(node, "map", place, document)
+    mapping: dict[str, Value] = {}
+    for key_node, value_node in node.value:
+        if not isinstance(key_node, ScalarNode):
+            raise document.error("a key has to be a word", place)
+        key = str(key_node.value)
+        below = (*place, key)
+        if key in mapping:
+            first = lines[below]
+            lines[below] = key_node.start_mark.line + 1
+            raise document.error(
+                "this key is there twice", below, f"The first stands on line {first}: keep one"
+            )
+        lines[below] = key_node.start_mark.line + 1
+        mapping[key] = _construct(value_node, below, document, lines, seen)
+    return mapping
+
+
+def _refuse_tag(node: YamlNode, allowed: str, place: Place, document: Document) -> None:
+    tag = str(node.tag)
+    kind = tag.removeprefix("tag:yaml.org,2002:")
+    if kind == tag or kind not in allowed.split():
+        raise document.error(f'the tag "{tag}" is not used here', place, "Leave it out")
+
+
+def _scalar(node: Any, place: Place, document: Document) -> Value:
+    text = str(node.value)
+    if node.style is not None:
+        return text
+    if text in _WORDS or text == "~":
+        return _WORDS.get(text)
+    if _SEXAGESIMAL.fullmatch(text):
+        raise document.error(
+            f'"{text}" could be a time of day, minutes, or a name',
+            place,
+            'Write a time with its unit, as "90 s", and put a name between quotes',
+        )
+    if not _NUMBER.fullmatch(text) or len(text) > 40:
+        return text
+    if text.lstrip("-").isdigit():
+        return int(text)
+    number = float(text)
+    return text if number in (float("inf"), float("-inf")) else number
+
+
+def _explain(error: ErrorDetails) -> tuple[str, str | None, Place]:
+    """Pydantic's finding in our words: problem, remedy, and what to add to its place."""
+    context = error.get("ctx", {})
+    if error["type"] == "unknown_setting":
+        return "there is no such setting", str(context["remedy"]), (str(context["key"]),)
+    inner = context.get("error")
+    if isinstance(inner, InputError):
+        return inner.problem, inner.remedy, ()
+    if isinstance(inner, Exception):
+        return str(inner), None, ()
+    if error["type"] == "missing":
+        return "this setting is missing", None, ()
+    wanted = _WANTED.get(error["type"])
+    if wanted is None:
+        message = error["msg"].removeprefix("Input ").removeprefix("should be ")
+        wanted = f"something {message}" if message != error["msg"] else message
+    return f"{wanted} was expected here, not {_describe(error['input'])}", None, ()
+
+
+def _describe(value: object) -> str:
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, Mapping):
+        return "a mapping"
+    if isinstance(value, list | tuple):
+        return "a list"
+    text = str(value)
+    return f'"{text}"' if len(text) <= 60 else f'"{text[:57]}…"'
+
+
+def _spell(place: Place) -> str:
+    """``("timeline", 3, "at")`` as people count: ``timeline #4 > at``."""
+    text = ""
+    for step in place:
+        if isinstance(step, int):
+            text += f" #{step + 1}"
+        else:
+            text += f" > {step}" if text else step
+    return text.strip()
+
+
+def _shorter(place: Place) -> Iterator[Place]:
+    for length in range(len(place), -1, -1):
+        yield place[:length]

@@ -1,0 +1,44 @@
+"""The types of settings that are quantities: text with a unit in the file, SI in the program.
+
+For the models of files (`topologies.document.Settings`). Each is written and read by
+`topologies.units`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BeforeValidator, WithJsonSchema
+
+from topologies import units
+
+Seconds = Annotated[
+    float,
+    BeforeValidator(units.duration, json_schema_input_type=str),
+    WithJsonSchema({"type": "string", "examples": ["20 ms", "1.5 s"]}),
+]
+Nanoseconds = Annotated[
+    int,
+    BeforeValidator(units.nanoseconds, json_schema_input_type=str),
+    WithJsonSchema({"type": "string", "examples": ["20 ms", "2 min"]}),
+]
+BitsPerSecond = Annotated[
+    float,
+    BeforeValidator(units.bandwidth, json_schema_input_type=str),
+    WithJsonSchema({"type": "string", "examples": ["10 Mbit/s"]}),
+]
+Bytes = Annotated[
+    int,
+    BeforeValidator(units.size, json_schema_input_type=str),
+    WithJsonSchema({"type": "string", "examples": ["512 MiB"]}),
+]
+FlopsPerSecond = Annotated[
+    float,
+    BeforeValidator(units.flops, json_schema_input_type=str),
+    WithJsonSchema({"type": "string", "examples": ["12 GFLOP/s"]}),
+]
+Fraction = Annotated[
+    float,
+    BeforeValidator(units.fraction, json_schema_input_type=str),
+    WithJsonSchema({"type": "string", "examples": ["1 %"]}),
+]

@@ -1,0 +1,281 @@
+"""Our own topology file: the settings it may have, and what they mean.
+
+```yaml
+name: two-sites
+attributes: [floor]        # names of your own that nodes may have; `cluster` is always there
+devices:                   # machines that are not in the catalog of devices
+  camera: {memory: 1 GiB, grant: 128 MiB, flops: 2 GFLOP/s, source: measured}
+kinds:                     # what several links have in common
+  adsl: {up: {bandwidth: 1 Mbit/s}, down: {bandwidth: 16 Mbit/s}, delay: 10 ms}
+nodes:
+  gateway: {role: gateway}
+  camera-0..3: {role: client, device: camera, grant: 64 MiB, floor: 2}
+links:
+  - {between: [camera-0..3, gateway], kind: adsl, jitter: 2 ms}
+  - {from: camera-0, to: camera-1, bandwidth: 10 Mbit/s, delay: 1 ms}
+```
+
+``a-0..3`` stands for a-0, a-1, a-2 and a-3; a link between two ranges joins each with each. A link
+``between`` two nodes has both directions, ``up`` from the first to the second and ``down`` back;
+one ``from`` a node ``to`` another has only that. What a link says itself wins over its kind, and
+what stands under ``up`` or ``down`` over what stands beside them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from itertools import product
+
+from pydantic import Field, model_validator
+
+from topologies.devices import devices, read_profiles
+from topologies.document import Document, Place, Settings, Value
+from topologies.errors import InputError, did_you_mean, near
+from topologies.fields import BitsPerSecond, Bytes, Fraction, Seconds
+from topologies.model import Attribute, Device, Link, Node, Topology
+
+_RANGE = re.compile(r"(?P<stem>.*?)(?P<first>0|[1-9][0-9]{0,6})\.\.(?P<last>[0-9]{1,7})")
+_ATTRIBUTE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+MOST_NODES = 100_000
+
+
+class Direction(Settings):
+    """What one direction of a link can be told."""
+
+    bandwidth: BitsPerSecond | None = None
+    delay: Seconds | None = None
+    jitter: Seconds | None = None
+    loss: Fraction | None = None
+
+
+class LinkKind(Direction):
+    """What links can be told: both directions at once, or each on its own."""
+
+    up: Direction = Direction()
+    down: Direction = Direction()
+
+
+class LinkSettings(LinkKind):
+    """An entry of ``links``: its ends, and what it is like."""
+
+    between: tuple[str, str] | None = None
+    source: str | None = Field(default=None, alias="from")
+    target: str | None = Field(default=None, alias="to")
+    kind: str | None = None
+
+    @model_validator(mode="after")
+    def _has_ends(self) -> LinkSettings:
+        directed = self.source is not None and self.target is not None
+        if (self.between is None) != directed or (self.source is None) != (self.target is None):
+            raise InputError(
+                "a link needs its two ends",
+                remedy="Write between: [a, b] for both directions, or from: a and to: b for one",
+            )
+        if directed and {"up", "down"} & self.model_fields_set:
+            raise InputError(
+                "up and down are the directions of a link between two nodes",
+                remedy="This one has a single direction: put the settings beside from and to",
+            )
+        return self
+
+
+class NodeSettings(Settings):
+    """What a node can be told, besides the attributes that the file declares."""
+
+    role: str = "node"
+    device: str | None = None
+    grant: Bytes | None = None
+
+
+class Layout(Settings):
+    """The whole file."""
+
+    name: str | None = None
+    description: str = ""
+    attributes: tuple[str, ...] = ()
+    devices: dict[str, object] = Field(default_factory=dict)
+    kinds: dict[str, LinkKind] = Field(default_factory=dict)
+    nodes: dict[str, object]
+    links: tuple[LinkSettings, ...] = ()
+
+
+def read_layout(document: Document, name: str) -> Topology:
+    """The topology that our own YAML describes; *name*, unless it says another.
+
+    Raises the document's error.
+    """
+    layout = document.read(Layout, document.mapping())
+    own = declared(document, layout.attributes, ("attributes",))
+    profiles: dict[str, Device] = {**devices()}
+    if layout.devices:
+        profiles |= read_profiles(document, document.mapping(("devices",)), ("devices",))
+    nodes: dict[str, Node] = {}
+    for written, value in document.mapping(("nodes",)).items():
+        place: Place = ("nodes", written)
+        for node in _nodes(document, written, value, own, profiles):
+            if node.name in nodes:
+                raise document.error(f"there is a node {node.name} already", place)
+            nodes[node.name] = node
+            if len(nodes) > MOST_NODES:
+                raise document.error(f"these are more than {MOST_NODES} nodes", place)
+    links: dict[tuple[str, str], Link] = {}
+    for index, settings in enumerate(layout.links):
+        place = ("links", index)
+        for link in _links(document, settings, layout.kinds, place, nodes):
+            if link.ends in links:
+                raise document.error(
+                    f"there is a link {link.source} → {link.target} already", place
+                )
+            links[link.ends] = link
+    whole = {"name": layout.name or name, "nodes": nodes, "links": links}
+    return document.read(Topology, whole)
+
+
+def declared(document: Document, names: tuple[str, ...], place: Place) -> frozenset[str]:
+    """The names of attributes that nodes may have.
+
+    Raises the document's error on one that can't be.
+    """
+    reserved = {"name", "id", *NodeSettings.settings()}
+    for name in names:
+        if not _ATTRIBUTE.fullmatch(name) or name in reserved:
+            remedy = f"Use letters, digits and _, and none of {', '.join(sorted(reserved))}"
+            raise document.error(f'"{name}" can\'t be the name of an attribute', place, remedy)
+    return frozenset(("cluster", *names))
+
+
+def split_attributes(
+    document: Document,
+    settings: Mapping[str, Value],
+    own: frozenset[str],
+    known: tuple[str, ...],
+    place: Place,
+) -> tuple[dict[str, Value], dict[str, Attribute]]:
+    """A node's settings, and its attributes. Raises the document's error on what is neither."""
+    rest: dict[str, Value] = {}
+    attributes: dict[str, Attribute] = {}
+    for key, value in settings.items():
+        here = (*place, key)
+        if key in known:
+            rest[key] = value
+        elif key not in own:
+            remedy = did_you_mean(key, (*known, *sorted(own)), what="settings here")
+            remedy += ". Names of your own have to be listed under attributes, at the top"
+            raise document.error("there is no such setting", here, remedy)
+        elif isinstance(value, bool) or not isinstance(value, str | int | float):
+            raise document.error("an attribute is a text or a number", here)
+        else:
+            attributes[key] = value
+    return rest, attributes
+
+
+def machine(
+    document: Document, settings: NodeSettings, profiles: Mapping[str, Device], place: Place
+) -> Device | None:
+    """The device of a node, with what this one grants. Raises the document's error."""
+    if settings.device is None:
+        if settings.grant is not None:
+            remedy = "Say which device it is"
+            raise document.error("only a device can grant memory", (*place, "grant"), remedy)
+        return None
+    device = profiles.get(settings.device)
+    if device is None:
+        remedy = did_you_mean(settings.device, profiles, what="devices")
+        problem = f'there is no device "{settings.device}"'
+        raise document.error(problem, (*place, "device"), remedy)
+    if settings.grant is None:
+        return device
+    changed = {**device.model_dump(), "grant_bytes": settings.grant}
+    return document.read(Device, changed, (*place, "grant"))
+
+
+def _nodes(
+    document: Document,
+    written: str,
+    value: Value,
+    own: frozenset[str],
+    profiles: Mapping[str, Device],
+) -> Iterator[Node]:
+    place: Place = ("nodes", written)
+    if value is not None and not isinstance(value, dict):
+        raise document.error("a mapping of settings was expected here", place, "Write {} for none")
+    known = NodeSettings.settings()
+    rest, attributes = split_attributes(document, value or {}, own, known, place)
+    settings = document.read(NodeSettings, rest, place)
+    device = machine(document, settings, profiles, place)
+    for name in _range(document, written, place):
+        fields = {"name": name, "role": settings.role, "device": device, "attributes": attributes}
+        yield document.read(Node, fields, place)
+
+
+def _links(
+    document: Document,
+    settings: LinkSettings,
+    kinds: Mapping[str, LinkKind],
+    place: Place,
+    nodes: Mapping[str, Node],
+) -> Iterator[Link]:
+    kind = LinkKind()
+    if settings.kind is not None:
+        if settings.kind not in kinds:
+            remedy = did_you_mean(settings.kind, kinds, what="kinds of link")
+            problem = f'there is no kind of link "{settings.kind}"'
+            raise document.error(problem, (*place, "kind"), remedy)
+        kind = kinds[settings.kind]
+    written = settings.between or (settings.source or "", settings.target or "")
+    ends = [_ends(document, end, place, nodes) for end in written]
+    for a, b in product(*ends):
+        up = _direction(settings.up, settings, kind.up, kind)
+        yield _link(document, a, b, up, place)
+        if settings.between is not None:
+            down = _direction(settings.down, settings, kind.down, kind)
+            yield _link(document, b, a, down, place)
+
+
+def _direction(*most_telling_first: Direction) -> dict[str, float]:
+    told: dict[str, float] = {}
+    for direction in reversed(most_telling_first):
+        values = {name: getattr(direction, name) for name in Direction.model_fields}
+        told |= {name: value for name, value in values.items() if value is not None}
+    return told
+
+
+def _link(document: Document, a: str, b: str, told: Mapping[str, float], place: Place) -> Link:
+    for name in ("bandwidth", "delay"):
+        if name not in told:
+            remedy = f"Write {name} here, under up and down, or in the link's kind"
+            raise document.error(f"the link {a} → {b} has no {name}", place, remedy)
+    fields = {
+        "source": a,
+        "target": b,
+        "bandwidth_bps": told["bandwidth"],
+        "delay_s": told["delay"],
+        "jitter_s": told.get("jitter", 0.0),
+        "loss": told.get("loss", 0.0),
+    }
+    return document.read(Link, fields, place)
+
+
+def _ends(
+    document: Document, written: str, place: Place, nodes: Mapping[str, Node]
+) -> tuple[str, ...]:
+    names = (written,) if written in nodes else tuple(_range(document, written, place))
+    for name in names:
+        if name not in nodes:
+            like = near(name, nodes)
+            remedy = f"Did you mean {' or '.join(like)}?" if like else "List it under nodes"
+            raise document.error(f'there is no node "{name}"', place, remedy)
+    return names
+
+
+def _range(document: Document, written: str, place: Place) -> Iterator[str]:
+    match = _RANGE.fullmatch(written)
+    if match is None:
+        yield written
+        return
+    first, last = int(match["first"]), int(match["last"])
+    if last < first or last - first >= MOST_NODES:
+        raise document.error(f'"{written}" is no range: {first} to {last}', place)
+    for number in range(first, last + 1):
+        yield f"{match['stem']}{number}"

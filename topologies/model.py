@@ -1,0 +1,206 @@
+"""What a network is: nodes, the devices they are, and links, each direction on its own.
+
+All of it is frozen, in SI units (bytes, seconds, bit/s where a name ends in ``_bps``) and in the
+order of the file it came from. A `Topology` says what there is; how it is doing at an instant is
+told by `faults.Conditions`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Self, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+if TYPE_CHECKING:
+    import networkx
+
+Attribute = str | int | float
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
+
+
+class _Frozen(dict[_Key, _Value]):
+    """A dict that can't be changed any more; as fast to read, and it crosses to other processes."""
+
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
+        raise TypeError("a topology can't be changed; make another one")
+
+    __setitem__ = __delitem__ = __ior__ = _refuse
+    clear = pop = popitem = setdefault = update = _refuse
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (type(self), (dict(self),))
+
+
+_Nodes = Annotated[Mapping[str, "Node"], AfterValidator(_Frozen)]
+_Links = Annotated[Mapping[tuple[str, str], "Link"], AfterValidator(_Frozen)]
+_Attributes = Annotated[Mapping[str, Attribute], AfterValidator(_Frozen)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def _name(text: str) -> str:
+    if not text or text != text.strip() or not text.isprintable() or len(text) > 200:
+        raise ValueError(
+            f"{text!r} can't be a name: 1 to 200 printable characters, no space around"
+        )
+    if "/" in text or "\\" in text or text in (".", ".."):
+        raise ValueError(f"{text!r} can't be a name: a node's name is also that of its folder")
+    return text
+
+
+_Name = Annotated[str, AfterValidator(_name)]
+
+
+class Device(_Model):
+    """A kind of machine.
+
+    Attributes:
+        name: as in the catalog, such as ``raspberry-pi-4``.
+        memory_bytes: all the memory it has.
+        grant_bytes: what of it its owner lends to training.
+        flops: FLOP/s in fp32 that it sustains on products of matrices; not the peak of its data
+            sheet.
+        source: where these numbers come from.
+    """
+
+    name: str = Field(min_length=1)
+    memory_bytes: int = Field(gt=0)
+    grant_bytes: int = Field(ge=0)
+    flops: float = Field(gt=0)
+    source: str
+
+    @model_validator(mode="after")
+    def _grants_what_it_has(self) -> Self:
+        if self.grant_bytes > self.memory_bytes:
+            raise ValueError(
+                f"{self.name} can't grant {self.grant_bytes} of its {self.memory_bytes} bytes"
+            )
+        return self
+
+
+class Node(_Model):
+    """A vertex of the network.
+
+    Attributes:
+        role: what it is there for: ``coordinator``, ``gateway``, ``client``, ``host``, or a word of
+            your own.
+        device: the machine it is; None where it only forwards, or is never short of anything.
+        attributes: what else the file says of it, such as ``cluster``; selectors of fault scenarios
+            choose by these.
+    """
+
+    name: _Name
+    role: str = Field(default="node", min_length=1)
+    device: Device | None = None
+    attributes: _Attributes = Field(default_factory=dict, validate_default=True)
+
+    @model_validator(mode="after")
+    def _attributes_are_its_own(self) -> Self:
+        if taken := sorted({"name", "role", "device"} & set(self.attributes)):
+            raise ValueError(f"node {self.name}: {taken[0]} is a field, and can't be an attribute")
+        return self
+
+    def attribute(self, name: str) -> Attribute | None:
+        """What a selector ``name=value`` asks for: role, device's name, or an attribute."""
+        if name == "role":
+            return self.role
+        if name == "device":
+            return self.device.name if self.device else None
+        return self.attributes.get(name)
+
+
+class Link(_Model):
+    """One direction of a link.
+
+    Attributes:
+        bandwidth_bps: what is on the wire, headers counted.
+        delay_s: propagation, without transmission and without queues.
+        jitter_s: how far the delay of one packet strays from that.
+        loss: the probability that a packet is lost, 0 ≤ loss < 1.
+    """
+
+    source: _Name
+    target: _Name
+    bandwidth_bps: float = Field(gt=0)
+    delay_s: float = Field(ge=0)
+    jitter_s: float = Field(default=0.0, ge=0)
+    loss: float = Field(default=0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _has_two_ends(self) -> Self:
+        if self.source == self.target:
+            raise ValueError(f"a link from {self.source} to itself is no link")
+        return self
+
+    @property
+    def ends(self) -> tuple[str, str]:
+        """``(source, target)``, its key in `Topology.links`."""
+        return (self.source, self.target)
+
+
+class Topology(_Model):
+    """A network: nodes by name and links by ``(source, target)``, in the order of the file.
+
+    Raises ``ValueError`` (pydantic's) when there is no node, when a key is not the name of what it
+    holds, or when a link ends at a node that is not there.
+    """
+
+    name: str = Field(min_length=1)
+    nodes: _Nodes = Field(min_length=1)
+    links: _Links = Field(default_factory=dict, validate_default=True)
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        for name, node in self.nodes.items():
+            if name != node.name:
+                raise ValueError(f"node {node.name} is filed under {name}")
+        for ends, link in self.links.items():
+            if ends != link.ends:
+                raise ValueError(f"link {link.source} → {link.target} is filed under {ends}")
+            for end in ends:
+                if end not in self.nodes:
+                    raise ValueError(f"link {link.source} → {link.target}: there is no node {end}")
+        return self
+
+    @classmethod
+    def of(cls, name: str, nodes: Iterable[Node], links: Iterable[Link]) -> Self:
+        """A topology of these nodes and links, with their keys made for you.
+
+        Raises ``ValueError`` also when two nodes have one name, or two links one direction.
+        """
+        by_name: dict[str, Node] = {}
+        by_ends: dict[tuple[str, str], Link] = {}
+        for node in nodes:
+            if by_name.setdefault(node.name, node) is not node:
+                raise ValueError(f"there are two nodes {node.name}")
+        for link in links:
+            if by_ends.setdefault(link.ends, link) is not link:
+                raise ValueError(f"there are two links {link.source} → {link.target}")
+        return cls(name=name, nodes=by_name, links=by_ends)
+
+    def neighbors(self, name: str) -> tuple[str, ...]:
+        """The nodes at the other end of this node's links, in the order of the nodes."""
+        found = {b for a, b in self.links if a == name} | {a for a, b in self.links if b == name}
+        return tuple(node for node in self.nodes if node in found)
+
+    def links_of(self, names: Iterable[str]) -> tuple[tuple[str, str], ...]:
+        """The links that begin or end at one of these nodes, in the order of the links."""
+        wanted = frozenset(names)
+        return tuple(ends for ends in self.links if not wanted.isdisjoint(ends))
+
+    def to_networkx(self) -> networkx.DiGraph[str]:
+        """This topology as a directed NetworkX graph, without loss; see `topologies.graphs`."""
+        from topologies.graphs import to_networkx  # noqa: PLC0415  (it imports this module)
+
+        return to_networkx(self)
+
+    @classmethod
+    def from_networkx(cls, graph: networkx.Graph[Any]) -> Topology:
+        """The topology of a NetworkX graph; the inverse of `to_networkx`. Raises TopologyError."""
+        from topologies.graphs import from_networkx  # noqa: PLC0415
+
+        return from_networkx(graph)

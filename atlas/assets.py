@@ -387,7 +387,13 @@ def _alone(target: Path) -> Iterator[None]:
 
 @contextmanager
 def _workshop(target: Path) -> Iterator[Path]:
-    """A folder beside `target` to make it in; gone afterwards, whatever happened."""
+    """A folder beside `target` to make it in, for who holds its lock; gone afterwards.
+
+    One that is there already was left by a process that was killed, and goes too.
+    """
+    for left in target.parent.glob(f".{target.name}.*"):
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         yield folder

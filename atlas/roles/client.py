@@ -176,8 +176,10 @@ class Client:
         return self._attempt
 
     def _declare_hosts(self) -> None:
+        """So that a scenario can strike `host of client-0` (of its first span) or `hosts of client-0`."""
         hosts = [span.host for span in self._spans if span.host is not None]
-        self._node.declare(f"host of {self._node.name}", list(dict.fromkeys(hosts)))
+        self._node.declare(f"host of {self._node.name}", hosts[:1])
+        self._node.declare(f"hosts of {self._node.name}", list(dict.fromkeys(hosts)))
 
     # Training.
 

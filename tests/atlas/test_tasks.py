@@ -207,7 +207,7 @@ def test_readers_take_rows_out_of_wheels_as_they_are_published(tmp_path: Path) -
         return [(row.example(row.text).prompt, row.answer) for row in rows]
 
     assert shown("news-topic") == [("Head A chip.\nTopic:", "technology")]
-    assert [answer for _, answer in shown("film-sentiment")] == ["good", "bad"]
+    assert [answer for _, answer in shown("film-sentiment")] == ["fresh", "rotten"]
     assert [answer for _, answer in shown("maths-word-problems")] == ["2 pens"]
     assert shown("legal-relevance") == [("We sell data.\nis it sold\nRelevant:", "yes")]
     assert shown("medical-specialty")[4] == ("On Pharmacology?\nSubject:", "drugs")

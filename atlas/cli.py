@@ -1,7 +1,8 @@
 """The command line: `atlas run`, `atlas config`, `atlas show`.
 
-Bad input ends with exit code 2 and a sentence that says where it stands and what would be right; a run that
-failed with 1; Ctrl-C with 130. Only `atlas run` needs the learning system, and imports it when it is called.
+Bad input ends with exit code 2 and a sentence that says where it stands and what would be right; a
+run that failed with 1; Ctrl-C with 130. Only `atlas run` needs the learning system, and imports it
+when it is called.
 """
 
 from __future__ import annotations

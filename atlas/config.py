@@ -1,7 +1,7 @@
 """The config of a run: what a person may choose, with every default, checked at the door.
 
-A config is a YAML file or a bundled name (`catalog/`); `--set key=value` changes one value. Keys that do not
-exist are refused with the nearest one that does.
+A config is a YAML file or a bundled name (`catalog/`); `--set key=value` changes one value. Keys
+that do not exist are refused with the nearest one that does.
 """
 
 from __future__ import annotations
@@ -47,10 +47,12 @@ class Split(_Section):
     client_layers: int = Field(2, ge=0, description="layers the client keeps after the embedding")
     spans: int | Literal["auto"] = Field(
         "auto",
-        description="pieces that the layers between are cut into; auto: the fewest with which the run "
-        "survives the loss of `spare` of the hosts",
+        description="pieces that the layers between are cut into; auto: the fewest with which each "
+        "neighborhood lives through the loss of its roomiest hosts",
     )
-    spare: float = Field(0.34, ge=0, lt=1)
+    spare: float = Field(
+        0.34, ge=0, lt=1, description="the share of a neighborhood's hosts that may be lost"
+    )
 
 
 class SignatureSettings(_Section):

@@ -64,7 +64,7 @@ def smollm2(wheel: Path, folder: Path, tell: Callable[[int, int], None]) -> dict
 
 
 def tiny(folder: Path) -> dict[str, str]:
-    """Write a Llama of 6 layers with random weights, and a tokenizer of bytes, into `folder`.
+    """Write a Llama of 12 layers with random weights, and a tokenizer of bytes, into `folder`.
 
     Each weight is drawn from a stream seeded by its name, so the files are the same on every
     machine.

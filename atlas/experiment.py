@@ -1,10 +1,12 @@
 """One run of a config: everything from the cache to the report.
 
-    config ─ model, text, topology, scenario ─ programs on nodes ─ broker.run ─ adapters, scores, report
+    config ─ model, text, topology, scenario ─ programs on nodes ─ broker.run ─ adapters, scores,
+    report
 
-What a person waits for is told to a `View`; what a program of the run notes goes to the run's folder as it
-comes. The experimenter stands outside the network: it deals the text out, knows the true tasks, and scores
-adapters on held-out text with the whole model, which no device of the run could hold.
+What a person waits for is told to a `View`; what a program of the run notes goes to the run's
+folder as it comes. The experimenter stands outside the network: it deals the text out, knows the
+true tasks, and scores adapters on held-out text with the whole model, which no device of the run
+could hold.
 """
 
 from __future__ import annotations
@@ -107,9 +109,7 @@ def run(
             view.note(note)
 
         view.expect(steps=prepared.steps, truth=prepared.truth)
-        summary = functools.partial(
-            _summary, prepared, notes, started=started, finished=False
-        )
+        summary = functools.partial(_summary, prepared, notes, started=started, finished=False)
         try:
             view.say("Scoring the model as it is, on text that no client has")
             for note in _evaluate(prepared, None, at_s=0.0, bytes_total=0):
@@ -191,9 +191,7 @@ def train(
         settings.coordinator: functools.partial(coordinator, settings=settings)
     }
     for name in settings.devices:
-        programs[name] = functools.partial(
-            device, settings=settings, data=prepared.data.get(name)
-        )
+        programs[name] = functools.partial(device, settings=settings, data=prepared.data.get(name))
     result = broker.run(
         programs,
         topology=prepared.topology,
@@ -262,14 +260,17 @@ def _evaluate(
     prepared: Prepared, trained: Trained | None, *, at_s: float, bytes_total: int
 ) -> list[Note]:
     """Scores of every task: of the start, or of each neighborhood that has clients of the task."""
-    jobs: list[tuple[Task, str, AdapterState]] = []
-    for task in prepared.tasks:
-        if trained is None:
-            jobs.append((task, "", prepared.settings.initial_adapter()))
-            continue
-        for found in trained.outcome.neighborhoods:
-            if any(prepared.truth[member] == task.name for member in found.members):
-                jobs.append((task, found.name, trained.adapters[found.name]))
+    jobs: list[tuple[Task, str, AdapterState]]
+    if trained is None:
+        start = prepared.settings.initial_adapter()
+        jobs = [(task, "", start) for task in prepared.tasks]
+    else:
+        jobs = [
+            (task, found.name, trained.adapters[found.name])
+            for task in prepared.tasks
+            for found in trained.outcome.neighborhoods
+            if any(prepared.truth[member] == task.name for member in found.members)
+        ]
 
     def note(job: tuple[Task, str, AdapterState]) -> Note:
         task, neighborhood, adapter = job

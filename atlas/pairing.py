@@ -1,13 +1,13 @@
 """Who hosts which layers for whom: a pure function of what the devices say of themselves.
 
-A client keeps both ends of the model; the layers between are cut into spans, and each (client, span) is a
-job that some host takes. A plan gives every job a host, ranked stand-ins out of the same neighborhood, and
-ranked hosts of other neighborhoods to fall back to, the nearest neighborhood first. No host is given more
-than its memory holds, and the slowest client's step is made as short as a greedy start and single moves
-can make it.
+A client keeps both ends of the model; the layers between are cut into spans, and each (client,
+span) is a job that some host takes. A plan gives every job a host, ranked stand-ins out of the same
+neighborhood, and ranked hosts of other neighborhoods to fall back to, the nearest neighborhood
+first. No host is given more than its memory holds, and the slowest client's step is made as short
+as a greedy start and single moves can make it.
 
-A host computes one thing at a time, so a job waits, at worst, for everything else on its host. The time of
-a client's step is therefore estimated as
+A host computes one thing at a time, so a job waits, at worst, for everything else on its host. The
+time of a client's step is therefore estimated as
 
     own compute + Σ over its spans of (four crossings of the boundary + all compute on that host)
 """
@@ -19,10 +19,14 @@ from dataclasses import dataclass
 
 from topologies import InputError
 
+ROUNDING_S = 1e-9
+
 
 @dataclass(frozen=True)
 class Capability:
-    """What a device says of itself: memory it has left to host with, speed, and its way to the network."""
+    """What a device says of itself: memory it has left to host with, speed, and its way to the
+    network.
+    """
 
     name: str
     free_bytes: int
@@ -34,7 +38,9 @@ class Capability:
 
 @dataclass(frozen=True)
 class SpanCost:
-    """What hosting layers `first` … `last - 1` costs: the base once a host, the rest for each client."""
+    """What hosting layers `first` … `last - 1` costs: the base once a host, the rest for each
+    client.
+    """
 
     first: int
     last: int
@@ -45,7 +51,7 @@ class SpanCost:
 
 @dataclass(frozen=True)
 class StepCost:
-    """What is the same for every client: its own part of a step, and one boundary tensor in bytes."""
+    """What is the same for every client: its own part of a step, and a boundary tensor."""
 
     own_flops: float
     boundary_bytes: int
@@ -148,9 +154,9 @@ def lend(
 ) -> tuple[tuple[str, ...], ...]:
     """Divides the hosts among the neighborhoods.
 
-    They take turns: the one with the most jobs that nobody has room for yet comes first, and when all
-    have room, the one with the most clients per host. Each takes the free host that shortens its
-    clients' steps most.
+    They take turns: the one with the most jobs that nobody has room for yet comes first, and when
+    all have room, the one with the most clients per host. Each takes the free host that shortens
+    its clients' steps most.
     """
     free = {host.name: host for host in hosts}
     lent: list[list[str]] = [[] for _ in neighborhoods]
@@ -166,9 +172,7 @@ def lend(
         )
         members = [clients[name] for name in neighborhoods[turn]]
 
-        def nearness(
-            name: str, members: Sequence[Capability] = members
-        ) -> tuple[bool, float, str]:
+        def nearness(name: str, members: Sequence[Capability] = members) -> tuple[bool, float, str]:
             seconds = sum(_alone_s(member, free[name], cost) for member in members)
             return not _room(free[name], cost), seconds, name
 
@@ -228,6 +232,13 @@ def _fits(host: Capability, span: SpanCost) -> bool:
     return span.base_bytes + span.session_bytes <= host.free_bytes
 
 
+def _is_shorter(new: tuple[float, float], old: tuple[float, float]) -> bool:
+    """By more than rounding: the slowest step, or else the sum of all."""
+    if abs(new[0] - old[0]) > ROUNDING_S:
+        return new[0] < old[0]
+    return new[1] < old[1] - ROUNDING_S
+
+
 def _crossings_s(client: Capability, host: Capability, boundary_bytes: int) -> float:
     """Activations there and back, then gradients there and back."""
     bits = boundary_bytes * 8
@@ -256,7 +267,7 @@ class _Jobs:
         return tuple(self._host_of[client, span] for span in range(len(self._cost.spans)))
 
     def start(self) -> None:
-        """Places the jobs one by one, the slowest clients' first, each where it then costs least."""
+        """Places the jobs one by one, the slowest clients' first, each where it costs least."""
         own_s = {
             client.name: self._cost.own_flops / client.flops + client.delay_s
             for client in self._clients.values()
@@ -275,19 +286,17 @@ class _Jobs:
         while improved:
             improved = False
             for job, host in list(self._host_of.items()):
-                here = self._with(job, host)
-                for other in self._hosts:
-                    if other != host and self._has_room(other, job):
-                        there = self._with(job, other)
-                        if there[0] < here[0] - 1e-9 or (
-                            there[0] <= here[0] + 1e-9 and there[1] < here[1] - 1e-9
-                        ):
-                            self._host_of[job] = other
-                            host, here, improved = other, there, True
+                times = {
+                    other: self._with(job, other)
+                    for other in self._hosts
+                    if other == host or self._has_room(other, job)
+                }
+                best = min(times, key=lambda other: (times[other], other))
+                if _is_shorter(times[best], times[host]):
+                    self._host_of[job] = best
+                    improved = True
 
-    def ranked(
-        self, client: Capability, span: int, hosts: Sequence[Capability]
-    ) -> tuple[str, ...]:
+    def ranked(self, client: Capability, span: int, hosts: Sequence[Capability]) -> tuple[str, ...]:
         """Hosts that could take the span over: those with room now first, then by time."""
         cost = self._cost.spans[span]
         able = [host for host in hosts if host.name != client.name and _fits(host, cost)]

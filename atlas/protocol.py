@@ -1,7 +1,8 @@
 """The messages between devices, as types, and how a message is asked until it is answered.
 
-Every message has a `kind`. Requests are safe to repeat: a device that has done a thing answers for it again, and
-one that has forgotten (it crashed) says so. Whoever asks keeps what it sent until the round is over.
+Every message has a `kind`. Requests are safe to repeat: a device that has done a thing answers for
+it again, and one that has forgotten (it crashed) says so. Whoever asks keeps what it sent until the
+round is over.
 
     device → coordinator    hello (→ chain), signature (→ assignment), done (→ finish)
     client → host           open, forward, backward, replay, commit, sketch, collect, close
@@ -45,8 +46,8 @@ class _Body(BaseModel):
 class Hello(_Body):
     """A device introduces itself. `examples` is 0 for one without text.
 
-    `free_bytes` is what its grant leaves to host with; `whole_step_bytes` is what one training step of the
-    whole model would take, and `ends_bytes` what the client's own part takes.
+    `free_bytes` is what its grant leaves to host with; `whole_step_bytes` is what one training step
+    of the whole model would take, and `ends_bytes` what the client's own part takes.
     """
 
     kind: Literal["hello"] = "hello"
@@ -113,8 +114,9 @@ class Result(_Body):
 class _Step(_Body):
     """A request about one client's session on layers `first` … `last - 1`.
 
-    `attempt` grows with each session that the client opens, so that a request of an abandoned session is known
-    as such; `step` is the state that the request expects: how many steps are committed.
+    `attempt` grows with each session that the client opens, so that a request of an abandoned
+    session is known as such; `step` is the state that the request expects: how many steps are
+    committed.
     """
 
     attempt: int
@@ -242,7 +244,9 @@ def parse(message: Message) -> AnyBody:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"malformed message from {message.source}: {first['msg']}", key=key) from None
+        raise InputError(
+            f"malformed message from {message.source}: {first['msg']}", key=key
+        ) from None
 
 
 async def ask(

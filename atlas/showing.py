@@ -1,4 +1,4 @@
-"""What `atlas show` prints: tables of what is bundled, or of a file of one's own. Nothing is run."""
+"""What `atlas show` prints: tables of what is bundled, or of a file of one's own."""
 
 from __future__ import annotations
 

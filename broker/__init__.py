@@ -12,9 +12,9 @@
                      faults=faults.load("evening.yaml"), seed=5, background=["server"])
     run.returned["phone"], run.digest, run.ledger, run.virtual_seconds
 
-A program runs on a node and uses asyncio as ever. Its messages go over real ZeroMQ sockets through a bus
-that asks the network model when, and whether, each arrives. Hours pass in milliseconds, and the same
-seed gives the same run, bit for bit, in one process or in ten.
+A program runs on a node and uses asyncio as ever. Its messages go over real ZeroMQ sockets through
+a bus that asks the network model when, and whether, each arrives. Hours pass in milliseconds, and
+the same seed gives the same run, bit for bit, in one process or in ten.
 """
 
 from broker.errors import (

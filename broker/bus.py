@@ -1,7 +1,8 @@
 """The bus: the ROUTER end, where every worker's frames come in and out.
 
-It knows which nodes live behind which socket. A frame that can't be read, that comes from a stranger or
-speaks for a node that lives elsewhere is counted in the ledger and dropped, with its reason.
+It knows which nodes live behind which socket. A frame that can't be read, that comes from a
+stranger or speaks for a node that lives elsewhere is counted in the ledger and dropped, with its
+reason.
 """
 
 from __future__ import annotations
@@ -46,9 +47,7 @@ class Bus:
     def send(self, worker: int, frame: Frame) -> None:
         """Sends a frame to a worker."""
         large = sum(len(part) for part in frame.payload) > _SMALL_BYTES
-        self._socket.send_multipart(
-            [self._identity_of[worker], *encode(frame)], copy=not large
-        )
+        self._socket.send_multipart([self._identity_of[worker], *encode(frame)], copy=not large)
 
     def wait_for_all(self, deadline_s: float) -> None:
         """Waits until every worker has said hello with its token."""
@@ -84,17 +83,19 @@ class Bus:
 
     def _admit(self, identity: bytes, body: Mapping[str, object]) -> None:
         index, token = body.get("index"), body.get("token")
-        known = (
-            isinstance(index, int) and isinstance(token, bytes) and 0 <= index < len(self._tokens)
-        )
-        if not known or not hmac.compare_digest(self._tokens[index], token):  # type: ignore[index,type-var]
+        if (
+            not isinstance(index, int)
+            or not isinstance(token, bytes)
+            or not 0 <= index < len(self._tokens)
+            or not hmac.compare_digest(self._tokens[index], token)
+        ):
             self._ledger.malformed("wrong token")
             return
         if index in self._identity_of:
             self._ledger.malformed("second hello")
             return
-        self._identity_of[index] = identity  # type: ignore[index]
-        self._worker_of[identity] = index  # type: ignore[assignment]
+        self._identity_of[index] = identity
+        self._worker_of[identity] = index
 
     def _next(self, until: float, what: str) -> tuple[bytes, Frame]:
         while True:

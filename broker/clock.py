@@ -1,9 +1,9 @@
 """A node's own event loop, on virtual time.
 
-Each node of a run has one `NodeLoop`. A loop never sleeps and never looks at the machine's clock: the
-scheduler tells it what time it is and lets it run until nothing is ready at that instant. Because the
-loops share nothing but messages, the order in which a scheduler steps them within an instant can't
-be seen by any program.
+Each node of a run has one `NodeLoop`. A loop never sleeps and never looks at the machine's clock:
+the scheduler tells it what time it is and lets it run until nothing is ready at that instant.
+Because the loops share nothing but messages, the order in which a scheduler steps them within an
+instant can't be seen by any program.
 
 Time is whole nanoseconds inside and float seconds at asyncio's own face (`loop.time()`).
 """
@@ -42,9 +42,9 @@ def to_seconds(nanoseconds: int) -> float:
 class NodeLoop(asyncio.AbstractEventLoop):
     """An asyncio event loop that is stepped from outside, at instants that it is told.
 
-    Programs use asyncio as ever: `sleep`, `timeout`, `gather`, `TaskGroup`, `Event`, `Queue`, `to_thread`.
-    Work given to a thread holds virtual time until it is done (`wait_outside`). What would reach past
-    the emulator, a real socket or a subprocess, raises `RealWorldError`.
+    Programs use asyncio as ever: `sleep`, `timeout`, `gather`, `TaskGroup`, `Event`, `Queue`,
+    `to_thread`. Work given to a thread holds virtual time until it is done (`wait_outside`). What
+    would reach past the emulator, a real socket or a subprocess, raises `RealWorldError`.
 
     When the node dies its loop is `fence`d: nothing it holds runs any more, and what the garbage
     collector finalizes later finds a loop that takes nothing on.
@@ -117,7 +117,9 @@ class NodeLoop(asyncio.AbstractEventLoop):
             self._ready.append(heapq.heappop(self._timers)[2])
 
     def _wait_outside(self) -> None:
-        """Waits for the oldest work in a thread: time stands still meanwhile, order is as submitted."""
+        """Waits for the oldest work in a thread: time stands still meanwhile, order is as
+        submitted.
+        """
         work, future = self._outside.popleft()
         try:
             result = work.result(timeout=_OUTSIDE_DEADLINE_S)
@@ -135,7 +137,7 @@ class NodeLoop(asyncio.AbstractEventLoop):
     def time(self) -> float:
         return to_seconds(self._now_ns)
 
-    def call_soon(
+    def call_soon(  # type: ignore[override]
         self, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> asyncio.Handle:
         handle = asyncio.Handle(callback, args, self, context)
@@ -143,14 +145,7 @@ class NodeLoop(asyncio.AbstractEventLoop):
             self._ready.append(handle)
         return handle
 
-    def call_soon_threadsafe(
-        self, callback: Callable[..., object], *args: Any, context: Context | None = None
-    ) -> asyncio.Handle:
-        raise RealWorldError(
-            self._name, "call_soon_threadsafe", "use asyncio.to_thread or node.compute for threads"
-        )
-
-    def call_later(
+    def call_later(  # type: ignore[override]
         self,
         delay: float,
         callback: Callable[..., object],
@@ -159,7 +154,7 @@ class NodeLoop(asyncio.AbstractEventLoop):
     ) -> asyncio.TimerHandle:
         return self.call_at(self.time() + delay, callback, *args, context=context)
 
-    def call_at(
+    def call_at(  # type: ignore[override]
         self,
         when: float,
         callback: Callable[..., object],
@@ -178,7 +173,9 @@ class NodeLoop(asyncio.AbstractEventLoop):
     def create_future(self) -> asyncio.Future[Any]:
         return asyncio.Future(loop=self)
 
-    def create_task(self, coro: Coroutine[Any, Any, Any], **options: Any) -> asyncio.Task[Any]:  # type: ignore[override]
+    def create_task(  # type: ignore[override]
+        self, coro: Coroutine[Any, Any, Any], **options: Any
+    ) -> asyncio.Task[Any]:
         return asyncio.Task(coro, loop=self, **options)
 
     def run_in_executor(  # type: ignore[override]
@@ -227,7 +224,7 @@ class NodeLoop(asyncio.AbstractEventLoop):
 
 def _refuse(method: str) -> Callable[..., NoReturn]:
     def refuse(self: NodeLoop, *_: object, **__: object) -> NoReturn:
-        raise RealWorldError(self._name, method, "use node.send and node.receive")
+        raise RealWorldError(self._name, method, "use what the node gives: send, receive, compute")
 
     refuse.__name__ = method
     refuse.__doc__ = f"Refused: `{method}` would leave the emulator."
@@ -235,6 +232,7 @@ def _refuse(method: str) -> Callable[..., NoReturn]:
 
 
 for _method in (
+    "call_soon_threadsafe",
     "create_connection",
     "create_server",
     "create_datagram_endpoint",

@@ -1,7 +1,7 @@
 """A node's disk: what survives its crash.
 
-Files are small and whole: a write replaces a file or does nothing. Reading and writing take the time that
-an SD card would, and a node that dies while it writes finds the old file when it is back.
+Files are small and whole: a write replaces a file or does nothing. Reading and writing take the
+time that an SD card would, and a node that dies while it writes finds the old file when it is back.
 """
 
 from __future__ import annotations

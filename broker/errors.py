@@ -44,7 +44,8 @@ class DeadlockError(BrokerError):
         self.time_s, self.waiting = time_s, dict(waiting)
         lines = "\n".join(f"  {node}: {where}" for node, where in waiting.items())
         super().__init__(
-            f"deadlock at virtual time {time_s:.6f} s: nothing is under way and these wait:\n{lines}"
+            f"deadlock at virtual time {time_s:.6f} s: nothing is under way, and these wait:\n"
+            f"{lines}"
         )
 
 

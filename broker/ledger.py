@@ -1,11 +1,11 @@
 """Every message's fate, and the digest of a run.
 
-The law: sent = delivered + dropped, each with its reason, + in flight. `Ledger.check` is called whenever a
-run closes and raises `LedgerError` when the books do not balance.
+The law: sent = delivered + dropped, each with its reason, + in flight. `Ledger.check` is called
+whenever a run closes and raises `LedgerError` when the books do not balance.
 
 The digest is SHA-256 over every message in the order in which it was sent (ends, purpose, sizes,
-times in nanoseconds, fate, and a hash of what it carried) and every fault that was applied. Two runs
-with the same digest carried the same bytes at the same instants.
+times in nanoseconds, fate, and a hash of what it carried) and every fault that was applied. Two
+runs with the same digest carried the same bytes at the same instants.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ DELIVERED = "delivered"
 
 @dataclass(slots=True)
 class Entry:
-    """One message. Times in nanoseconds of virtual time; `fate` is "delivered", "in flight" or a reason."""
+    """One message. Times in nanoseconds of virtual time; `fate` is "delivered", "in flight" or a
+    reason.
+    """
 
     number: int
     source: str
@@ -85,7 +87,9 @@ class Ledger:
         """Books how a message ended. Raises LedgerError where it had ended before."""
         entry = self._entries[fate.number - 1]
         if entry.fate != IN_FLIGHT:
-            raise LedgerError(f"message {fate.number} ended twice: {entry.fate}, then {fate.reason}")
+            raise LedgerError(
+                f"message {fate.number} ended twice: {entry.fate}, then {fate.reason}"
+            )
         entry.ended_ns = fate.at_ns
         entry.fate = fate.reason or DELIVERED
 

@@ -1,18 +1,18 @@
 """The network as a pure state machine: sends, faults and time in; fates of messages out.
 
-No sockets and no clock of its own. `send`, `apply` and `advance` are told the instant; `next_ns` says when
-something will happen next. Later traffic moves earlier arrivals, so nobody is told an arrival before
-it has happened.
+No sockets and no clock of its own. `send`, `apply` and `advance` are told the instant; `next_ns`
+says when something will happen next. Later traffic moves earlier arrivals, so nobody is told an
+arrival before it has happened.
 
-The model is a fluid one. Each ordered pair of nodes has one flow, first in, first out inside. A flow
-crosses the links of the route that is shortest by delay, and flows share every link they cross by
-max-min fairness, each direction on its own. A message has arrived when its last bit has crossed the
-slowest point and then travelled the route's delay, plus jitter drawn from the flow's own seeded
+The model is a fluid one. Each ordered pair of nodes has one flow, first in, first out inside. A
+flow crosses the links of the route that is shortest by delay, and flows share every link they cross
+by max-min fairness, each direction on its own. A message has arrived when its last bit has crossed
+the slowest point and then travelled the route's delay, plus jitter drawn from the flow's own seeded
 stream; jitter never reorders a flow.
 
 Sizes on the wire count headers: 66 bytes (Ethernet, IPv4, TCP with time stamps) for each segment of
 1,448 bytes. Under loss p a flow carries no more than Mathis et al. (1997) give a Reno sender,
-MSS ÷ RTT · √(3 ÷ 2p), and sends each bit 1 ÷ (1 − p) times.
+MSS ÷ RTT · √(3 ÷ 2p), and sends each bit 1 ÷ (1 - p) times.
 
 Streams don't lose what waits for a path: without one a flow stalls, and it goes on when the path is
 back and its retransmission timer (0.2 s, doubled each time) fires. Only the death of an end, or
@@ -73,9 +73,9 @@ def max_min(
 ) -> dict[Pair, float]:
     """Max-min fair rates in bit/s by progressive filling.
 
-    `routes` gives the links that each flow crosses, `capacity_bps` each link's capacity, and `caps_bps`
-    the most a flow can take by itself. All rates rise together until a link is full or a flow has
-    reached its cap; what is bound then stays, the others rise on.
+    `routes` gives the links that each flow crosses, `capacity_bps` each link's capacity, and
+    `caps_bps` the most a flow can take by itself. All rates rise together until a link is full or a
+    flow has reached its cap; what is bound then stays, the others rise on.
     """
     rates = dict.fromkeys(routes, 0.0)
     rising = dict.fromkeys(routes)
@@ -85,11 +85,9 @@ def max_min(
         for flow in rising:
             for link in routes[flow]:
                 crossing[link] = crossing.get(link, 0) + 1
-        step = min(
-            min((left[link] / count for link, count in crossing.items()), default=math.inf),
-            min(caps_bps[flow] - rates[flow] for flow in rising),
-        )
-        step = max(step, 0.0)
+        steps = [left[link] / count for link, count in crossing.items()]
+        steps += [caps_bps[flow] - rates[flow] for flow in rising]
+        step = max(min(steps), 0.0)
         for flow in rising:
             rates[flow] += step
         for link, count in crossing.items():
@@ -126,7 +124,9 @@ class _Flow:
 
 
 class Network:
-    """The network of a topology under changing conditions. Deterministic in (topology, seed, calls)."""
+    """The network of a topology under changing conditions. Deterministic in (topology, seed,
+    calls).
+    """
 
     def __init__(
         self, topology: Topology, seed: int, *, stream_timeout_s: float = STREAM_TIMEOUT_S
@@ -225,7 +225,7 @@ class Network:
         self._routes = {}
 
     def _routes_from(self, source: str) -> dict[str, tuple[Pair, ...]]:
-        """Shortest routes by delay, then by hops, then by name, to every node that can be reached."""
+        """Shortest routes by delay, then by hops, then by name, to all that can be reached."""
         known = self._routes.get(source)
         if known is not None:
             return known
@@ -260,7 +260,7 @@ class Network:
         self._solve(now_ns, [flow])
 
     def _take_route(self, flow: _Flow, now_ns: int) -> None:
-        """Puts the flow on the route of now; stalls it without one, resumes it when there is one."""
+        """Puts the flow on the route of now; without one it stalls, with one again it resumes."""
         links = self.route(*flow.pair)
         if links is None:
             self._leave(flow)
@@ -297,7 +297,7 @@ class Network:
         flow.since_ns = now_ns
 
     def _solve(self, now_ns: int, changed: Iterable[_Flow]) -> None:
-        """Shares the links anew, in the part of the network that `changed` touches and only there."""
+        """Shares the links anew, in the part of the network that `changed` touches."""
         touched: dict[Pair, _Flow] = {}
         open_ = [flow for flow in changed if flow.queue]
         while open_:

@@ -1,8 +1,8 @@
 """A node as its program sees it.
 
-A program is `async def main(node: Node)`. It uses asyncio's own `sleep`, `timeout`, `gather` and `TaskGroup`, and
-the node for what only a device on a network has: messages, computations that take the device's time,
-memory that is not endless, and a disk that survives a crash.
+A program is `async def main(node: Node)`. It uses asyncio's own `sleep`, `timeout`, `gather` and
+`TaskGroup`, and the node for what only a device on a network has: messages, computations that take
+the device's time, memory that is not endless, and a disk that survives a crash.
 """
 
 from __future__ import annotations
@@ -92,8 +92,8 @@ class Surroundings(Protocol):
 class Node:
     """What a program holds: its place in the network and its device.
 
-    `name`, `place` (role, attributes, device), `incarnation` (0, then one more after each crash), `random`
-    (seeded by run, node and incarnation), `disk`.
+    `name`, `place` (role, attributes, device), `incarnation` (0, then one more after each crash),
+    `random` (seeded by run, node and incarnation), `disk`.
     """
 
     def __init__(
@@ -221,8 +221,9 @@ class Node:
     def compute(self, work: Callable[[], T], *, flops: float) -> Awaitable[T]:
         """Does `work` for real, in a thread, while the device's clock pays `flops` operations.
 
-        The device computes one thing at a time, in the order asked. `work` must own its inputs and what it
-        changes until it ends. Its result, or the exception it raised, is what awaiting gives.
+        The device computes one thing at a time, in the order asked. `work` must own its inputs and
+        what it changes until it ends. Its result, or the exception it raised, is what awaiting
+        gives.
         """
         return self._surroundings.compute(self.name, work, flops)
 

@@ -1,8 +1,8 @@
 """Worker processes: how they are started, watched and ended.
 
-A worker process holds some of the nodes and talks to the bus over a Unix socket in a folder that only this
-user can open. What its programs return comes back over a pipe between parent and child, so nothing
-that arrives on a socket is ever unpickled. A worker whose parent is gone ends by itself.
+A worker process holds some of the nodes and talks to the bus over a Unix socket in a folder that
+only this user can open. What its programs return comes back over a pipe between parent and child,
+so nothing that arrives on a socket is ever unpickled. A worker whose parent is gone ends by itself.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """What a device's time costs: one computation at a time, in the order given.
 
-`Processor` is pure: it is told the time, the price of each computation in floating-point operations, and
-when the device gets slower or faster; it says when the next computation ends. Prices are known
-beforehand, so the end of a computation is known while the work itself is still being done.
+`Processor` is pure: it is told the time, the price of each computation in floating-point
+operations, and when the device gets slower or faster; it says when the next computation ends.
+Prices are known beforehand, so the end of a computation is known while the work itself is still
+being done.
 """
 
 from __future__ import annotations

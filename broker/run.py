@@ -1,10 +1,11 @@
-"""`broker.run`: programs, a topology, faults and a seed in; what they returned, the ledger and a digest out.
+"""`broker.run`: programs, a topology, faults and a seed in; results, ledger and digest out.
 
-The scheduler moves virtual time from instant to instant. At each one, in this order: faults are applied;
-what arrives is delivered; computations end; timers fire; programs run until nothing is ready in any
-of them. Only then is the network asked about all that was sent, sorted by a hash of (seed, instant,
-source) and then by sequence, so that no name always wins and other seeds explore other orders. This
-repeats until the instant is quiet. Then the clock jumps to the next instant at which anything happens.
+The scheduler moves virtual time from instant to instant. At each one, in this order: faults are
+applied; what arrives is delivered; computations end; timers fire; programs run until nothing is
+ready in any of them. Only then is the network asked about all that was sent, sorted by a hash of
+(seed, instant, source) and then by sequence, so that no name always wins and other seeds explore
+other orders. This repeats until the instant is quiet. Then the clock jumps to the next instant at
+which anything happens.
 """
 
 from __future__ import annotations
@@ -219,9 +220,7 @@ class _Scheduler:
             for (name, program), owner in zip(self._programs.items(), self._owners, strict=True)
             if owner == index
         }
-        return Assignment(
-            index, token, self._names, mine, self._topology, self._seed, threads
-        )
+        return Assignment(index, token, self._names, mine, self._topology, self._seed, threads)
 
     # Time.
 
@@ -295,7 +294,7 @@ class _Scheduler:
         actions: dict[int, list[list[Any]]],
         deliveries: dict[int, list[Frame]],
     ) -> None:
-        """One round: tells the workers, waits until each is quiet, hands the network what was sent."""
+        """One round: lets the workers run until quiet, and hands the network what they sent."""
         for worker in workers:
             for frame in deliveries.get(worker, ()):
                 self._bus.send(worker, frame)
@@ -359,9 +358,7 @@ class _Scheduler:
 
     def _tell(self, node: str, event: str, fields: dict[str, Any]) -> None:
         if self._observe is not None:
-            note = Note(
-                to_seconds(self._now_ns), node, event, fields, self._ledger.wire_bytes
-            )
+            note = Note(to_seconds(self._now_ns), node, event, fields, self._ledger.wire_bytes)
             self._observe(note)
 
     # Faults.
@@ -388,7 +385,9 @@ class _Scheduler:
         return actions
 
     def _resolve(self, event: Event) -> Event:
-        """The event with what only a run can know filled in: an end means the nodes of its beginning."""
+        """The event with what only a run can know filled in: an end means the nodes of its
+        beginning.
+        """
         if event.selector is None:
             return event
         if event.phase == "end":
@@ -398,9 +397,7 @@ class _Scheduler:
 
     def _apply(self, event: Event) -> None:
         self._conditions = (
-            self._conditions.begin(event)
-            if event.phase == "begin"
-            else self._conditions.end(event)
+            self._conditions.begin(event) if event.phase == "begin" else self._conditions.end(event)
         )
         self._applied.append(event)
         text = event.text

@@ -1,8 +1,8 @@
 """Frames on the socket, and their bounds.
 
-A frame is a ZeroMQ multipart message: a fixed binary prefix for routing, one msgpack body that only the
-ends unpack, and raw payload parts that nobody copies or unpacks on the way. `decode` checks every size
-before it trusts anything, and raises `FrameError` with the reason.
+A frame is a ZeroMQ multipart message: a fixed binary prefix for routing, one msgpack body that only
+the ends unpack, and raw payload parts that nobody copies or unpacks on the way. `decode` checks
+every size before it trusts anything, and raises `FrameError` with the reason.
 
     prefix   magic 2s · kind u8 · parts u16 · source u32 · destination u32 ·
              sequence u64 · answers u64 · instant i64 · purpose length u8, purpose
@@ -49,10 +49,11 @@ class Kind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One frame. `source` and `destination` are numbers of nodes in the order of the run's programs.
+    """One frame.
 
-    `instant_ns` is when the message was sent (SEND, DELIVER), or the instant that is meant (control).
-    `answers` is the sequence number of the request this replies to, or 0.
+    `source` and `destination` are numbers of nodes in the order of the run's programs.
+    `instant_ns` is when the message was sent (SEND, DELIVER), or the instant that is meant
+    (control). `answers` is the sequence number of the request this replies to, or 0.
     """
 
     kind: Kind

@@ -1,8 +1,8 @@
 """The nodes that live in one process, behind one DEALER socket.
 
-A worker is told an instant, what arrives then and what breaks then; it runs its nodes until none has
-anything to do, hands over what they sent, and says when it next has something to do. Real work runs
-in threads meanwhile: a worker only waits for it when its virtual end has come. That is where
+A worker is told an instant, what arrives then and what breaks then; it runs its nodes until none
+has anything to do, hands over what they sent, and says when it next has something to do. Real work
+runs in threads meanwhile: a worker only waits for it when its virtual end has come. That is where
 parallelism comes from, and why it can't change a result.
 """
 
@@ -38,7 +38,7 @@ _SMALL_BYTES = 65_536
 
 @dataclass(frozen=True)
 class Assignment:
-    """What one worker is to run. `names` are all nodes of the run; `programs` those that live here."""
+    """What one worker is to run: `names` are all nodes of the run, `programs` those here."""
 
     index: int
     token: bytes
@@ -85,7 +85,9 @@ class _Lane:
 
 
 class _Machine:
-    """One node: what stays over crashes (disk, numbers) and what a crash takes (loop, memory, work)."""
+    """One node: what stays over crashes (disk, numbers) and what a crash takes (loop, memory,
+    work).
+    """
 
     def __init__(self, place: Place, threads: ThreadPoolExecutor) -> None:
         self.place = place
@@ -109,7 +111,9 @@ class _Machine:
         self.work_count = 0
 
     def crash(self) -> None:
-        """Nothing of the program runs any more. It is kept, fenced, so that no `finally` runs either."""
+        """Nothing of the program runs any more. It is kept, fenced, so that no `finally` runs
+        either.
+        """
         if self.loop is None or self.node is None:
             return
         self.node._die()
@@ -136,7 +140,9 @@ class Worker:
         self._threads = ThreadPoolExecutor(assignment.threads, thread_name_prefix="compute")
         self._numbers = {name: number for number, name in enumerate(assignment.names)}
         nodes = assignment.topology.nodes
-        self._machines = {name: _Machine(nodes[name], self._threads) for name in assignment.programs}
+        self._machines = {
+            name: _Machine(nodes[name], self._threads) for name in assignment.programs
+        }
         self._map = Network(assignment.topology, 0)
         self._now_ns = 0
         self._arrived: list[Frame] = []
@@ -228,11 +234,9 @@ class Worker:
     def _act(self, action: str, name: str, value: float) -> None:
         machine = self._machines[name]
         if action == "boot":
-            loop = NodeLoop(name)
+            loop = NodeLoop(name)  # type: ignore[abstract]  # the rest is set below the class
             loop._now_ns = self._now_ns
-            node = Node(
-                machine.place, int(value), loop, machine.disk, self, self._assignment.seed
-            )
+            node = Node(machine.place, int(value), loop, machine.disk, self, self._assignment.seed)
             machine.loop, machine.node = loop, node
             machine.main = loop.create_task(_call(self._assignment.programs[name], node))
         elif action == "crash":
@@ -242,7 +246,9 @@ class Worker:
             machine.processor.set_factor(self._now_ns, value)
 
     def _run_all(self) -> dict[str, tuple[str, str]]:
-        """Runs every node until none has anything to do at this instant; returns who failed, and how."""
+        """Runs every node until none has anything to do at this instant; returns who failed, and
+        how.
+        """
         failed: dict[str, tuple[str, str]] = {}
         for name, machine in self._machines.items():
             while machine.loop is not None and not machine.ended:

@@ -96,8 +96,9 @@ def saved_bytes(spec: ModelSpec, lora: LoraSettings) -> int:
     In fp32: the inputs of both norms (2h), queries, keys, values and what attention gives (2q +
     2k), three tensors of the feed-forward part (3f); for LoRA r per target and each input of a
     target that is not kept already: h for q, k and v together, h for gate and up together, f for
-    down. In bf16 the norms keep their input in fp32, and PEFT casts each target's input to fp32 for
-    itself.
+    down. A sliding window shorter than the rows costs more: its mask, and keys and values repeated
+    for each query head. In bf16 the norms keep their input in fp32, and PEFT casts each target's
+    input to fp32 for itself.
     """
     targets = set(lora.targets)
     full = 4

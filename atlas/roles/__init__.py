@@ -1,7 +1,7 @@
 """The programs that run on the nodes: one for the coordinator, one for every other device.
 
-A device hosts layers for others as far as its memory allows; one with text is a client too, and may be
-elected to aggregate for its neighborhood.
+A device hosts layers for others as far as its memory allows; one with text is a client too, and may
+be elected to aggregate for its neighborhood.
 """
 
 from atlas.roles.coordinator import coordinator

@@ -1,9 +1,10 @@
 """A device as aggregator of its neighborhood: elected, and replaceable by its own disk.
 
-It waits for the adapters of all members, averages them by examples in the order of the members, exchanges the
-means with the other neighborhoods' aggregators, and moves its own towards those that are like it. What it
-has merged it writes to its disk before it tells anybody, so that a round is never merged twice in two ways.
-Members ask until they are answered, and hand their adapter in again when it was forgotten.
+It waits for the adapters of all members, averages them by examples in the order of the members,
+exchanges the means with the other neighborhoods' aggregators, and moves its own towards those that
+are like it. What it has merged it writes to its disk before it tells anybody, so that a round is
+never merged twice in two ways. Members ask until they are answered, and hand their adapter in again
+when it was forgotten.
 """
 
 from __future__ import annotations
@@ -140,9 +141,7 @@ class Aggregator:
         )
         await self._announce(number)
 
-    async def _fetch(
-        self, number: int, neighborhood: str, means: dict[str, AdapterState]
-    ) -> None:
+    async def _fetch(self, number: int, neighborhood: str, means: dict[str, AdapterState]) -> None:
         assert self._assignment is not None
         aggregator = self._assignment.aggregators[neighborhood]
         reply = await ask(
@@ -167,7 +166,9 @@ class Aggregator:
 
 
 def _near(assignment: Assignment) -> dict[str, int]:
-    """The neighborhoods that matter to this one, itself among them, with their places in the matrix."""
+    """The neighborhoods that matter to this one, itself among them, with their places in the
+    matrix.
+    """
     names = list(assignment.aggregators)
     own = names.index(assignment.neighborhood)
     return {

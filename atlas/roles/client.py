@@ -1,8 +1,9 @@
 """A device with text, as client: it trains its own adapter with the help of hosts.
 
-Its text and its labels stay here. It keeps the embedding, the first layers and the head; what it sends are hidden
-states and gradients. A round is a pure function of the adapter it starts from, the text and the seed, so a
-client that crashed begins its round again from its disk and comes to the same adapter.
+Its text and its labels stay here. It keeps the embedding, the first layers and the head; what it
+sends are hidden states and gradients. A round is a pure function of the adapter it starts from, the
+text and the seed, so a client that crashed begins its round again from its disk and comes to the
+same adapter.
 """
 
 from __future__ import annotations
@@ -71,9 +72,13 @@ class Client:
         )
 
     async def run(
-        self, introduce: Callable[[], Awaitable[Message]], settle: Callable[[Assignment], Awaitable[None]]
+        self,
+        introduce: Callable[[], Awaitable[Message]],
+        settle: Callable[[Assignment], Awaitable[None]],
     ) -> None:
-        """All rounds. `introduce` says hello and brings the provisional chain; `settle` is told the assignment."""
+        """All rounds. `introduce` says hello and brings the provisional chain; `settle` is told the
+        assignment.
+        """
         if STATE in self._node.disk:
             await self._resume()
         else:
@@ -118,9 +123,7 @@ class Client:
         settings = self._settings.signature
         session = await self._begin(SIGNATURE_ROUND)
         await self._gradients(session, self._batch(SIGNATURE_ROUND, half))
-        own = sketch(
-            session.gradients(), dimensions=settings.dimensions, seed=self._settings.seed
-        )
+        own = sketch(session.gradients(), dimensions=settings.dimensions, seed=self._settings.seed)
         session.discard()
         parts = [await span.sketch(settings.dimensions) for span in self._spans]
         for span in self._spans:
@@ -151,7 +154,9 @@ class Client:
             )
 
     def _pace(self, span: Range, host: str) -> Pace:
-        """Deadlines before anything is measured: the plan's crossing times, as if alone at a slow host."""
+        """Deadlines before anything is measured: the plan's crossing times, as if alone at a slow
+        host.
+        """
         settings, route = self._settings, self._node.link(host)
         cost = settings.span_cost(span)
         boundary = settings.step_cost(1).boundary_bytes
@@ -176,7 +181,9 @@ class Client:
         return self._attempt
 
     def _declare_hosts(self) -> None:
-        """So that a scenario can strike `host of client-0` (of its first span) or `hosts of client-0`."""
+        """So that a scenario can strike `host of client-0` (of its first span) or `hosts of
+        client-0`.
+        """
         hosts = [span.host for span in self._spans if span.host is not None]
         self._node.declare(f"host of {self._node.name}", hosts[:1])
         self._node.declare(f"hosts of {self._node.name}", list(dict.fromkeys(hosts)))
@@ -221,7 +228,9 @@ class Client:
         )
 
     async def _gradients(self, session: Session, batch: Batch) -> float:
-        """One step up to the point where it can be committed: gradients are held everywhere. Its loss."""
+        """One step up to the point where it can be committed: gradients are held everywhere. Its
+        loss.
+        """
         spec, lora = self._settings.spec, self._settings.lora
         shape = (batch.tokens.shape[0], batch.tokens.shape[1])
         ends = self._settings.ends
@@ -258,14 +267,14 @@ class Client:
         )
 
     def _own_parameters(self) -> int:
-        return costs.lora_parameters(
-            self._settings.spec, self._settings.lora, self._settings.ends
-        )
+        return costs.lora_parameters(self._settings.spec, self._settings.lora, self._settings.ends)
 
     # Between rounds.
 
     async def _aggregate(self, number: int, adapter: AdapterState) -> AdapterState:
-        """Hands the adapter in and waits for the neighborhood's; hands it in again if it was forgotten."""
+        """Hands the adapter in and waits for the neighborhood's; hands it in again if it was
+        forgotten.
+        """
         aggregator = self._assignment.aggregators[self._assignment.neighborhood]
         manifest, buffers = pack(adapter)
         update = Update(round=number, manifest=manifest)
@@ -306,4 +315,3 @@ class Client:
         tensors = unpack(state["manifest"], state["tensors"])
         self._adapter = {name: tensor.clone() for name, tensor in tensors.items()}
         self._node.note("resumed", client=self._node.name, round=self._round)
-

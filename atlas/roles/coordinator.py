@@ -1,14 +1,16 @@
-"""The coordinator: who is here, who is alike, who is paired with whom. It never sees text, labels or activations.
+"""The coordinator: who is here, who is alike, who is paired with whom.
 
-It waits for the devices, gives every client a provisional chain that is blind to its task, clusters the
-signatures, lends the hosts to the neighborhoods, pairs inside each, elects aggregators, and at the end
-receives one adapter for each neighborhood.
+It never sees text, labels or activations.
+
+It waits for the devices, gives every client a provisional chain that is blind to its task, clusters
+the signatures, lends the hosts to the neighborhoods, pairs inside each, elects aggregators, and at
+the end receives one adapter for each neighborhood.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -144,9 +146,7 @@ class _Desk:
         names = [_name(index) for index in range(len(found.members))]
         await self._until(names, self._results, PATIENCE_S)
         await self._until(settings.clients, self._done, PATIENCE_S)
-        self._node.note(
-            "finished", rounds=settings.training.rounds, steps=settings.training.steps
-        )
+        self._node.note("finished", rounds=settings.training.rounds, steps=settings.training.steps)
         neighborhoods = tuple(
             NeighborhoodResult(name, members, *self._results[name])
             for name, members in zip(names, found.members, strict=True)
@@ -154,10 +154,9 @@ class _Desk:
         return Outcome(neighborhoods, found.silhouette, found.p_value)
 
     async def _until(
-        self, names: Sequence[str], known: object, seconds: float, *, strict: bool = True
+        self, names: Sequence[str], known: Container[str], seconds: float, *, strict: bool = True
     ) -> None:
-        """Waits until all `names` are known. Raises UnansweredError at the deadline, if `strict`."""
-        assert isinstance(known, dict | set)
+        """Waits until all `names` are known; at the deadline, `strict` raises UnansweredError."""
         try:
             async with asyncio.timeout(seconds):
                 while not all(name in known for name in names):
@@ -286,6 +285,5 @@ def _between_groups(found: Neighborhoods, clients: Sequence[str]) -> list[list[f
     position = {name: index for index, name in enumerate(clients)}
     groups = [[position[name] for name in members] for members in found.members]
     return [
-        [float(found.similarity[np.ix_(here, there)].mean()) for there in groups]
-        for here in groups
+        [float(found.similarity[np.ix_(here, there)].mean()) for there in groups] for here in groups
     ]

@@ -1,6 +1,9 @@
-"""The program of every device but the coordinator: host, client where it has text, aggregator where elected.
+"""The program of every device but the coordinator.
 
-Only what it says in `Hello` is known of it: memory, speed, its way to the network, how much text. Never the text.
+It is a host; a client where it has text; an aggregator where it is elected.
+
+Only what it says in `Hello` is known of it: memory, speed, its way to the network, how much text.
+Never the text.
 """
 
 from __future__ import annotations
@@ -40,9 +43,7 @@ async def device(node: Node, settings: RunSettings, data: ClientData | None) -> 
             group.create_task(_train(node, settings, data, aggregator))
 
 
-async def _serve(
-    node: Node, host: Host, aggregator: Aggregator, group: asyncio.TaskGroup
-) -> None:
+async def _serve(node: Node, host: Host, aggregator: Aggregator, group: asyncio.TaskGroup) -> None:
     """Starts on each request as it comes; what can't be read is noted and dropped."""
     async for message in node:
         try:
@@ -88,6 +89,4 @@ async def _introduce(node: Node, settings: RunSettings, data: ClientData | None)
         examples=0 if data is None else len(data.examples),
     )
     node.note("registered", **hello.model_dump(exclude={"kind"}))
-    return await ask(
-        node, settings.coordinator, hello, every_s=ASK_EVERY_S, patience_s=PATIENCE_S
-    )
+    return await ask(node, settings.coordinator, hello, every_s=ASK_EVERY_S, patience_s=PATIENCE_S)

@@ -1,9 +1,9 @@
 """A device as host: layers it runs for clients, and nothing it decides by itself.
 
-A session is one client's LoRA on one span. It computes what it is asked and keeps gradients until the client
-commits the step; every request says how many steps it believes committed, and one that is wrong, or comes
-from an attempt that the client has given up, is refused. So a step happens here once or not at all, and a host
-that lost its memory can't pretend otherwise.
+A session is one client's LoRA on one span. It computes what it is asked and keeps gradients until
+the client commits the step; every request says how many steps it believes committed, and one that
+is wrong, or comes from an attempt that the client has given up, is refused. So a step happens here
+once or not at all, and a host that lost its memory can't pretend otherwise.
 """
 
 from __future__ import annotations
@@ -89,16 +89,18 @@ class Host:
                 return
             hosted = self._hosted.get(key)
             if hosted is None or hosted.attempt != request.attempt:
-                raise _No("no such session here", missing=True)
+                raise _RefusalError("no such session here", missing=True)
             if isinstance(request, Close):
                 self._forget(key)
                 return
             async with hosted.turn:
                 if hosted.version != request.step:
-                    raise _No(f"{hosted.version} steps are committed here, not {request.step}")
+                    raise _RefusalError(
+                        f"{hosted.version} steps are committed here, not {request.step}"
+                    )
                 hosted.used_s = self._node.now
                 await self._answer(message, hosted, request)
-        except _No as no:
+        except _RefusalError as no:
             await self._refuse(message, request, no.reason, missing=no.missing)
         except (DeviceMemoryError, ProtocolError) as error:
             await self._refuse(message, request, str(error))
@@ -116,7 +118,7 @@ class Host:
             known = self._hosted.get(key)
             if known is not None:
                 if known.attempt > request.attempt:
-                    raise _No("a later attempt is open")
+                    raise _RefusalError("a later attempt is open")
                 self._forget(key)
             base = await self._base(span)
             cost = self._settings.span_cost(span)
@@ -155,7 +157,7 @@ class Host:
         return base
 
     def _reserve(self, size_bytes: int, purpose: str) -> Reservation:
-        """Memory for a newcomer; where there is none, sessions long unused make room, oldest first."""
+        """Memory for a newcomer; at need, sessions long unused make room, the oldest first."""
         while True:
             try:
                 return self._node.reserve(size_bytes, purpose)
@@ -244,7 +246,7 @@ class Host:
 
     def _expect(self, hosted: _Hosted, phase: Phase) -> None:
         if hosted.phase != phase:
-            raise _No(f"the step has not {phase} here")
+            raise _RefusalError(f"the step has not {phase} here")
 
     def _tensor(self, message: Message, request: Forward | Backward) -> torch.Tensor:
         tensors = unpack(request.manifest, message.payload)
@@ -252,16 +254,13 @@ class Host:
             raise ProtocolError(f"{message.source} sent {len(tensors)} tensors where one belongs")
         return next(iter(tensors.values()))
 
-    async def _send(
-        self, message: Message, tensors: dict[str, torch.Tensor], purpose: str
-    ) -> None:
+    async def _send(self, message: Message, tensors: dict[str, torch.Tensor], purpose: str) -> None:
         manifest, buffers = pack(tensors)
         await message.reply(Tensors(manifest=manifest).header(), buffers, purpose=purpose)
 
 
-class _No(Exception):
+class _RefusalError(Exception):
     """A request that can't be served."""
 
     def __init__(self, reason: str, *, missing: bool = False) -> None:
         self.reason, self.missing = reason, missing
-

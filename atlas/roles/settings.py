@@ -1,12 +1,13 @@
 """What every device of a run is told before it starts: the model, and how it is trained.
 
-It is what a person would install on a device together with the program; no text, and no word on who has
-which task.
+It is what a person would install on a device together with the program; no text, and no word on who
+has which task.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +25,9 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class RunSettings:
-    """The same for all devices of a run. `folder` is the model's, which every device has on its disk."""
+    """The same for all devices of a run. `folder` is the model's, which every device has on its
+    disk.
+    """
 
     seed: int
     folder: Path
@@ -57,7 +60,7 @@ class RunSettings:
         """The layers between the ends, cut into `count` pieces as equal as can be."""
         first, last = self.split.client_layers, self.spec.layers
         cuts = [first + (last - first) * piece // count for piece in range(count + 1)]
-        return tuple(Range(a, b) for a, b in zip(cuts, cuts[1:], strict=False))
+        return tuple(Range(a, b) for a, b in itertools.pairwise(cuts))
 
     def initial_adapter(self) -> AdapterState:
         """What every client starts from: A seeded by parameter name, B zero."""
@@ -67,9 +70,7 @@ class RunSettings:
         """What one step costs when the layers between are cut into `count` spans."""
         return StepCost(
             own_flops=self.flops(self.ends) + costs.head_flops(self.spec, self.training.batch),
-            boundary_bytes=costs.hidden_bytes(
-                self.spec, self.training.batch, self.training.tokens
-            ),
+            boundary_bytes=costs.hidden_bytes(self.spec, self.training.batch, self.training.tokens),
             spans=tuple(self.span_cost(span) for span in self.spans(count)),
         )
 
@@ -116,5 +117,3 @@ def _spec(folder: Path, dtype: str) -> ModelSpec:
 @functools.lru_cache(maxsize=4)
 def _tokenizer(folder: Path) -> Tokenizer:
     return assets.tokenizer(folder)
-
-

@@ -1,13 +1,14 @@
 """A client's side of one span: a host that works, whatever happens to hosts.
 
-The client keeps what it sent in this round, the hidden state and the gradient of each step. When the host is
-gone, late or has forgotten, the next candidate begins where the round began and replays the steps that were
-committed; then the request is asked again. Candidates are the host of the plan, its stand-ins in the
-neighborhood, and then hosts of other neighborhoods, the nearest first. A host's state is a function of
-what was sent to it, so the one that comes out is the one that would have been.
+The client keeps what it sent in this round, the hidden state and the gradient of each step. When
+the host is gone, late or has forgotten, the next candidate begins where the round began and replays
+the steps that were committed; then the request is asked again. Candidates are the host of the plan,
+its stand-ins in the neighborhood, and then hosts of other neighborhoods, the nearest first. A
+host's state is a function of what was sent to it, so the one that comes out is the one that would
+have been.
 
-Deadlines come from measured times: a multiple of the longest that this kind of request has taken, and of
-the planned time until there is a measurement.
+Deadlines come from measured times: a multiple of the longest that this kind of request has taken,
+and of the planned time until there is a measurement.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypedDict, TypeVar
 
 import numpy as np
 import torch
@@ -57,7 +58,9 @@ T = TypeVar("T")
 
 @dataclass
 class Pace:
-    """Deadlines by kind of request: a second, and `factor` times the longest one so far or the plan."""
+    """Deadlines by kind of request: a second, and `factor` times the longest one so far or the
+    plan.
+    """
 
     planned_s: Mapping[str, float]
     factor: float = 4.0
@@ -86,8 +89,19 @@ class Shunned:
         return self._until_s.get(host, 0.0) > now_s
 
 
-class _LostHost(Exception):
-    """The host does not do it: `reason` in plain words, and whether it was only that it has no room."""
+class State(TypedDict):
+    """Which session a request means, and how many steps are committed there."""
+
+    attempt: int
+    first: int
+    last: int
+    step: int
+
+
+class _LostHostError(Exception):
+    """The host does not do it: `reason` in plain words, and whether it was only that it has no
+    room.
+    """
 
     def __init__(self, reason: str, *, refused: bool = False, waited_s: float = 0.0) -> None:
         self.reason, self.refused, self.waited_s = reason, refused, waited_s
@@ -151,7 +165,9 @@ class SpanCaller:
         return await self._insist(self._backward, redo=(self._forward,))
 
     async def sketch(self, dimensions: int) -> np.ndarray:
-        """The sketch, float32 [dimensions], of the gradients held; the host drops them, and so does this."""
+        """The sketch, float32 [dimensions], of the gradients held; the host drops them, and so does
+        this.
+        """
 
         async def ask() -> np.ndarray:
             request = Sketch(**self._state(), dimensions=dimensions)
@@ -208,7 +224,7 @@ class SpanCaller:
                     for again in redo:
                         await again()
                 return await call()
-            except _LostHost as lost:
+            except _LostHostError as lost:
                 await self._lose(lost)
 
     async def _find(self, until_s: float) -> None:
@@ -222,7 +238,7 @@ class SpanCaller:
                 try:
                     await self._open()
                     await self._replay()
-                except _LostHost as lost:
+                except _LostHostError as lost:
                     await self._lose(lost)
                     continue
                 self._tell(where, host)
@@ -246,14 +262,18 @@ class SpanCaller:
             request = Replay(**self._state(version=step), manifest=manifest)
             await self._request(request, buffers, ACTIVATIONS)
 
-    async def _lose(self, lost: _LostHost) -> None:
+    async def _lose(self, lost: _LostHostError) -> None:
         """Gives the host up: it is told so in case it lives, and asked last for a while."""
         assert self.host is not None
         host, self.host = self.host, None
         self._lost = self._lost or host
         self._shunned.add(host, self._node.now)
         event = "refused" if lost.refused else "suspected"
-        fields = {"client": self._node.name, "host": host, "reason": lost.reason}
+        fields: dict[str, Any] = {
+            "client": self._node.name,
+            "host": host,
+            "reason": lost.reason,
+        }
         if not lost.refused:
             fields |= {"waited_s": lost.waited_s, "deadline_s": lost.waited_s}
         self._node.note(event, **fields)
@@ -279,7 +299,7 @@ class SpanCaller:
 
     # Requests.
 
-    def _state(self, version: int | None = None) -> dict[str, int]:
+    def _state(self, version: int | None = None) -> State:
         return {
             "attempt": self._attempt,
             "first": self.span.first,
@@ -304,7 +324,7 @@ class SpanCaller:
     async def _request(
         self, request: HostRequest, payload: Sequence[memoryview], purpose: str
     ) -> Message:
-        """One request to the host of now. Raises _LostHost when it is late or refuses."""
+        """One request to the host of now. Raises _LostHostError when it is late or refuses."""
         assert self.host is not None
         asked_s = self._node.now
         deadline_s = self._pace.deadline_s(request.kind)
@@ -313,11 +333,11 @@ class SpanCaller:
                 self.host, request.header(), payload, purpose=purpose, timeout=deadline_s
             )
         except TimeoutError:
-            raise _LostHost("no answer", waited_s=deadline_s) from None
+            raise _LostHostError("no answer", waited_s=deadline_s) from None
         body = parse(reply)
         if isinstance(body, Refused):
             waited_s = self._node.now - asked_s
-            raise _LostHost(body.reason, refused=not body.missing, waited_s=waited_s)
+            raise _LostHostError(body.reason, refused=not body.missing, waited_s=waited_s)
         self._pace.measured(request.kind, self._node.now - asked_s)
         return reply
 

@@ -38,8 +38,8 @@ def load(
         max_tokens: the most tokens of prompt and answer together. Texts to classify are cut after
             a word; what may not be cut (problems to solve, rows of one's own) is left out when it
             is longer.
-        held_out: rows to hold out (some fewer where rows come in groups of one text). A file given as
-            held out is used whole.
+        held_out: rows to hold out (some fewer where rows come in groups of one text). A file
+            given as held out is used whole.
         progress: told of what is being fetched, if anything must be.
 
     Raises:

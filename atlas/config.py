@@ -6,17 +6,17 @@ that do not exist are refused with the nearest one that does.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
 from atlas.models import LoraSettings
 from atlas.tasks import TaskSpec
 from topologies import InputError
+from topologies.document import Document, parse_yaml, read_text
 from topologies.errors import did_you_mean
 
 CATALOG = Path(__file__).parent / "catalog"
@@ -44,7 +44,7 @@ class Training(_Section):
 class Split(_Section):
     """Where the model is cut."""
 
-    client_layers: int = Field(2, ge=0, description="layers the client keeps after the embedding")
+    client_layers: int = Field(2, ge=1, description="layers the client keeps after the embedding")
     spans: int | Literal["auto"] = Field(
         "auto",
         description="pieces that the layers between are cut into; auto: the fewest with which each "
@@ -69,16 +69,22 @@ class Aggregation(_Section):
     )
 
 
+TaskChoice = Annotated[
+    Annotated[str, Tag("a name")] | Annotated[TaskSpec, Tag("one's own")],
+    Discriminator(lambda value: "a name" if isinstance(value, str) else "one's own"),
+]
+
+
 class Config(_Section):
     """One run."""
 
-    name: str = "run"
+    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     seed: int = Field(0, ge=0)
     model: str = "smollm2-135m-instruct"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     topology: str = "edge-clusters"
     faults: str = "none"
-    tasks: tuple[str | TaskSpec, ...] = Field(min_length=1, default=("news-topic",))
+    tasks: tuple[TaskChoice, ...] = Field(min_length=1, default=("news-topic",))
     examples_per_client: int = Field(160, ge=1)
     held_out: int = Field(100, ge=1, description="rows of each task that no client has")
     lora: LoraSettings = LoraSettings()
@@ -101,24 +107,18 @@ def load(name_or_path: str, changes: Sequence[str] = ()) -> Config:
     """The config of that bundled name or file, with `key=value` changes applied in order.
 
     Paths in the file (a model folder, task files, a topology, a scenario) are relative to the file.
-    Raises ConfigError naming file, key and remedy.
+    Raises ConfigError naming file, line, key and remedy.
     """
     path = _find(name_or_path)
-    file = name_or_path if path.parent == CATALOG else str(path)
-    data = _read(path, file)
-    if path.parent != CATALOG:
+    bundled = path.parent == CATALOG
+    file = name_or_path if bundled else str(path)
+    document = parse_yaml(read_text(path, ConfigError), file, ConfigError)
+    data: dict[str, Any] = copy.deepcopy(document.mapping())
+    if not bundled:
         _resolve_paths(data, path.parent)
     for change in changes:
         _set(data, change)
-    return parse(data, file)
-
-
-def parse(data: Mapping[str, Any], file: str | None = None) -> Config:
-    """The config in plain data. Raises ConfigError."""
-    try:
-        return Config.model_validate(data)
-    except ValidationError as error:
-        raise _explain(error, file) from None
+    return _check(data, document)
 
 
 def _find(name_or_path: str) -> Path:
@@ -131,34 +131,24 @@ def _find(name_or_path: str) -> Path:
     raise ConfigError(
         f"there is no config {name_or_path!r}",
         key="CONFIG",
-        remedy=f"give a YAML file or one of {', '.join(catalog())}",
+        remedy=did_you_mean(name_or_path, catalog(), what="bundled configs")
+        + ". Give one of them, or a YAML file",
     )
-
-
-def _read(path: Path, file: str) -> dict[str, Any]:
-    try:
-        data = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except (YAMLError, UnicodeDecodeError, OSError) as error:
-        raise ConfigError(" ".join(str(error).split()), file=file, remedy="mend the YAML") from None
-    if data is None:
-        return {}
-    if not isinstance(data, dict):
-        raise ConfigError("a config is a mapping of keys to values", file=file)
-    return data
 
 
 def _resolve_paths(data: dict[str, Any], folder: Path) -> None:
     """Makes what is a path in the file absolute: names of bundled things stay as they are."""
 
     def resolved(value: Any) -> Any:
-        if isinstance(value, str) and not Path(value).is_absolute() and (folder / value).exists():
+        if isinstance(value, str) and (folder / value).exists():
             return str((folder / value).resolve())
         return value
 
     for key in ("model", "topology", "faults"):
         if key in data:
             data[key] = resolved(data[key])
-    for task in data.get("tasks") or ():
+    tasks = data.get("tasks")
+    for task in tasks if isinstance(tasks, list) else ():
         if isinstance(task, dict):
             for key in ("train", "held_out"):
                 if key in task:
@@ -167,42 +157,46 @@ def _resolve_paths(data: dict[str, Any], folder: Path) -> None:
 
 def _set(data: dict[str, Any], change: str) -> None:
     key, equals, text = change.partition("=")
-    if not equals or not key.strip():
+    key = key.strip()
+    if not equals or not key or not text.strip():
         raise ConfigError(
             f"{change!r} is not a setting",
             key="--set",
-            remedy="write key=value, as in training.steps=10",
+            remedy="Write key=value, as in training.steps=10",
         )
-    try:
-        value = YAML(typ="safe", pure=True).load(text)
-    except YAMLError as error:
-        raise ConfigError(" ".join(str(error).split()), key=f"--set {key}") from None
-    *sections, last = key.strip().split(".")
+    *sections, last = key.split(".")
     place = data
     for section in sections:
         inner = place.setdefault(section, {})
         if not isinstance(inner, dict):
             raise ConfigError(f"{section} has no keys of its own", key=f"--set {key}")
         place = inner
-    place[last] = value
+    place[last] = parse_yaml(text, f"--set {key}", ConfigError).value
 
 
-def _explain(error: ValidationError, file: str | None) -> ConfigError:
-    first = error.errors()[0]
-    where = [part for part in first["loc"] if part not in ("str", "TaskSpec", "int")]
-    key = ".".join(str(part) for part in where)
+def _check(data: Mapping[str, Any], document: Document) -> Config:
+    """The config in plain data. Raises ConfigError about the first thing that is wrong with it."""
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+    place = tuple(part for part in first["loc"] if part not in _BRANCHES)
     if first["type"] == "extra_forbidden":
-        section: Any = Config
-        for part in where[:-1]:
-            field = getattr(section, "model_fields", {}).get(part)
-            section = field.annotation if field is not None else TaskSpec
-        known = getattr(section, "model_fields", {})
-        return ConfigError(
-            f"there is no key {where[-1]!r}",
-            file=file,
-            key=key,
-            remedy=did_you_mean(str(where[-1]), known, what="keys"),
-        )
+        remedy = did_you_mean(str(place[-1]), _keys(place[:-1]), what="keys here")
+        raise document.error(f"there is no key {place[-1]!r}", place, remedy)
     message = first["msg"].removeprefix("Value error, ")
-    message = message[:1].lower() + message[1:]
-    return ConfigError(f"{message}, not {first['input']!r}", file=file, key=key)
+    raise document.error(f"{message[:1].lower()}{message[1:]}, not {first['input']!r}", place)
+
+
+_BRANCHES = ("a name", "one's own", "int", "literal['auto']")
+"""What pydantic puts into a place where a value may be of several kinds."""
+
+
+def _keys(place: Sequence[str | int]) -> Sequence[str]:
+    """The keys that the section at this place has."""
+    section: Any = Config
+    for part in place:
+        section = TaskSpec if part == "tasks" else section
+        if isinstance(part, str) and part in section.model_fields:
+            section = section.model_fields[part].annotation
+    return tuple(section.model_fields)

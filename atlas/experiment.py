@@ -120,7 +120,7 @@ def run(
             trained.run.ledger.write_parquet(folder.trace)
             spec, lora = prepared.settings.spec, config.lora
             for name, adapter in trained.adapters.items():
-                save_adapter(adapter, folder.adapter(name), spec, lora)
+                save_adapter(adapter, folder.adapter(name), spec, lora, base=config.model)
             view.say("Scoring the adapters")
             end_s, total = trained.run.virtual_seconds, trained.run.ledger.wire_bytes
             for note in _evaluate(prepared, trained, at_s=end_s, bytes_total=total):

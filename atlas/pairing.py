@@ -267,7 +267,15 @@ class _Jobs:
         return tuple(self._host_of[client, span] for span in range(len(self._cost.spans)))
 
     def start(self) -> None:
-        """Places the jobs one by one, the slowest clients' first, each where it costs least."""
+        """Places all jobs: where each costs least, or, if that leaves one without room, packed."""
+        try:
+            self._place_fast()
+        except PairingError:
+            self._host_of.clear()
+            self._place_packed()
+
+    def _place_fast(self) -> None:
+        """One by one, the slowest clients' first, each on the host where it costs least."""
         own_s = {
             client.name: self._cost.own_flops / client.flops + client.delay_s
             for client in self._clients.values()
@@ -275,10 +283,26 @@ class _Jobs:
         for name in sorted(self._clients, key=lambda name: (-own_s[name], name)):
             for span in range(len(self._cost.spans)):
                 job = (name, span)
-                options = [host for host in self._hosts if self._has_room(host, job)]
-                if not options:
-                    raise self._infeasible(job)
+                options = self._options(job)
                 self._host_of[job] = min(options, key=lambda host: (self._with(job, host), host))
+
+    def _place_packed(self) -> None:
+        """Span by span, where its frozen layers are already, else on the roomiest host."""
+        for span in range(len(self._cost.spans)):
+            for name in self._clients:
+                job = (name, span)
+                there = {host for (_, other), host in self._host_of.items() if other == span}
+
+                def rank(host: str, there: set[str] = there) -> tuple[bool, int, str]:
+                    return host not in there, self._needed(host) - self._room_of(host), host
+
+                self._host_of[job] = min(self._options(job), key=rank)
+
+    def _options(self, job: Job) -> list[str]:
+        options = [host for host in self._hosts if self._has_room(host, job)]
+        if not options:
+            raise self._infeasible(job)
+        return options
 
     def improve(self) -> None:
         """Moves single jobs while that shortens the slowest step, or all steps together."""
@@ -339,15 +363,19 @@ class _Jobs:
         )
 
     def _has_room(self, host: str, job: Job) -> bool:
-        if host == job[0]:
-            return False
-        jobs = {
-            other for other, where in self._host_of.items() if where == host and other != job
-        } | {job}
+        return host != job[0] and self._needed(host, job) <= self._room_of(host)
+
+    def _room_of(self, host: str) -> int:
+        return self._hosts[host].free_bytes
+
+    def _needed(self, host: str, job: Job | None = None) -> int:
+        """Memory of the host's jobs, `job` among them."""
+        jobs = {other for other, where in self._host_of.items() if where == host}
+        jobs |= set() if job is None else {job}
         spans = {span for _, span in jobs}
-        needed = sum(self._cost.spans[span].base_bytes for span in spans)
-        needed += sum(self._cost.spans[span].session_bytes for _, span in jobs)
-        return needed <= self._hosts[host].free_bytes
+        return sum(self._cost.spans[span].base_bytes for span in spans) + sum(
+            self._cost.spans[span].session_bytes for _, span in jobs
+        )
 
     def _infeasible(self, job: Job) -> PairingError:
         span = self._cost.spans[job[1]]

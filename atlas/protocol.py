@@ -26,6 +26,11 @@ SIGNATURES = "signatures"
 ACTIVATIONS = "activations"
 GRADIENTS = "gradients"
 ADAPTERS = "adapters"
+ASK_AGAIN_S = 20.0
+SLOWER = 10.0
+"""How much slower than the undisturbed way a payload may be before it is sent again."""
+PATIENCE_S = 24 * 3600.0
+"""How long a device waits for anything before it gives up."""
 PURPOSES = (SIGNATURES, ACTIVATIONS, GRADIENTS, ADAPTERS, CONTROL)
 
 Manifest = list[dict[str, Any]]
@@ -256,19 +261,21 @@ async def ask(
     payload: Sequence[bytes | memoryview] = (),
     *,
     purpose: str = CONTROL,
-    every_s: float,
-    patience_s: float,
 ) -> Message:
-    """Asks until there is an answer: again every `every_s`, for `patience_s` in all.
+    """Asks until there is an answer, again every `ASK_AGAIN_S` and the time the payload takes.
 
-    Raises UnansweredError then.
+    Raises UnansweredError after `PATIENCE_S`.
     """
-    until = node.now + patience_s
+    way = node.link(to)
+    size_bytes = sum(len(part) for part in payload)
+    again_s = ASK_AGAIN_S + SLOWER * (size_bytes * 8 / way.bandwidth_bps + way.delay_s)
+    until = node.now + PATIENCE_S
     while node.now < until:
         try:
-            return await node.request(to, body.header(), payload, purpose=purpose, timeout=every_s)
+            header = body.header()
+            return await node.request(to, header, payload, purpose=purpose, timeout=again_s)
         except TimeoutError:
             continue
     raise UnansweredError(
-        f"{to} has not answered {node.name}'s {body.header()['kind']!r} in {patience_s:,.0f} s"
+        f"{to} has not answered {node.name}'s {body.header()['kind']!r} in {PATIENCE_S:,.0f} s"
     )

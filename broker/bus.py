@@ -15,10 +15,9 @@ import zmq
 
 from broker.errors import FrameError, WorkerError
 from broker.ledger import Ledger
-from broker.wire import Frame, Kind, decode, encode, unpack
+from broker.wire import Frame, Kind, collect, decode, post, unpack
 
 _POLL_MS = 500
-_SMALL_BYTES = 65_536
 
 
 class Bus:
@@ -45,9 +44,14 @@ class Bus:
         self._identity_of: dict[int, bytes] = {}
 
     def send(self, worker: int, frame: Frame) -> None:
-        """Sends a frame to a worker."""
-        large = sum(len(part) for part in frame.payload) > _SMALL_BYTES
-        self._socket.send_multipart([self._identity_of[worker], *encode(frame)], copy=not large)
+        """Sends a frame to a worker. Raises WorkerError where it is gone."""
+        try:
+            post(self._socket, frame, self._identity_of[worker])
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EHOSTUNREACH:
+                raise
+            self._alive()
+            raise WorkerError(f"worker {worker} has closed its connection") from error
 
     def wait_for_all(self, deadline_s: float) -> None:
         """Waits until every worker has said hello with its token."""
@@ -57,7 +61,10 @@ class Bus:
             if frame.kind is not Kind.HELLO:
                 self._ledger.malformed("before hello")
                 continue
-            self._admit(identity, unpack(frame.body))
+            try:
+                self._admit(identity, unpack(frame.body))
+            except FrameError as error:
+                self._ledger.malformed(str(error))
 
     def receive(self, deadline_s: float) -> tuple[int, Frame]:
         """The next frame of a worker that joined. Raises WorkerError when the deadline passes."""
@@ -99,14 +106,16 @@ class Bus:
 
     def _next(self, until: float, what: str) -> tuple[bytes, Frame]:
         while True:
-            while not self._socket.poll(_POLL_MS):
+            heard = self._socket.poll(_POLL_MS)
+            if time.monotonic() > until:
+                raise WorkerError(f"a worker process took too long {what}")
+            if not heard:
                 self._alive()
-                if time.monotonic() > until:
-                    raise WorkerError(f"a worker process took too long {what}")
-            identity, *parts = self._socket.recv_multipart(copy=False)
+                continue
+            identity, *parts = collect(self._socket)
             try:
-                frame = decode([part.buffer if len(part) else b"" for part in parts])
+                frame = decode(parts)
             except FrameError as error:
                 self._ledger.malformed(str(error))
                 continue
-            return bytes(identity.buffer), frame
+            return bytes(identity), frame

@@ -15,8 +15,11 @@ import concurrent.futures
 import heapq
 import itertools
 import logging
+import math
+import sys
+import zlib
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextvars import Context
 from typing import Any, NoReturn
 
@@ -39,6 +42,24 @@ def to_seconds(nanoseconds: int) -> float:
     return nanoseconds / NANOSECONDS
 
 
+class _Task(asyncio.Task[Any]):
+    """A task whose place in a set is the same in every run.
+
+    asyncio keeps tasks in sets (`TaskGroup` cancels them in a set's order, `wait` returns two),
+    and a task's usual hash is its address in memory.
+    """
+
+    def __init__(self, number: int, coro: Coroutine[Any, Any, Any], **options: Any) -> None:
+        self._number = number
+        super().__init__(coro, **options)
+
+    def __hash__(self) -> int:
+        return self._number
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+
 class NodeLoop(asyncio.AbstractEventLoop):
     """An asyncio event loop that is stepped from outside, at instants that it is told.
 
@@ -56,6 +77,7 @@ class NodeLoop(asyncio.AbstractEventLoop):
         self._ready: deque[asyncio.Handle] = deque()
         self._timers: list[tuple[int, int, asyncio.TimerHandle]] = []
         self._order = itertools.count()
+        self._task_numbers = itertools.count(zlib.crc32(name.encode()) << 24)
         self._running = False
         self._fenced = False
         self._outside: deque[tuple[concurrent.futures.Future[Any], asyncio.Future[Any]]] = deque()
@@ -73,6 +95,8 @@ class NodeLoop(asyncio.AbstractEventLoop):
         self._now_ns = now_ns
         outer = asyncio._get_running_loop()
         asyncio._set_running_loop(self)
+        hooks = sys.get_asyncgen_hooks()
+        sys.set_asyncgen_hooks(None, self._close_generator)
         self._running = True
         ran = 0
         try:
@@ -91,6 +115,7 @@ class NodeLoop(asyncio.AbstractEventLoop):
                     raise SpinError(self._name, to_seconds(now_ns), ran)
         finally:
             self._running = False
+            sys.set_asyncgen_hooks(*hooks)
             asyncio._set_running_loop(outer)
 
     def next_ns(self) -> int | None:
@@ -111,6 +136,11 @@ class NodeLoop(asyncio.AbstractEventLoop):
         self._outside.clear()
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _close_generator(self, generator: AsyncGenerator[Any, Any]) -> None:
+        """An asynchronous generator was left half-way: its `finally` runs as a task, as ever."""
+        if not self._fenced:
+            self.create_task(generator.aclose())
 
     def _collect_due(self) -> None:
         while self._timers and self._timers[0][0] <= self._now_ns:
@@ -162,7 +192,7 @@ class NodeLoop(asyncio.AbstractEventLoop):
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
         handle = asyncio.TimerHandle(when, callback, args, self, context)
-        if not self._fenced:
+        if not self._fenced and when != math.inf:
             due_ns = max(to_ns(when), self._now_ns)
             heapq.heappush(self._timers, (due_ns, next(self._order), handle))
         return handle
@@ -176,7 +206,7 @@ class NodeLoop(asyncio.AbstractEventLoop):
     def create_task(  # type: ignore[override]
         self, coro: Coroutine[Any, Any, Any], **options: Any
     ) -> asyncio.Task[Any]:
-        return asyncio.Task(coro, loop=self, **options)
+        return _Task(next(self._task_numbers), coro, loop=self, **options)
 
     def run_in_executor(  # type: ignore[override]
         self, executor: Any, func: Callable[..., Any], *args: Any

@@ -317,7 +317,10 @@ class Network:
             link: self._links[link].bandwidth_bps for route in moving.values() for link in route
         }
         caps = {pair: self._cap_bps(route) for pair, route in moving.items()}
-        rates = max_min(moving, capacity, caps)
+        if len(moving) == 1:  # nobody to share with, as often
+            rates = {pair: min(*capacity.values(), caps[pair]) for pair in moving}
+        else:
+            rates = max_min(moving, capacity, caps)
         for pair, flow in touched.items():
             self._progress(flow, now_ns)
             if flow.route == ():
@@ -385,7 +388,8 @@ class Network:
         ]
         self._leave(flow)
         flow.version += 1
-        self._solve(now_ns, neighbors)
+        if neighbors:
+            self._solve(now_ns, neighbors)
 
     def _travel_ns(self, flow: _Flow) -> int:
         seconds = 0.0

@@ -187,7 +187,13 @@ class Node:
             while not self._inbox:
                 reader: asyncio.Future[None] = self._loop.create_future()
                 self._readers.append(reader)
-                await reader
+                try:
+                    await reader
+                except BaseException:
+                    if reader in self._readers:
+                        self._readers.remove(reader)
+                    self._wake_reader()  # where this one was woken and cancelled before it ran
+                    raise
         return self._inbox.popleft()
 
     def __aiter__(self) -> Node:
@@ -209,8 +215,8 @@ class Node:
             answers,
             self._loop._now_ns,
             purpose,
-            pack(header),
-            tuple(bytes(part) for part in payload),
+            _packed(header),
+            _owned(payload),
         )
         encode(frame)
         self._outbox.append(frame)
@@ -229,6 +235,8 @@ class Node:
 
     def reserve(self, size_bytes: int, purpose: str = "a reservation") -> Reservation:
         """Holds device memory out of what the device grants. Raises DeviceMemoryError."""
+        if size_bytes < 0:
+            raise BrokerError(f"node {self.name}: {purpose} of {size_bytes} bytes; 0 or more")
         capacity = self.device.grant_bytes
         if self._reserved + size_bytes > capacity:
             free = capacity - self._reserved
@@ -249,7 +257,7 @@ class Node:
     def note(self, event: str, **fields: Any) -> None:
         """Tells the experimenter something. It costs no network and no time."""
         if not self._dead:
-            self._notes.append({"event": event, "fields": fields})
+            self._notes.append({"event": event, "fields": unpack(_packed(fields))})
 
     def declare(self, fact: str, nodes: Sequence[str]) -> None:
         """States what only a run can know, so that a scenario can name it: "host of client-3"."""
@@ -275,7 +283,10 @@ class Node:
                 future.set_result(message)
             return
         self._inbox.append(message)
-        while self._readers:
+        self._wake_reader()
+
+    def _wake_reader(self) -> None:
+        while self._inbox and self._readers:
             reader = self._readers.popleft()
             if not reader.done():
                 reader.set_result(None)
@@ -285,6 +296,20 @@ class Node:
         self._dead = True
         self._outbox.clear()
         self._inbox.clear()
+
+
+def _packed(header: Header) -> bytes:
+    """A header as msgpack. Raises here, at the sender, for what no receiver could read."""
+    packed = pack(header)
+    unpack(packed)
+    return packed
+
+
+def _owned(payload: Sequence[Buffer]) -> tuple[bytes, ...]:
+    """The payload as the sender has it now, whatever it writes into its buffers later."""
+    if isinstance(payload, bytes | bytearray | memoryview):
+        raise TypeError("a payload is a sequence of buffers; put this one into a list")
+    return tuple(part if isinstance(part, bytes) else bytes(memoryview(part)) for part in payload)
 
 
 Program = Callable[[Node], Awaitable[object]]

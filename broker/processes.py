@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import pickle
 import signal
 import traceback
 from multiprocessing.connection import Connection
 
 import zmq
 
-from broker.errors import WorkerError
+from broker.errors import BrokerError, WorkerError
 from broker.worker import Assignment, Worker
 
 _POLL_MS = 1_000
@@ -37,9 +38,17 @@ class WorkerProcesses:
                 name=f"broker-worker-{assignment.index}",
                 daemon=True,
             )
-            process.start()
-            theirs.close()
             self._pipes.append(ours)
+            try:
+                process.start()
+            except (pickle.PicklingError, AttributeError, TypeError) as error:
+                self.end()
+                raise BrokerError(
+                    f"programs can't go to other processes: {error}. Make them functions of a "
+                    "module, or run them with processes=1"
+                ) from error
+            finally:
+                theirs.close()
             self._processes.append(process)
 
     def check(self) -> None:
@@ -60,7 +69,10 @@ class WorkerProcesses:
         for process, pipe in zip(self._processes, self._pipes, strict=True):
             if not pipe.poll(deadline_s):
                 raise WorkerError(f"{process.name} did not report what its programs returned")
-            kind, value = pipe.recv()
+            try:
+                kind, value = pipe.recv()
+            except EOFError:
+                raise WorkerError(f"{process.name} ended before it reported") from None
             if kind == "failed":
                 raise WorkerError(f"{process.name} failed: {value}")
             values |= value

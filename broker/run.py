@@ -122,7 +122,7 @@ class _Scheduler:
         tap: Tap | None,
     ) -> None:
         self._names = tuple(programs)
-        _check(self._names, topology, processes)
+        _check(self._names, topology, processes, background)
         self._programs = programs
         self._topology = topology
         self._seed = seed
@@ -134,7 +134,7 @@ class _Scheduler:
         events = (
             fault_language.expand(faults, topology, seed)
             if isinstance(faults, Scenario)
-            else tuple(faults)
+            else sorted(faults, key=lambda event: event.at_ns)
         )
         self._events = list(reversed(events))
         self._applied: list[Event] = []
@@ -348,8 +348,9 @@ class _Scheduler:
         notes = [note for report in reports for note in report["notes"]]
         for name, event, fields in sorted(notes, key=lambda note: self._numbers[note[0]]):
             self._tell(name, event, fields)
-        for report in reports:
-            self._facts |= {fact: tuple(nodes) for fact, nodes in report["facts"].items()}
+        facts = [fact for report in reports for fact in report["facts"]]
+        for _, fact, nodes in sorted(facts, key=lambda fact: self._numbers[fact[0]]):
+            self._facts[fact] = tuple(nodes)
         failed = {name: said for report in reports for name, said in report["failed"].items()}
         if failed:
             name = min(failed, key=self._numbers.__getitem__)
@@ -440,7 +441,9 @@ def _tie_break(seed: int, instant_ns: int, source: str) -> bytes:
     return hashlib.blake2b(f"{seed}:{instant_ns}:{source}".encode(), digest_size=8).digest()
 
 
-def _check(names: Sequence[str], topology: Topology, processes: int) -> None:
+def _check(
+    names: Sequence[str], topology: Topology, processes: int, background: Collection[str]
+) -> None:
     if not names:
         raise BrokerError("a run needs at least one program")
     if len(names) > MAX_NODES:
@@ -453,6 +456,9 @@ def _check(names: Sequence[str], topology: Topology, processes: int) -> None:
             f"no node {strangers[0]!r} in topology {topology.name}; it has "
             f"{', '.join(topology.nodes)}"
         )
+    idle = sorted(set(background) - set(names))
+    if idle:
+        raise BrokerError(f"no program {idle[0]!r} to leave running; there are {', '.join(names)}")
 
 
 def _nothing() -> None:

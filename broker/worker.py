@@ -9,6 +9,9 @@ parallelism comes from, and why it can't change a result.
 from __future__ import annotations
 
 import asyncio
+import atexit
+import contextlib
+import math
 import os
 import threading
 import traceback
@@ -20,20 +23,22 @@ from typing import Any, TypeVar
 
 import zmq
 
-from broker.clock import NodeLoop
+from broker.clock import NodeLoop, to_seconds
 from broker.disk import Disk
-from broker.errors import BrokerError, WorkerError
+from broker.errors import BrokerError, SpinError, WorkerError
 from broker.network import Network
 from broker.node import Node, Programs, Route
 from broker.processor import Processor
-from broker.wire import Frame, Kind, decode, encode, pack, unpack
+from broker.wire import Frame, Kind, collect, decode, pack, post, unpack
 from topologies import InputError, Topology
 from topologies import Node as Place
 
 T = TypeVar("T")
 
 WORK_DEADLINE_S = 600.0
-_SMALL_BYTES = 65_536
+_PASSES_AT_AN_INSTANT = 10_000
+_CLOSINGS = 8
+_HERE = os.path.dirname(__file__)  # noqa: PTH120 - as code objects spell it
 
 
 @dataclass(frozen=True)
@@ -99,7 +104,7 @@ class _Machine:
         self.loop: NodeLoop | None = None
         self.main: asyncio.Task[object] | None = None
         self.ended = False
-        self.graves: list[Node | asyncio.Task[object] | NodeLoop | None] = []
+        self._graves: list[asyncio.Task[Any]] = []
         self._reset_work()
 
     def _reset_work(self) -> None:
@@ -119,10 +124,17 @@ class _Machine:
         self.node._die()
         self.loop.fence()
         self.lane.clear()
-        self.graves += [self.node, self.main, self.loop]
+        self._graves += asyncio.all_tasks(self.loop)
         self.node = self.loop = self.main = None
         self.ended = False
         self._reset_work()
+
+    def close(self) -> None:
+        """The run is over: what still waits is closed, and its `finally` reaches nobody."""
+        _remains.extend(self._graves)
+        self._graves.clear()
+        self.crash()
+        _dispose(self._graves)
 
     def next_ns(self) -> int | None:
         if self.loop is None:
@@ -135,6 +147,7 @@ class Worker:
     """Runs the nodes of an `Assignment`, driven by the frames that come over `socket`."""
 
     def __init__(self, assignment: Assignment, socket: zmq.Socket[bytes]) -> None:
+        _dispose_of_remains()
         self._assignment = assignment
         self._socket = socket
         self._threads = ThreadPoolExecutor(assignment.threads, thread_name_prefix="compute")
@@ -175,7 +188,7 @@ class Worker:
         machine = self._machines[name]
         if machine.loop is None or machine.place.device is None:
             raise BrokerError(f"node {name} has no device to compute on")
-        if not flops >= 0:
+        if not 0 <= flops < math.inf:
             raise BrokerError(f"node {name}: flops is {flops}; it counts operations, 0 or more")
         future: asyncio.Future[T] = machine.loop.create_future()
         machine.work_count += 1
@@ -193,8 +206,7 @@ class Worker:
     def pump(self) -> bool:
         """Reads frames until an instant is done (True) or the run is over (False)."""
         while True:
-            parts = self._socket.recv_multipart(copy=False)
-            frame = decode([part.buffer if len(part) else b"" for part in parts])
+            frame = decode(collect(self._socket))
             if frame.kind is Kind.DELIVER:
                 self._arrived.append(frame)
             elif frame.kind is Kind.ADVANCE:
@@ -209,12 +221,11 @@ class Worker:
     def close(self) -> None:
         """Drops all nodes; real work still under way is not waited for."""
         for machine in self._machines.values():
-            machine.crash()
+            machine.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _send(self, frame: Frame) -> None:
-        large = sum(len(part) for part in frame.payload) > _SMALL_BYTES
-        self._socket.send_multipart(encode(frame), copy=not large)
+        post(self._socket, frame)
 
     def _advance(self, frame: Frame) -> None:
         self._now_ns = frame.instant_ns
@@ -251,15 +262,23 @@ class Worker:
         """
         failed: dict[str, tuple[str, str]] = {}
         for name, machine in self._machines.items():
+            passes = 0
             while machine.loop is not None and not machine.ended:
                 due = machine.next_ns()
                 if due is None or due > self._now_ns:
                     break
+                passes += 1
+                if passes > _PASSES_AT_AN_INSTANT:
+                    raise SpinError(name, to_seconds(self._now_ns), passes)
                 self._finish_work(machine)
                 machine.loop.run_until_quiet(self._now_ns)
                 if machine.main is not None and machine.main.done():
                     machine.ended = True
-                    error = machine.main.exception()
+                    error = (
+                        asyncio.CancelledError("the program was cancelled")
+                        if machine.main.cancelled()
+                        else machine.main.exception()
+                    )
                     if error is None:
                         self.returned[name] = machine.main.result()
                     else:
@@ -270,23 +289,24 @@ class Worker:
         for number in machine.processor.finish_due(self._now_ns):
             done, future = machine.work.pop(number)
             try:
-                result = done.result(timeout=WORK_DEADLINE_S)
+                error = done.exception(timeout=WORK_DEADLINE_S)
             except TimeoutError:
-                if done.done():
-                    _settle(future, error=done.exception())
-                    continue
                 raise WorkerError(
                     f"work on node {machine.place.name} took more than {WORK_DEADLINE_S:.0f} s"
                 ) from None
-            except Exception as error:
-                _settle(future, error=error)
+            if future.done():
+                continue
+            if isinstance(error, StopIteration):
+                future.set_exception(RuntimeError("work raised StopIteration"))
+            elif error is not None:
+                future.set_exception(error)
             else:
-                _settle(future, result=result)
+                future.set_result(done.result())
 
     def _report(self, failed: dict[str, tuple[str, str]]) -> None:
         sent = 0
         notes: list[list[Any]] = []
-        facts: dict[str, list[str]] = {}
+        facts: list[list[Any]] = []
         for name, machine in self._machines.items():
             node = machine.node
             if node is None:
@@ -297,7 +317,7 @@ class Worker:
             node._outbox.clear()
             notes += [[name, note["event"], note["fields"]] for note in node._notes]
             node._notes.clear()
-            facts |= node._facts
+            facts += [[name, fact, nodes] for fact, nodes in node._facts.items()]
             node._facts.clear()
         pending = [ns for machine in self._machines.values() if not machine.ended
                    and (ns := machine.next_ns()) is not None]  # fmt: skip
@@ -320,6 +340,26 @@ class Worker:
         }
 
 
+# A coroutine can't be dropped without running its `finally`. So that no crashed program's ever runs
+# within a run, nor while somebody looks at what came of it, these are kept until the next run.
+_remains: list[asyncio.Task[Any]] = []
+
+
+@atexit.register
+def _dispose_of_remains() -> None:
+    _dispose(_remains)
+
+
+def _dispose(tasks: list[asyncio.Task[Any]]) -> None:
+    """Closes tasks of fenced loops, and what their `finally` raises interests nobody."""
+    while tasks:
+        program = tasks.pop().get_coro()
+        for _ in range(_CLOSINGS):  # a `finally` that awaits does not let go at once
+            with contextlib.suppress(Exception, asyncio.CancelledError):
+                program.close()
+                break
+
+
 async def _call(program: Callable[[Node], Any], node: Node) -> object:
     return await program(node)
 
@@ -333,17 +373,6 @@ def _account(error: BaseException) -> tuple[str, str]:
     return "".join(traceback.format_exception(error)), problem
 
 
-def _settle(
-    future: asyncio.Future[Any], *, result: object = None, error: BaseException | None = None
-) -> None:
-    if future.done():
-        return
-    if error is not None:
-        future.set_exception(error)
-    else:
-        future.set_result(result)
-
-
 def _where(task: asyncio.Task[object]) -> str:
     """The chain of awaits of a task, outermost first, without this room's own frames."""
     places: list[str] = []
@@ -353,7 +382,7 @@ def _where(task: asyncio.Task[object]) -> str:
         if code is None:
             break
         path = code.f_code.co_filename
-        if os.path.basename(os.path.dirname(path)) != "broker":  # noqa: PTH119, PTH120
+        if os.path.dirname(path) != _HERE:  # noqa: PTH120
             places.append(f"{code.f_code.co_qualname} ({os.path.basename(path)}:{code.f_lineno})")  # noqa: PTH119
         else:
             places.append(f"{code.f_code.co_name}()")

@@ -5,7 +5,7 @@
 >>> network.nodes["client-0"].role
 'client'
 >>> topologies.units.show_size(network.nodes["client-0"].device.grant_bytes)
-'512 MiB'
+'576 MiB'
 
 `load` takes the name of a bundled topology (`catalog` lists them) or a path; `devices` lists the
 profiles of real devices. Everything wrong with a file is a `TopologyError`, an `InputError`, that

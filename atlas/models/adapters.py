@@ -12,7 +12,6 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from typing import TypeAlias
@@ -23,8 +22,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from atlas.models.settings import LoraSettings
-from atlas.models.skeleton import inject_lora, lora_shape, lora_slots, on_meta, peft_config
-from atlas.models.spec import ModelSpec, Range, read_config
+from atlas.models.skeleton import lora_shapes, peft_config
+from atlas.models.spec import ModelSpec, Range
 from topologies import InputError
 
 AdapterState: TypeAlias = dict[str, Tensor]
@@ -40,7 +39,7 @@ def initial_adapter(spec: ModelSpec, lora: LoraSettings, seed: int) -> AdapterSt
     not in the model.
     """
     state: AdapterState = {}
-    for name, shape in adapter_shapes(spec, lora).items():
+    for name, shape in lora_shapes(spec, lora).items():
         tensor = torch.zeros(shape)
         if ".lora_A." in name:
             digest = sha256(f"lora {seed} {name}".encode()).digest()
@@ -83,7 +82,7 @@ def save_adapter(
     the spec's folder if it is not given. Equal arguments give equal bytes. Raises ValueError if a
     parameter is missing or not one of the model's.
     """
-    shapes = adapter_shapes(spec, lora)
+    shapes = lora_shapes(spec, lora)
     if odd := shapes.keys() ^ state.keys():
         raise ValueError(f"this is not the whole model's adapter: see {min(odd)}")
     folder.mkdir(parents=True, exist_ok=True)
@@ -107,7 +106,7 @@ def load_adapter(folder: Path, spec: ModelSpec, lora: LoraSettings) -> AdapterSt
         state: AdapterState = load_file(file)
     except (OSError, SafetensorError) as error:
         raise InputError(f"the adapter can't be read: {error}", file=str(file)) from error
-    shapes = adapter_shapes(spec, lora)
+    shapes = lora_shapes(spec, lora)
     for name in sorted(shapes.keys() | state.keys()):
         if name not in shapes or name not in state or state[name].shape != shapes[name]:
             raise InputError(
@@ -125,14 +124,6 @@ def layer_of(name: str) -> int:
     if found is None:
         raise ValueError(f"{name} names no layer")
     return int(found[1])
-
-
-@lru_cache(maxsize=8)
-def adapter_shapes(spec: ModelSpec, lora: LoraSettings) -> Mapping[str, torch.Size]:
-    """Shape of each parameter of the whole adapter, in the model's order; no weight is read."""
-    model = on_meta(read_config(spec.folder), spec.dtype)
-    inject_lora(model, lora, spec)
-    return {name: lora_shape(module) for name, module in lora_slots(model).items()}
 
 
 def _plain(value: object) -> object:

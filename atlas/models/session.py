@@ -31,7 +31,7 @@ class Session:
     `adapter` has a value for each LoRA parameter of the stage (more are ignored); it is copied.
     Parameters are fp32 whatever the model's dtype, as PEFT has them. Updates are torch's AdamW with
     its default betas (0.9, 0.999) and epsilon (1e-8), computed over one flat buffer: the same bits
-    as parameter by parameter, in a quarter of the time.
+    as parameter by parameter, in half of the time.
 
     Raises ProtocolError if the adapter lacks a parameter of the stage or has it in another shape.
     """
@@ -62,9 +62,9 @@ class Session:
     def forward(self, hidden: Tensor) -> Tensor:
         """Run a host's layers: hidden state [b, t, h] → hidden state [b, t, h], detached.
 
-        The graph is kept for `backward`.
-        `hidden` is not copied and must not be written to before `backward` or `discard`. Raises
-        ProtocolError if it isn't of the model's width and dtype.
+        The graph is kept for `backward`. `hidden` is not copied and must not be written to before
+        `backward` or `discard`. Raises ProtocolError if it isn't of the model's width and dtype,
+        RuntimeError if a forward is in flight already.
         """
         self._begin(ends=False)
         self._check(hidden)
@@ -75,7 +75,7 @@ class Session:
     def embed(self, tokens: Tensor) -> Tensor:
         """Run a client's first layers: token ids [b, t] → hidden state [b, t, h], detached.
 
-        The graph is kept for `backward`.
+        The graph is kept for `backward`. Raises RuntimeError if a forward is in flight already.
         """
         self._begin(ends=True)
         self._output = self.stage.run_tokens(tokens, self._parameters)

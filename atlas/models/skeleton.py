@@ -10,7 +10,8 @@ layers held, so what it computes is what PEFT computes.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import cast
 
 import torch
@@ -28,8 +29,6 @@ ADAPTER_PREFIX = "base_model.model."
 
 _BUILDING = threading.Lock()
 """One model is built at a time: meanwhile PEFT replaces `nn.Module.register_parameter` for all."""
-
-_TARGETS_REMEDY = "name linear projections of the model's layers, such as q_proj and v_proj"
 
 
 class Hole(nn.Module):
@@ -80,36 +79,16 @@ def build(
         return _build(spec, held, embedding=embedding, head=head, lora=lora)
 
 
-def _build(
-    spec: ModelSpec, held: Range, *, embedding: bool, head: bool, lora: LoraSettings | None
-) -> PreTrainedModel:
-    config = read_config(spec.folder)
-    config.use_cache = False
-    model = on_meta(config, spec.dtype)
-    body = body_of(model)
-    layers = layers_of(body, spec)
-    for number in range(spec.layers):
-        if number not in held:
-            layers[number] = Hole()
-    if not embedding:
-        body.set_input_embeddings(Hole())
-    if not head:
-        setattr(body, _final_norm(body, spec), Hole())
-        setattr(model, _head_name(model, spec), Hole())
-    _rebuild_buffers(model, config)
-    _load(model, spec)
-    if lora is not None and len(held):
-        inject_lora(model, lora, spec)
-    model.requires_grad_(False)
-    model.train(False)
-    return model
+@lru_cache(maxsize=8)
+def lora_shapes(spec: ModelSpec, lora: LoraSettings) -> Mapping[str, torch.Size]:
+    """Shape of each LoRA parameter of the whole model, in the model's order; no weight is read.
 
-
-def on_meta(config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
-    """The whole model of a configuration without any storage."""
-    make: Callable[..., PreTrainedModel] = AutoModelForCausalLM.from_config
-    with torch.device("meta"):
-        return make(config, dtype=dtype)
+    Raises InputError if a LoRA target is not a projection of the model's layers.
+    """
+    with _BUILDING:
+        model = _on_meta(read_config(spec.folder), spec.dtype)
+        _inject_lora(model, lora, spec)
+        return {name: lora_shape(module) for name, module in lora_slots(model).items()}
 
 
 def body_of(model: PreTrainedModel) -> PreTrainedModel:
@@ -143,26 +122,6 @@ def lora_shape(slot: nn.Module) -> torch.Size:
     return torch.Size((slot.out_features, slot.in_features))
 
 
-def inject_lora(model: PreTrainedModel, lora: LoraSettings, spec: ModelSpec) -> None:
-    """Let PEFT put LoRA, on the meta device, beside the targets in the layers that are there."""
-    try:
-        inject_adapter_in_model(peft_config(lora, spec), model, low_cpu_mem_usage=True)
-    except ValueError as error:
-        raise InputError(
-            f"PEFT can't put LoRA on {', '.join(lora.targets)}: {error}",
-            key="lora.targets",
-            remedy=_TARGETS_REMEDY,
-        ) from error
-    found = {name.split(".lora_")[0].rpartition(".")[2] for name in lora_slots(model)}
-    for target in lora.targets:
-        if target not in found:
-            raise InputError(
-                f"no layer has a projection {target!r}",
-                key="lora.targets",
-                remedy=_TARGETS_REMEDY,
-            )
-
-
 def peft_config(lora: LoraSettings, spec: ModelSpec) -> LoraConfig:
     """The same settings in PEFT's words, for training with PEFT's own classes or for saving."""
     return LoraConfig(
@@ -175,6 +134,55 @@ def peft_config(lora: LoraSettings, spec: ModelSpec) -> LoraConfig:
         inference_mode=True,
         base_model_name_or_path=str(spec.folder),
     )
+
+
+def _build(
+    spec: ModelSpec, held: Range, *, embedding: bool, head: bool, lora: LoraSettings | None
+) -> PreTrainedModel:
+    config = read_config(spec.folder)
+    config.use_cache = False
+    model = _on_meta(config, spec.dtype)
+    body = body_of(model)
+    layers = layers_of(body, spec)
+    for number in range(spec.layers):
+        if number not in held:
+            layers[number] = Hole()
+    if not embedding:
+        body.set_input_embeddings(Hole())
+    if not head:
+        setattr(body, _final_norm(body, spec), Hole())
+        setattr(model, _head_name(model, spec), Hole())
+    _rebuild_buffers(model, config)
+    _load(model, spec)
+    if lora is not None and len(held):
+        _inject_lora(model, lora, spec)
+    model.requires_grad_(False)
+    model.train(False)
+    return model
+
+
+def _on_meta(config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    """The whole model of a configuration without any storage."""
+    make: Callable[..., PreTrainedModel] = AutoModelForCausalLM.from_config
+    with torch.device("meta"):
+        return make(config, dtype=dtype)
+
+
+def _inject_lora(model: PreTrainedModel, lora: LoraSettings, spec: ModelSpec) -> None:
+    """Let PEFT put LoRA, on the meta device, beside the targets in the layers that are there."""
+    inside = {
+        name.rpartition(".")[2]
+        for name, module in layers_of(body_of(model), spec).named_modules()
+        if isinstance(module, nn.Linear)
+    }
+    for target in lora.targets:
+        if target not in inside:
+            raise InputError(
+                f"the model's layers have no projection {target!r}",
+                key="lora.targets",
+                remedy=f"name some of {', '.join(sorted(inside))}",
+            )
+    inject_adapter_in_model(peft_config(lora, spec), model, low_cpu_mem_usage=True)
 
 
 def _head_name(model: PreTrainedModel, spec: ModelSpec) -> str:

@@ -57,9 +57,9 @@ class Stage:
     ) -> Self:
         """Load what these layers need, and nothing else, from the model's folder.
 
-        Raises InputError if the range is not within the model, does not start at 0 although `ends`
-        is asked for, or is empty although it is not; or if the folder lacks a tensor or a LoRA
-        target.
+        With `ends` the range starts at 0 and may be empty. Raises InputError if it is not within
+        the model, or if the folder lacks a tensor or the layers a LoRA target; ValueError for a
+        range that makes no stage.
         """
         lora = lora or LoraSettings()
         if ends and layers.first != 0:

@@ -34,8 +34,6 @@ from atlas.protocol import (
 from atlas.roles.settings import RunSettings
 from broker import Message, Node
 
-ASK_EVERY_S = 60.0
-PATIENCE_S = 6 * 3600.0
 Outcome = tuple[AdapterState, AdapterState]
 
 
@@ -144,10 +142,7 @@ class Aggregator:
     async def _fetch(self, number: int, neighborhood: str, means: dict[str, AdapterState]) -> None:
         assert self._assignment is not None
         aggregator = self._assignment.aggregators[neighborhood]
-        reply = await ask(
-            self._node, aggregator, AskMean(round=number), every_s=ASK_EVERY_S,
-            patience_s=PATIENCE_S,
-        )  # fmt: skip
+        reply = await ask(self._node, aggregator, AskMean(round=number))
         body = parse(reply)
         assert isinstance(body, Tensors)
         means[neighborhood] = unpack(body.manifest, reply.payload)
@@ -159,10 +154,7 @@ class Aggregator:
         if number == self._settings.training.rounds - 1 and self._assignment is not None:
             manifest, buffers = pack(self._merged[number])
             result = Result(neighborhood=self._assignment.neighborhood, manifest=manifest)
-            await ask(
-                self._node, self._settings.coordinator, result, buffers, purpose=ADAPTERS,
-                every_s=ASK_EVERY_S, patience_s=PATIENCE_S,
-            )  # fmt: skip
+            await ask(self._node, self._settings.coordinator, result, buffers, purpose=ADAPTERS)
 
 
 def _near(assignment: Assignment) -> dict[str, int]:

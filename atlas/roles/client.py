@@ -33,14 +33,13 @@ from atlas.protocol import (
 )
 from atlas.roles.host import ADAM_FLOPS
 from atlas.roles.settings import RunSettings
-from atlas.roles.span import PATIENCE_S, PAUSE_S, Pace, Shunned, SpanCaller, Where
+from atlas.roles.span import PAUSE_S, Pace, Shunned, SpanCaller, Where
 from atlas.semantics import sketch
 from atlas.tasks import Batch, ClientData, step_batch
 from broker import Message, Node
 from broker.disk import ACCESS_S, BYTES_PER_SECOND
 
 STATE = "client-state"
-ASK_EVERY_S = 60.0
 SIGNATURE_ROUND = -1
 SLOW_HOST_FLOPS = 5e9
 """What a host is taken to do, at worst, before one has been measured."""
@@ -89,10 +88,7 @@ class Client:
             self._adapter = await self._aggregate(number, await self._train(number))
             self._round = number + 1
             await self._save()
-        await ask(
-            self._node, self._settings.coordinator, Done(), every_s=ASK_EVERY_S,
-            patience_s=PATIENCE_S,
-        )  # fmt: skip
+        await ask(self._node, self._settings.coordinator, Done())
 
     # Joining.
 
@@ -110,8 +106,6 @@ class Client:
             Signature(dimensions=self._settings.signature.dimensions),
             [halves.tobytes()],
             purpose=SIGNATURES,
-            every_s=ASK_EVERY_S,
-            patience_s=PATIENCE_S,
         )
         assignment = parse(reply)
         assert isinstance(assignment, Assignment)
@@ -279,14 +273,8 @@ class Client:
         manifest, buffers = pack(adapter)
         update = Update(round=number, manifest=manifest)
         while True:
-            await ask(
-                self._node, aggregator, update, buffers, purpose=ADAPTERS,
-                every_s=ASK_EVERY_S, patience_s=PATIENCE_S,
-            )  # fmt: skip
-            reply = await ask(
-                self._node, aggregator, AskMerged(round=number), purpose=CONTROL,
-                every_s=ASK_EVERY_S, patience_s=PATIENCE_S,
-            )  # fmt: skip
+            await ask(self._node, aggregator, update, buffers, purpose=ADAPTERS)
+            reply = await ask(self._node, aggregator, AskMerged(round=number), purpose=CONTROL)
             body = parse(reply)
             if isinstance(body, Tensors):
                 return {

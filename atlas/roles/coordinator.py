@@ -20,6 +20,7 @@ from atlas import pairing
 from atlas.models import ProtocolError
 from atlas.pairing import Capability, Plan
 from atlas.protocol import (
+    PATIENCE_S,
     Accepted,
     Assignment,
     Chain,
@@ -38,7 +39,6 @@ from topologies import InputError
 
 JOIN_S = 300.0
 """How long it waits for hosts; clients are waited for as long as there is patience."""
-PATIENCE_S = 24 * 3600.0
 CLUSTERING_FLOPS = 1e7
 
 

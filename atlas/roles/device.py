@@ -21,10 +21,9 @@ from atlas.protocol import (
     parse,
 )
 from atlas.roles.aggregator import Aggregator
-from atlas.roles.client import ASK_EVERY_S, Client
+from atlas.roles.client import Client
 from atlas.roles.host import Host
 from atlas.roles.settings import RunSettings
-from atlas.roles.span import PATIENCE_S
 from atlas.tasks import ClientData
 from broker import Message, Node
 from topologies import InputError
@@ -89,4 +88,4 @@ async def _introduce(node: Node, settings: RunSettings, data: ClientData | None)
         examples=0 if data is None else len(data.examples),
     )
     node.note("registered", **hello.model_dump(exclude={"kind"}))
-    return await ask(node, settings.coordinator, hello, every_s=ASK_EVERY_S, patience_s=PATIENCE_S)
+    return await ask(node, settings.coordinator, hello)

@@ -28,6 +28,7 @@ from atlas.protocol import (
     ADAPTERS,
     CONTROL,
     GRADIENTS,
+    PATIENCE_S,
     SIGNATURES,
     Backward,
     Close,
@@ -45,8 +46,6 @@ from atlas.protocol import (
 )
 from broker import Message, Node
 
-PATIENCE_S = 6 * 3600.0
-"""How long a client looks for any host before it gives up."""
 PAUSE_S = 15.0
 """How long it waits before it goes through all candidates again."""
 SHUN_S = 120.0

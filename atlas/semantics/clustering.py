@@ -14,27 +14,33 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.cluster import AgglomerativeClustering
-from sklearn.metrics import adjusted_rand_score, silhouette_score
+from sklearn.metrics import adjusted_rand_score
 
 Floats = NDArray[np.float64]
 
 CENTRE_FROM = 6
 """With fewer clients, taking off their mean takes off what they differ by."""
 
-DEALS = 4999
+DEALS = 1999
 """Deals of halves to imaginary clients that the permutation test draws."""
+
+AGREEMENT = 0.2
+"""Adjusted Rand index that the divisions by either half alone reach at least, for one to count."""
 
 
 @dataclass(frozen=True)
 class Neighborhoods:
     """Which clients belong together, and how sure that is.
 
-    members: clients of each neighborhood, each in the given order; neighborhoods in the order of
-    their first client. silhouette: mean silhouette of the clients, -1 to 1; None if there is one
-    neighborhood. p_value: probability that clients who don't differ would look as different as
-    these do. confidence: adjusted Rand index between the neighborhoods found from the first halves
-    alone and from the second alone, 1 if they agree; None if there is one neighborhood. similarity:
-    [clients, clients], in the given order: cosine between signatures, -1 to 1.
+    Attributes:
+        members: clients of each neighborhood, each in the given order; neighborhoods in the order
+            of their first client.
+        silhouette: mean silhouette of the clients, -1 to 1, as `cluster` has it; None if there is
+            one neighborhood.
+        p_value: probability that clients who don't differ would look as different as these do.
+        confidence: adjusted Rand index between the divisions by the first halves alone and by the
+            second alone, 1 if they agree; None if there is one neighborhood.
+        similarity: [clients, clients], in the given order: cosine between signatures, -1 to 1.
     """
 
     members: tuple[tuple[str, ...], ...]
@@ -49,12 +55,16 @@ def cluster(
 ) -> Neighborhoods:
     """Find the neighborhoods of clients from their half-signatures, [2, dimensions] each.
 
-    1. From six clients on, the mean of all halves is taken off each. 2. Test: halves are dealt to
-    pairs at random; the statistic is the mean cosine within pairs. Clients differ if those of the
-    real pairs are in the top `significance` of the deals. If not: one neighborhood. 3. Otherwise
-    average-linkage clustering (UPGMA) on 1 - cosine between signatures (mean of the halves), for
-    each number of clusters; the number with the best silhouette (Rousseeuw, 1987) is taken, the
-    fewest if equal.
+    1. From six clients on, the mean of all halves is taken off each.
+    2. Test: halves are dealt to pairs at random; the statistic is the mean cosine within pairs.
+       Clients differ if their own pairs are in the top `significance` of the deals. If they
+       don't: one neighborhood.
+    3. Otherwise average-linkage clustering (UPGMA) on 1 - cosine between signatures (mean of the
+       halves), for each number of clusters; the number with the best silhouette (Rousseeuw, 1987)
+       is taken, the fewest if equal. The silhouette of a client alone sets the distance of its own
+       halves against that to the nearest cluster, so an outlier can stay alone.
+    4. The first halves alone and the second alone are divided into as many clusters. If these
+       divisions don't agree, what was found is noise: one neighborhood.
 
     A neighborhood can be one client. `seed` draws the deals. Raises ValueError if there is no
     client, a half is not finite, or shapes differ.
@@ -72,13 +82,12 @@ def cluster(
     one = Neighborhoods((tuple(names),), None, p_value, None, similarity)
     if p_value > significance:
         return one
-    best = _best_labels(similarity)
-    if best is None:
-        return one
-    labels, silhouette = best
+    labels, silhouette = _best_labels(stacked, similarity)
     count = len(set(labels))
     first, second = (_labels(_cosines(stacked[:, half]), count) for half in (0, 1))
     confidence = float(adjusted_rand_score(first, second))
+    if confidence < AGREEMENT:
+        return one
     return Neighborhoods(_members(names, labels), silhouette, p_value, confidence, similarity)
 
 
@@ -97,16 +106,34 @@ def _p_value(stacked: Floats, seed: int) -> float:
     return float((1 + (sums >= observed - 1e-12).sum()) / (1 + DEALS))
 
 
-def _best_labels(similarity: Floats) -> tuple[list[int], float] | None:
-    """Labels with the best silhouette over all numbers of clusters; None under three clients."""
+def _best_labels(stacked: Floats, similarity: Floats) -> tuple[list[int], float]:
+    """Labels with the best silhouette over all numbers of clusters from two on."""
+    halves = np.array([_cosines(both)[0, 1] for both in stacked])
     found: tuple[list[int], float] | None = None
-    distance = _distance(similarity)
-    for count in range(2, len(similarity)):
+    for count in range(2, len(similarity) + 1):
         labels = _labels(similarity, count)
-        silhouette = float(silhouette_score(distance, labels, metric="precomputed"))
+        silhouette = _silhouette(1.0 - similarity, 1.0 - halves, labels)
         if found is None or silhouette > found[1] + 1e-12:
             found = labels, silhouette
+    assert found is not None, "a test that one client passes is broken"
     return found
+
+
+def _silhouette(distance: Floats, apart: Floats, labels: Sequence[int]) -> float:
+    """Mean silhouette, (b - a) / max(a, b) for each client.
+
+    a is the mean distance to the others of its cluster, b to those of the nearest other cluster. A
+    client alone has no others; its a is how far its own halves lie apart, `apart` [clients].
+    """
+    clusters = np.array(labels)[None, :] == np.arange(max(labels) + 1)[:, None]
+    values = []
+    for client, own in enumerate(labels):
+        others = clusters[own].copy()
+        others[client] = False
+        within = distance[client, others].mean() if others.any() else apart[client]
+        nearest = min(distance[client, row].mean() for n, row in enumerate(clusters) if n != own)
+        values.append((nearest - within) / max(nearest, within, 1e-12))
+    return float(np.mean(values))
 
 
 def _labels(similarity: Floats, count: int) -> list[int]:

@@ -50,8 +50,8 @@ def test_edge_clusters_grants_are_stated_and_modest(edge_clusters):
     }
     by_role = dict(sorted(grants))
     assert len(grants) == len(by_role) == 2
-    assert by_role["client"] == 512 * MIB
-    assert 512 * MIB < by_role["host"] <= 768 * MIB
+    assert by_role["client"] == 576 * MIB
+    assert 576 * MIB < by_role["host"] <= 768 * MIB
 
 
 def test_each_device_hangs_on_the_gateway_of_its_place(edge_clusters):

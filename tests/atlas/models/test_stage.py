@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from atlas.models import LoraSettings, ModelSpec, Range, Session, Stage, costs
+from atlas.models import LoraSettings, ModelSpec, Range, Session, Stage, costs, initial_adapter
 from atlas.models.weights import base_weights
 from topologies import InputError
 
@@ -120,6 +120,8 @@ def test_weights_of_another_model_are_refused(spec: ModelSpec, tmp_path: Path) -
 def test_a_lora_target_outside_the_layers_is_refused(spec: ModelSpec, target: str) -> None:
     with pytest.raises(InputError, match=r"lora.targets"):
         Stage.load(spec, Range(0, 1), lora=LoraSettings(targets=("q_proj", target)))
+    with pytest.raises(InputError, match=r"lora.targets"):
+        initial_adapter(spec, LoraSettings(targets=("q_proj", target)), seed=0)
 
 
 def test_ranges_that_make_no_stage_are_refused(spec: ModelSpec) -> None:

@@ -1,0 +1,326 @@
+"""One life of a run, whole, with the tiny model: faults change time and bytes, and nothing else."""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+import faults
+from atlas import assets, config, experiment
+from atlas.experiment import Prepared, Trained
+from atlas.models import save_adapter
+from atlas.protocol import _ADAPTER as BODIES
+from atlas.results import Manifest, Summary, summarize
+from broker import Frame, Note
+from broker.wire import unpack
+
+SETTINGS = ("training.rounds=2", "training.steps=3", "examples_per_client=24", "held_out=8")
+
+HOSTS = """
+name: hosts
+timeline:
+  - {at: 750 ms, slow: {nodes: client-2, compute: 4x}, for: 2 s}
+  - {at: 750 ms, degrade: {nodes: client-7, bandwidth: 10 %, delay: +150 ms}, for: 2 s}
+  - {at: 1.1 s, crash: host of client-0, for: 2 s}
+  - {at: 2.7 s, crash: hosts of the neighborhood of client-4, for: 10 s}
+"""
+CLIENTS = """
+name: clients
+timeline:
+  - {at: 100 ms, crash: client-2, for: 500 ms}
+  - {at: 900 ms, crash: client-5, for: 1 s}
+  - {at: 1.1 s, crash: client-0, for: 2 s}
+"""
+PARTITION = """
+name: partition
+timeline:
+  - {at: 900 ms, partition: [[cluster=0], [cluster=1, coordinator]], for: 5 s}
+"""
+CHURN = """
+name: churn
+processes:
+  - churn: {nodes: role=host, mean_up: 3 s, mean_down: 1 s, until: 30 s}
+  - churn: {nodes: role=client, mean_up: 4 s, mean_down: 500 ms, until: 30 s}
+"""
+
+
+class Quiet:
+    """A view for nobody."""
+
+    def expect(self, **_: object) -> None: ...
+    def say(self, text: str) -> None: ...
+    def note(self, note: object) -> None: ...
+    def __enter__(self) -> "Quiet":
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+@dataclasses.dataclass
+class Life:
+    """A run with all that was seen of it."""
+
+    trained: Trained
+    notes: list[Note]
+    frames: list[tuple[str, str, Frame]]
+
+    def events(self, name: str) -> list[Note]:
+        return [note for note in self.notes if note.event == name]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def prepared() -> Prepared:
+    assets.forbid_hub()
+    return experiment.prepare(config.load("tiny", ["faults=none", *SETTINGS]), Quiet())
+
+
+def live(prepared: Prepared, scenario: str | None = None, **options: int) -> Life:
+    notes: list[Note] = []
+    frames: list[tuple[str, str, Frame]] = []
+    if scenario is not None:
+        prepared = dataclasses.replace(prepared, scenario=faults.parse(scenario, "test"))
+    trained = experiment.train(
+        prepared,
+        observe=notes.append,
+        tap=lambda source, to, frame: frames.append((source, to, frame)),
+        **options,
+    )
+    return Life(trained, notes, frames)
+
+
+def figures(prepared: Prepared, life: Life) -> Summary:
+    return summarize(life.notes, truth=prepared.truth, steps_expected=prepared.steps)
+
+
+def assert_same_adapters(one: Trained, other: Trained) -> None:
+    assert list(one.adapters) == list(other.adapters)
+    for name, adapter in one.adapters.items():
+        assert list(adapter) == list(other.adapters[name])
+        for parameter, tensor in adapter.items():
+            assert torch.equal(tensor, other.adapters[name][parameter]), (name, parameter)
+
+
+@pytest.fixture(scope="module")
+def calm(prepared: Prepared) -> Life:
+    return live(prepared)
+
+
+@pytest.fixture(scope="module")
+def stormy(prepared: Prepared) -> Life:
+    return live(prepared, HOSTS)
+
+
+def test_every_client_takes_every_step_once(prepared: Prepared, calm: Life) -> None:
+    taken = [
+        (note.fields["client"], note.fields["round"], note.fields["step"])
+        for note in calm.events("step")
+    ]
+
+    assert len(taken) == len(set(taken)) == prepared.steps == 8 * 2 * 3
+
+
+def test_training_changes_the_adapters_of_every_neighborhood(
+    prepared: Prepared, calm: Life
+) -> None:
+    start = prepared.settings.initial_adapter()
+
+    for adapter in calm.trained.adapters.values():
+        assert list(adapter) == list(start)
+        assert all(not torch.equal(adapter[name], start[name]) for name in start)
+
+
+def test_dead_hosts_are_replaced_and_change_no_bit_of_any_adapter(
+    prepared: Prepared, calm: Life, stormy: Life
+) -> None:
+    summary = figures(prepared, stormy)
+
+    assert summary.deaths >= 3
+    assert summary.repairings > 0
+    assert summary.fallbacks > 0
+    assert summary.steps_repeated > 0
+    assert summary.steps_lost == summary.steps_twice == 0
+    assert_same_adapters(stormy.trained, calm.trained)
+
+
+def test_a_host_that_dies_in_the_middle_of_a_step_had_not_committed_it(stormy: Life) -> None:
+    repaired = stormy.events("repaired")[0]
+    client, at = repaired.fields["client"], repaired.fields["step"]
+    before = [
+        note.fields["step"]
+        for note in stormy.events("step")
+        if note.fields["client"] == client
+        and note.fields["round"] == repaired.fields["round"]
+        and note.time_s < repaired.time_s
+    ]
+
+    assert repaired.fields["replayed"] == at == len(before)
+
+
+@pytest.mark.parametrize("scenario", [CLIENTS, PARTITION, CHURN], ids=["clients", "cut", "churn"])
+def test_crashes_of_clients_and_aggregators_and_partitions_change_no_bit(
+    prepared: Prepared, calm: Life, scenario: str
+) -> None:
+    life = live(prepared, scenario)
+    summary = figures(prepared, life)
+
+    assert life.trained.run.faults
+    assert summary.steps_lost == summary.steps_twice == 0
+    assert_same_adapters(life.trained, calm.trained)
+
+
+def test_two_processes_under_another_hash_seed_give_the_same_digest(
+    prepared: Prepared, stormy: Life, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONHASHSEED", "4242")
+    again = live(prepared, HOSTS, processes=2)
+
+    assert again.trained.run.digest == stormy.trained.run.digest
+    assert [note.event for note in again.notes] == [note.event for note in stormy.notes]
+    assert_same_adapters(again.trained, stormy.trained)
+
+
+def test_the_faults_as_they_happened_can_be_run_again(prepared: Prepared, stormy: Life) -> None:
+    written = faults.concrete(stormy.trained.run.faults, name="again")
+
+    assert "of client" not in written
+    assert live(prepared, written).trained.run.digest == stormy.trained.run.digest
+
+
+def test_another_seed_is_another_run(prepared: Prepared, calm: Life) -> None:
+    settings = dataclasses.replace(prepared.settings, seed=1)
+    other = dataclasses.replace(
+        prepared, settings=settings, config=prepared.config.model_copy(update={"seed": 1})
+    )
+
+    assert live(other).trained.run.digest != calm.trained.run.digest
+
+
+def test_the_books_balance_and_every_byte_has_a_purpose(calm: Life, stormy: Life) -> None:
+    for life in (calm, stormy):
+        ledger = life.trained.run.ledger
+        assert sum(ledger.fates().values()) == len(ledger) == len(life.frames)
+        assert set(ledger.bytes_by_purpose()) == {
+            "activations", "adapters", "control", "gradients", "signatures"
+        }  # fmt: skip
+        assert sum(ledger.bytes_by_purpose().values()) == ledger.wire_bytes
+    assert set(calm.trained.run.ledger.fates()) <= {"delivered", "in flight"}
+    assert "destination down" in stormy.trained.run.ledger.fates()
+
+
+def test_no_frame_carries_text_labels_or_token_ids_of_any_client(
+    prepared: Prepared, stormy: Life
+) -> None:
+    tokenizer = prepared.settings.tokenizer
+    secrets: list[bytes] = []
+    for part in prepared.data.values():
+        for example in part.examples:
+            text = f"{example.prompt} {example.answer}"
+            ids = torch.tensor(tokenizer.encode(text, add_special_tokens=False))
+            secrets += [text.encode()[start : start + 8] for start in range(0, len(text) - 8, 8)]
+            for dtype in (torch.int64, torch.int32, torch.int16, torch.float32):
+                secrets.append(ids[-4:].to(dtype).numpy().tobytes())
+
+    parts = [part for _, _, frame in stormy.frames for part in (frame.body, *frame.payload)]
+    seen = b"\0between\0".join(bytes(part) for part in parts)
+    assert len(seen) > 5_000_000
+    for secret in set(secrets):
+        assert secret not in seen, secret
+
+
+def test_all_that_devices_send_is_of_the_protocol_and_tensors_are_floats(stormy: Life) -> None:
+    answers = {"news", "tasks", "labels", "tokens", "targets", "text"}
+    for _, _, frame in stormy.frames:
+        header = unpack(frame.body)
+        body = BODIES.validate_python(header)
+        assert not answers & set(header)
+        if frame.payload and body.kind not in ("signature", "accepted"):
+            assert len(header["manifest"]) == len(frame.payload)
+            assert {entry["dtype"] for entry in header["manifest"]} == {"float32"}
+
+
+def test_no_device_grants_the_memory_of_a_whole_step(prepared: Prepared, calm: Life) -> None:
+    whole = prepared.settings.whole_step_bytes(prepared.settings.training.batch)
+
+    for note in calm.events("registered"):
+        assert note.fields["grant_bytes"] < note.fields["whole_step_bytes"]
+        assert note.fields["whole_step_bytes"] >= whole
+
+
+def test_a_device_that_could_take_a_whole_step_is_refused_by_name(prepared: Prepared) -> None:
+    nodes = dict(prepared.topology.nodes)
+    rich = nodes["host-3"]
+    assert rich.device is not None
+    device = rich.device.model_copy(update={"grant_bytes": 64 * 2**20})
+    nodes["host-3"] = rich.model_copy(update={"device": device})
+    topology = prepared.topology.model_copy(update={"nodes": nodes})
+
+    with pytest.raises(Exception, match=r"host-3 grants 67,108,864 bytes.*no need of a split"):
+        live(dataclasses.replace(prepared, topology=topology))
+
+
+def test_a_run_leaves_everything_behind_that_a_person_needs(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    folder = tmp_path_factory.mktemp("run") / "out"
+    chosen = config.load("tiny", [*SETTINGS, "faults=none"])
+    summary = experiment.run(chosen, folder, view=Quiet())
+
+    assert {path.name for path in folder.iterdir()} == {
+        "adapters", "config.yaml", "faults.yaml", "manifest.json", "metrics.jsonl",
+        "report.html", "summary.json", "trace.parquet",
+    }  # fmt: skip
+    assert config.load(str(folder / "config.yaml")) == chosen
+    assert summary.finished
+    assert set(summary.tasks) == set(chosen.tasks)
+    assert all(task.loss_after < task.loss_before for task in summary.tasks.values())
+    manifest = Manifest.model_validate_json((folder / "manifest.json").read_text())
+    assert len(manifest.truth) == 8
+
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from atlas import tasks
+    from peft import PeftModel
+
+    base = assets.model("tiny-llama")
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    losses: dict[str, list[float]] = {}
+    for name, members in summary.neighborhoods.members.items():
+        model = AutoModelForCausalLM.from_pretrained(base)
+        model = PeftModel.from_pretrained(model, folder / "adapters" / name)
+        for client in members:
+            task = tasks.load(
+                manifest.truth[client],
+                tokenizer=tokenizer,
+                max_tokens=chosen.training.tokens,
+                held_out=chosen.held_out,
+            )
+            score = tasks.score(
+                model, tokenizer, task.held_out, max_tokens=chosen.training.tokens
+            )
+            losses.setdefault(task.name, []).append(score.loss)
+    for name, measured in losses.items():
+        mean = sum(measured) / len(measured)
+        assert summary.tasks[name].loss_after == pytest.approx(mean, rel=1e-5)
+
+
+def test_saving_the_same_adapter_twice_gives_the_same_bytes(
+    prepared: Prepared, calm: Life, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    digests = set()
+    for number in range(2):
+        folder = tmp_path_factory.mktemp(f"adapter-{number}")
+        adapter = calm.trained.adapters["neighborhood-0"]
+        save_adapter(adapter, folder, prepared.settings.spec, prepared.config.lora)
+        digests.add(hashlib.sha256((folder / "adapter_model.safetensors").read_bytes()).digest())
+
+    assert len(digests) == 1

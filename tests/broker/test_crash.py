@@ -1,0 +1,204 @@
+"""A crash: nothing of the program runs any more, and only the disk is left."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import sys
+
+import pytest
+
+import broker
+from broker import Node
+from tests.broker.worlds import GRANT, crash, network
+
+PAIR = network("a-b", "b-c")
+
+
+def play(program, *faults, other=None, **options):
+    """What the program of a returned, with crashes of a; b listens or does `other`."""
+
+    async def listen(node: Node) -> None:
+        async for _ in node:
+            pass
+
+    programs = {"a": program, "b": other or listen}
+    background = [] if other else ["b"]
+    return broker.run(programs, topology=PAIR, faults=[*faults], background=background, **options)
+
+
+def test_a_restart_calls_the_program_again_as_the_next_incarnation():
+    calls = []
+
+    async def main(node: Node) -> int:
+        calls.append((node.incarnation, node.now))
+        await asyncio.sleep(10)
+        return node.incarnation
+
+    faults = [*crash("a", 1, 2.5), *crash("a", 4, 5, fault="again")]
+    run = play(main, *faults)
+    assert calls == [(0, 0), (1, 2.5), (2, 5)]
+    assert run.returned["a"] == 2
+    assert run.virtual_seconds == 15
+
+
+def test_no_finally_of_a_crashed_program_runs_or_sends(monkeypatch):
+    ran = []
+    unraisable = []
+    monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
+
+    async def clean_up(node: Node, what: str) -> None:
+        try:
+            await asyncio.sleep(100)
+        finally:
+            ran.append(what)
+            await node.send("b", {"from": "the grave"})
+            await asyncio.sleep(1)
+
+    async def main(node: Node) -> None:
+        if node.incarnation:
+            return
+        asyncio.create_task(clean_up(node, "a task that nobody holds"))  # noqa: RUF006
+        asyncio.get_running_loop().call_later(3, ran.append, "a timer")
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(clean_up(node, "a task of a group"))
+                await node.compute(lambda: None, flops=1e11)
+        finally:
+            ran.append("the program")
+
+    async def other(_: Node) -> None:
+        await asyncio.sleep(20)
+        gc.collect()
+
+    run = play(main, *crash("a", 1, 10), other=other)
+    assert ran == []
+    assert len(run.ledger) == 0
+    # The next run clears away what this one left, and neither hears of it.
+    other_run = play(main, *crash("a", 1, 10), other=other)
+    gc.collect()
+    assert len(other_run.ledger) == 0
+    assert unraisable == []
+
+
+def test_a_message_to_a_dead_node_is_lost_and_one_after_its_restart_arrives():
+    async def main(node: Node):
+        if node.incarnation == 0:
+            await node.receive()
+        return (await node.receive()).header
+
+    async def tell(node: Node) -> None:
+        for at in (1, 3, 6):
+            await asyncio.sleep(at - node.now)
+            await node.send("a", {"at": at})
+
+    run = play(main, *crash("a", 2, 5), other=tell)
+    assert run.returned["a"] == {"at": 6}
+    assert run.ledger.fates() == {"delivered": 2, "destination down": 1}
+
+
+def test_what_was_received_and_not_yet_read_is_forgotten():
+    async def main(node: Node):
+        await asyncio.sleep(3)
+        with pytest.raises(TimeoutError):
+            await node.receive(timeout=5)
+        return node.incarnation
+
+    async def tell(node: Node) -> None:
+        await node.send("a", {})
+
+    assert play(main, *crash("a", 2, 2.5), other=tell).returned["a"] == 1
+
+
+def test_an_answer_to_the_dead_is_nobodys():
+    async def main(node: Node):
+        if node.incarnation == 0:
+            await node.request("b", {"i": 0}, timeout=60)
+        reply = await node.request("b", {"i": 1}, timeout=60)
+        with pytest.raises(TimeoutError):
+            await node.receive(timeout=30)
+        return reply.header
+
+    async def serve(node: Node) -> None:
+        for _ in range(2):
+            message = await node.receive()
+            asyncio.get_running_loop().create_task(answer(message))
+        await asyncio.sleep(30)
+
+    async def answer(message) -> None:
+        await asyncio.sleep(5)
+        await message.reply({"to": message.header["i"]})
+
+    assert play(main, *crash("a", 1, 2), other=serve).returned["a"] == {"to": 1}
+
+
+def test_the_disk_survives_and_a_half_done_write_leaves_the_old_file():
+    async def main(node: Node):
+        if node.incarnation == 0:
+            await node.disk.write("done", b"new")
+            await node.disk.write("half", b"old")
+            await node.disk.write("half", bytes(100_000_000))  # takes five seconds
+            pytest.fail("it was dead by then")
+        return await node.disk.read("done"), await node.disk.read("half")
+
+    assert play(main, *crash("a", 3, 20)).returned["a"] == (b"new", b"old")
+
+
+def test_memory_is_forgotten():
+    async def main(node: Node) -> int:
+        node.reserve(GRANT)
+        await asyncio.sleep(5)
+        return node.reserved_bytes
+
+    assert play(main, *crash("a", 1, 2)).returned["a"] == GRANT
+
+
+def test_a_result_is_not_delivered_to_a_dead_incarnation_nor_to_the_next():
+    committed = []
+
+    async def main(node: Node) -> float:
+        born = node.incarnation
+        committed.append((born, await node.compute(lambda: born, flops=5e9), node.now))
+        return node.now
+
+    assert play(main, *crash("a", 1, 2)).returned["a"] == 7
+    assert committed == [(1, 1, 7)]
+
+
+def test_a_device_is_idle_again_after_its_restart():
+    async def main(node: Node) -> float:
+        if node.incarnation == 0:
+            await asyncio.gather(*(node.compute(lambda: None, flops=1e12) for _ in range(3)))
+        await node.compute(lambda: None, flops=1e9)
+        return node.now
+
+    assert play(main, *crash("a", 1, 2)).returned["a"] == 3
+
+
+def test_a_program_that_had_returned_is_called_again_and_must_end_again():
+    async def main(node: Node) -> int:
+        await asyncio.sleep(1)
+        return node.incarnation
+
+    async def other(_: Node) -> None:
+        await asyncio.sleep(5)
+
+    run = play(main, *crash("a", 3, 10), other=other)
+    assert run.returned["a"] == 1
+    assert run.virtual_seconds == 11
+
+
+def test_a_gateway_without_a_program_can_die_too():
+    async def main(node: Node) -> float:
+        await node.send("c", {})
+        return (await node.receive()).arrived_at
+
+    async def far(node: Node) -> None:
+        await (await node.receive()).reply({})
+        await node.send("a", {})
+
+    programs = {"a": main, "c": far}
+    healthy = broker.run(programs, topology=PAIR).returned["a"]
+    run = broker.run(programs, topology=PAIR, faults=crash("b", 0, 1))
+    # Stalled at 0 s; the timer fires after 0.2, 0.6 and 1.4 s.
+    assert run.returned["a"] == pytest.approx(1.4 + healthy, abs=1e-7)

@@ -1,0 +1,275 @@
+"""The network: what a transfer takes, how flows share, what faults do to what is under way.
+
+The tables are worked out by hand: 8 Mbit/s carry 1,000,000 bytes on the wire in one second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from broker.network import Fate, Network, Parcel, wire_bytes
+from faults import Conditions, Event
+from tests.broker.worlds import SECOND, crash, degrade, directed, network, partition, size_for
+from topologies import Link
+
+MEGABYTE = size_for(1_000_000)
+MS = SECOND // 1_000
+
+
+def fates(
+    model: Network,
+    sends: Sequence[tuple[float, str, int]],
+    events: Sequence[Event] = (),
+) -> dict[int, tuple[float, str]]:
+    """Plays sends (seconds, "a>b", size) and events; gives each parcel's end, and why."""
+    steps: list[tuple[int, int, object]] = [(event.at_ns, 0, event) for event in events]
+    for number, (at_s, ends, size) in enumerate(sends, start=1):
+        source, destination = ends.split(">")
+        parcel = Parcel(number, source, destination, size)
+        steps.append((round(at_s * SECOND), 1, parcel))
+    conditions = Conditions()
+    ended: list[Fate] = []
+    for at_ns, _, step in sorted(steps, key=lambda step: step[:2]):
+        if isinstance(step, Parcel):
+            ended += model.advance(at_ns)
+            model.send(at_ns, step)
+        else:  # what breaks at an instant breaks before anything else happens in it
+            ended += model.advance(at_ns - 1)
+            begins = step.phase == "begin"
+            conditions = conditions.begin(step) if begins else conditions.end(step)
+            model.apply(at_ns, conditions)
+    while (due := model.next_ns()) is not None:
+        ended += model.advance(due)
+    assert [fate.at_ns for fate in ended] == sorted(fate.at_ns for fate in ended)
+    assert model.in_flight() == 0
+    numbers = [fate.number for fate in ended]
+    assert sorted(numbers) == list(range(1, len(sends) + 1))
+    return {fate.number: (fate.at_ns / SECOND, fate.reason) for fate in ended}
+
+
+def ends(*args: object, **options: object) -> list[float]:
+    """The same, of parcels that all arrive: just when."""
+    found = fates(*args, **options)
+    assert not any(reason for _, reason in found.values())
+    return [pytest.approx(at_s, abs=1e-8) for _, (at_s, _) in sorted(found.items())]
+
+
+@pytest.mark.parametrize(
+    ("size", "on_the_wire"),
+    [(0, 66), (1, 67), (1_448, 1_514), (1_449, 1_581), (14_480, 15_140)],
+)
+def test_each_segment_on_the_wire_has_headers(size, on_the_wire):
+    assert wire_bytes(size) == on_the_wire
+
+
+# One flow.
+
+
+def test_a_transfer_takes_its_bytes_over_the_bandwidth_and_the_delay():
+    model = Network(network("a-b"), 0)
+    assert ends(model, [(0.5, "a>b", size_for(1_000))]) == [0.5 + 0.001 + 0.01]
+
+
+def test_over_several_links_the_slowest_counts_once_and_every_delay():
+    topology = directed(
+        Link(source="a", target="b", bandwidth_bps=80e6, delay_s=0.001),
+        Link(source="b", target="c", bandwidth_bps=8e6, delay_s=0.020),
+        Link(source="c", target="d", bandwidth_bps=16e6, delay_s=0.300),
+    )
+    assert ends(Network(topology, 0), [(0, "a>d", MEGABYTE)]) == [1.321]
+
+
+def test_each_direction_of_a_link_is_on_its_own():
+    topology = directed(
+        Link(source="phone", target="gate", bandwidth_bps=2e6, delay_s=0.020),
+        Link(source="gate", target="phone", bandwidth_bps=8e6, delay_s=0.050),
+    )
+    sends = [(0, "phone>gate", MEGABYTE), (0, "gate>phone", MEGABYTE)]
+    assert ends(Network(topology, 0), sends) == [4.020, 1.050]
+
+
+def test_messages_of_one_flow_queue_behind_each_other():
+    sends = [(0, "a>b", MEGABYTE), (0, "a>b", MEGABYTE), (1.5, "a>b", MEGABYTE)]
+    assert ends(Network(network("a-b"), 0), sends) == [1.01, 2.01, 3.01]
+
+
+def test_a_message_to_oneself_arrives_at_once():
+    assert ends(Network(network("a-b"), 0), [(2, "a>a", MEGABYTE)]) == [2.0]
+
+
+def test_jitter_never_reorders_a_flow_and_is_the_seeds():
+    link = Link(source="a", target="b", bandwidth_bps=80e6, delay_s=0.05, jitter_s=0.04)
+    sends = [(i // 2 * 0.1, "a>b", 100) for i in range(200)]
+
+    def arrivals(seed: int) -> list[float]:
+        found = fates(Network(directed(link), seed), sends)
+        return [at_s for _, (at_s, _) in sorted(found.items())]
+
+    first = arrivals(1)
+    assert first == sorted(first)
+    travel = [at_s - sent_s for at_s, (sent_s, _, _) in zip(first, sends, strict=True)]
+    assert min(travel) < 0.03
+    assert max(travel) > 0.07
+    assert all(0.01 <= seconds <= 0.0901 for seconds in travel)
+    assert arrivals(1) == first
+    assert arrivals(2) != first
+
+
+def test_loss_caps_a_flow_as_mathis_says_and_costs_repetitions():
+    link = Link(source="a", target="b", bandwidth_bps=100e6, delay_s=0.01, loss=0.01)
+    # 1,448 · 8 bit ÷ 20 ms · √(1.5 ÷ 0.01) = 7,093,722 bit/s, 99 % of which get there.
+    at = 8e6 / (7_093_722.4 * 0.99) + 0.01
+    assert ends(Network(directed(link), 0), [(0, "a>b", MEGABYTE)]) == [pytest.approx(at, rel=1e-6)]
+
+
+def test_the_cap_of_loss_does_not_exceed_the_link():
+    link = Link(source="a", target="b", bandwidth_bps=1e6, delay_s=0.01, loss=0.01)
+    assert ends(Network(directed(link), 0), [(0, "a>b", MEGABYTE)]) == [8 / 0.99 + 0.01]
+
+
+# Flows that meet.
+
+
+def test_two_flows_share_a_bottleneck_and_each_takes_twice_the_time():
+    model = Network(network("a-hub", "b-hub", "hub-c"), 0)
+    assert ends(model, [(0, "a>c", MEGABYTE), (0, "b>c", MEGABYTE)]) == [2.02, 2.02]
+
+
+def test_a_flow_gets_all_of_the_link_once_the_other_has_ended():
+    model = Network(network("a-hub", "b-hub", "hub-c"), 0)
+    # Alone for 0.5 s; then half each, so a needs 1 s more, in which b gets half of its own through.
+    assert ends(model, [(0, "a>c", MEGABYTE), (0.5, "b>c", MEGABYTE)]) == [1.52, 2.02]
+
+
+def test_a_flow_with_much_to_send_does_not_hold_up_the_other():
+    model = Network(network("a-hub", "b-hub", "hub-c"), 0)
+    sends = [(0, "a>c", MEGABYTE) for _ in range(9)] + [(0, "b>c", MEGABYTE)]
+    assert ends(model, sends)[-1] == 2.02
+
+
+def test_flows_on_other_links_do_not_feel_each_other():
+    model = Network(network("a-b", "c-d"), 0)
+    assert ends(model, [(0, "a>b", MEGABYTE), (0, "c>d", MEGABYTE)]) == [1.01, 1.01]
+
+
+def test_what_one_flow_can_not_use_the_other_gets():
+    topology = directed(
+        Link(source="a", target="hub", bandwidth_bps=2e6, delay_s=0),
+        Link(source="b", target="hub", bandwidth_bps=80e6, delay_s=0),
+        Link(source="hub", target="c", bandwidth_bps=8e6, delay_s=0),
+    )
+    # a: 2 Mbit/s by its own link; b: the other 6 of the 8.
+    sends = [(0, "a>c", MEGABYTE), (0, "b>c", MEGABYTE)]
+    assert ends(Network(topology, 0), sends) == [4.0, 8 / 6]
+
+
+# Faults.
+
+
+def test_what_is_under_way_is_planned_anew_when_its_link_gets_slower():
+    # Half at full speed, half at a tenth.
+    model = Network(network("a-b"), 0)
+    assert ends(model, [(0, "a>b", MEGABYTE)], degrade("a", "b", 0.1, 0.5)) == [5.51]
+
+
+def test_and_again_when_the_link_is_well():
+    # 0.5 s full, 1 s at a tenth, the other 0.4 full.
+    model = Network(network("a-b"), 0)
+    assert ends(model, [(0, "a>b", MEGABYTE)], degrade("a", "b", 0.1, 0.5, 1.5)) == [1.91]
+
+
+@pytest.mark.parametrize(
+    ("until_s", "resumes_s"), [(0.6, 0.7), (0.7, 0.7), (0.71, 1.1), (1.0, 1.1), (1.5, 1.9)]
+)
+def test_a_partition_stalls_a_stream_until_the_doubled_timer_fires_after_it(until_s, resumes_s):
+    # Stalled at 0.5 s: the timer fires 0.2, 0.6, 1.4 s later.
+    model = Network(network("a-b"), 0)
+    sends = [(0, "a>b", MEGABYTE), (0.55, "a>b", MEGABYTE)]
+    found = ends(model, sends, partition(["a"], ["b"], 0.5, until_s))
+    assert found == [resumes_s + 0.51, resumes_s + 1.51]
+
+
+def test_a_stalled_flow_leaves_its_share_to_the_others():
+    model = Network(network("a-hub", "b-hub", "hub-c"), 0)
+    sends = [(0, "a>c", MEGABYTE), (0, "b>c", MEGABYTE)]
+    # Until 1 s half each, then b alone: done at 1.5 s. a goes on at 1 + 0.2 + 0.4 + 0.8 = 2.4 s.
+    found = ends(model, sends, partition(["a"], ["c"], 1, 2))
+    assert found == [2.92, 1.52]
+
+
+def test_without_a_path_for_long_the_stream_gives_up():
+    model = Network(network("a-b"), 0, stream_timeout_s=5)
+    sends = [(0, "a>b", MEGABYTE), (2, "a>b", 1), (9, "a>b", 1)]
+    found = fates(model, sends, partition(["a"], ["b"], 0.5))
+    assert found == {
+        1: (5.5, "stream timeout"),
+        2: (5.5, "stream timeout"),
+        3: (14.0, "stream timeout"),
+    }
+
+
+def test_the_death_of_the_destination_loses_all_that_was_for_it():
+    model = Network(network("a-b", delay_s=1), 0)
+    sends = [
+        (0, "a>b", MEGABYTE),
+        (0, "a>b", MEGABYTE),
+        (0, "a>b", 1),
+        (2, "a>b", 1),
+        (4, "a>b", 0),
+    ]
+    found = fates(model, sends, crash("b", 1.5, 3))
+    assert found == {
+        1: (1.5, "destination crashed"),  # travelling
+        2: (1.5, "destination crashed"),  # draining
+        3: (1.5, "destination crashed"),  # queued
+        4: (2.0, "destination down"),
+        5: (pytest.approx(5 + 66e-6), ""),
+    }
+
+
+def test_the_death_of_the_source_loses_what_had_not_left_it():
+    model = Network(network("a-b", delay_s=1), 0)
+    sends = [(0, "a>b", MEGABYTE), (0, "a>b", MEGABYTE), (0, "a>b", 1)]
+    found = fates(model, sends, crash("a", 1.5, 3))
+    assert found == {
+        1: (2.0, ""),
+        2: (1.5, "source crashed"),
+        3: (1.5, "source crashed"),
+    }
+
+
+def test_an_arrival_at_the_instant_of_the_crash_is_lost():
+    model = Network(network("a-b"), 0)
+    found = fates(model, [(0, "a>b", MEGABYTE)], crash("b", 1.01))
+    assert found == {1: (1.01, "destination crashed")}
+
+
+def test_the_rest_takes_another_route_when_a_gateway_dies():
+    topology = directed(
+        Link(source="a", target="near", bandwidth_bps=8e6, delay_s=0.01),
+        Link(source="near", target="b", bandwidth_bps=8e6, delay_s=0.01),
+        Link(source="a", target="far", bandwidth_bps=4e6, delay_s=0.1),
+        Link(source="far", target="b", bandwidth_bps=4e6, delay_s=0.1),
+    )
+    model = Network(topology, 0)
+    assert [link.target for link in model.route("a", "b")] == ["near", "b"]
+    # Half of it at 8 Mbit/s by the near one, half at 4 by the far one.
+    sends = [(0, "a>b", MEGABYTE), (2, "a>b", MEGABYTE)]
+    assert ends(model, sends, crash("near", 0.5, 2)) == [1.7, 3.02]
+
+
+def test_a_route_is_the_shortest_by_delay_and_then_by_hops():
+    topology = directed(
+        Link(source="a", target="b", bandwidth_bps=1e3, delay_s=0.02),
+        Link(source="a", target="m", bandwidth_bps=1e9, delay_s=0.01),
+        Link(source="m", target="b", bandwidth_bps=1e9, delay_s=0.01),
+        Link(source="m", target="c", bandwidth_bps=1e9, delay_s=0.01),
+        Link(source="b", target="c", bandwidth_bps=1e9, delay_s=0.001),
+    )
+    model = Network(topology, 0)
+    assert [link.target for link in model.route("a", "b")] == ["b"]
+    assert [link.target for link in model.route("a", "c")] == ["m", "c"]
+    assert model.route("c", "a") is None
+    assert model.route("c", "c") == ()

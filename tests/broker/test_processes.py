@@ -1,0 +1,60 @@
+"""Worker processes: what they bring back, and that nothing of them is left."""
+
+from __future__ import annotations
+
+import multiprocessing
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+import broker
+from broker import BrokerError, Node, ProgramError, WorkerError
+from tests.broker import worlds
+
+PAIR = worlds.network("a-b")
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(monkeypatch, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("t")
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    began = time.monotonic()
+    yield
+    assert multiprocessing.active_children() == []
+    assert list(Path(folder).iterdir()) == []
+    assert time.monotonic() - began < 60
+
+
+def test_a_worker_that_is_killed_ends_the_run():
+    programs = {"a": worlds.wait_for_ever, "b": worlds.kill_own_process}
+    with pytest.raises(WorkerError, match="broker-worker-1 ended with code -9"):
+        broker.run(programs, topology=PAIR, processes=2)
+
+
+def test_a_work_that_takes_its_process_with_it_ends_the_run():
+    programs = {"a": worlds.exit_while_computing, "b": worlds.wait_for_ever}
+    with pytest.raises(WorkerError, match="broker-worker-0 ended with code 7"):
+        broker.run(programs, topology=PAIR, processes=2)
+
+
+def test_a_program_that_fails_in_a_worker_is_reported_as_ever():
+    programs = dict.fromkeys("ba", worlds.fail_at_two)
+    with pytest.raises(ProgramError, match="ValueError: b has had enough") as caught:
+        broker.run(programs, topology=PAIR, processes=2)
+    assert (caught.value.node, caught.value.time_s) == ("b", 2)
+
+
+def test_a_result_that_can_not_be_sent_is_an_error_that_says_so():
+    programs = {"a": worlds.wait_for_ever, "b": worlds.return_a_lambda}
+    with pytest.raises(WorkerError, match="return_a_lambda"):
+        broker.run(programs, topology=PAIR, processes=2, background=["a"])
+
+
+def test_a_program_that_can_not_be_sent_is_refused_before_anything_runs():
+    async def local(node: Node) -> None:
+        await node.receive()
+
+    with pytest.raises(BrokerError, match=r"programs can't go to other processes.*processes=1"):
+        broker.run({"a": worlds.wait_for_ever, "b": local}, topology=PAIR, processes=2)

@@ -1,0 +1,293 @@
+"""A run: what comes of it, how it ends, and what it says when it can't."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import sys
+
+import pytest
+
+import broker
+from broker import BrokerError, DeadlockError, LivelockError, Node, ProgramError, SpinError
+from broker import clock as clock_module
+from faults import ScenarioError
+from faults.event import Event
+from tests.broker.worlds import SECOND, crash, network, partition, slow
+
+PAIR = network("a-b", "b-c")
+run_module = sys.modules["broker.run"]
+
+
+async def wait(node: Node) -> None:
+    await node.receive()
+
+
+async def idle(node: Node) -> str:
+    return node.name
+
+
+def line_of(function, text: str) -> int:
+    lines, first = inspect.getsourcelines(function)
+    return first + next(i for i, line in enumerate(lines) if text in line)
+
+
+def test_a_run_gives_what_the_programs_returned_in_their_order():
+    run = broker.run({"c": idle, "a": idle}, topology=PAIR)
+    assert list(run.returned.items()) == [("c", "c"), ("a", "a")]
+    assert run.virtual_seconds == 0
+    assert run.faults == ()
+    assert len(run.ledger) == 0
+
+
+def test_hours_pass_and_the_run_ends_with_its_last_program():
+    async def sleep(node: Node) -> None:
+        await asyncio.sleep(3600 if node.name == "a" else 7200)
+
+    assert broker.run({"a": sleep, "b": sleep}, topology=PAIR).virtual_seconds == 7200
+
+
+def test_background_programs_need_not_end():
+    async def tick(_: Node) -> None:
+        while True:  # noqa: ASYNC110
+            await asyncio.sleep(1)
+
+    async def main(node: Node) -> float:
+        await asyncio.sleep(2.5)
+        return node.now
+
+    run = broker.run({"a": tick, "b": main, "c": idle}, topology=PAIR, background=["a", "c"])
+    assert run.returned == {"b": 2.5, "c": "c"}
+
+
+def test_the_books_balance_when_messages_are_still_under_way():
+    async def tell(node: Node) -> None:
+        for _ in range(3):
+            await node.send("b", {}, [bytes(1_000_000)])
+        await asyncio.sleep(1.5)
+
+    run = broker.run({"a": tell, "b": wait}, topology=PAIR)
+    assert run.ledger.fates() == {"delivered": 1, "in flight": 2}
+
+
+def test_a_run_may_be_started_from_a_running_loop():
+    async def outside():
+        before = asyncio.get_running_loop()
+        run = broker.run({"a": idle}, topology=PAIR)
+        await asyncio.sleep(0)
+        return run.returned, asyncio.get_running_loop() is before
+
+    assert asyncio.run(outside()) == ({"a": "a"}, True)
+
+
+# How it ends badly.
+
+
+def test_a_program_that_fails_is_reported_with_node_time_and_line():
+    async def fail(_: Node) -> None:
+        await asyncio.sleep(1.5)
+        raise ValueError("enough")
+
+    with pytest.raises(ProgramError) as caught:
+        broker.run({"a": wait, "b": fail}, topology=PAIR)
+    assert (caught.value.node, caught.value.time_s, caught.value.problem) == ("b", 1.5, "")
+    assert "ValueError: enough" in caught.value.report
+    assert f"line {line_of(fail, 'raise')}, in fail" in caught.value.report
+
+
+def test_what_bad_input_means_to_a_person_is_kept():
+    async def fail(_: Node) -> None:
+        async with asyncio.TaskGroup():
+            raise ScenarioError("no such thing", remedy="Try another")
+
+    with pytest.raises(ProgramError) as caught:
+        broker.run({"a": fail}, topology=PAIR)
+    assert caught.value.problem == "no such thing. Try another"
+
+
+@pytest.mark.parametrize("order", ["abc", "cba"])
+def test_of_two_that_fail_at_once_the_first_of_the_run_is_reported(order):
+    async def fail(node: Node) -> None:
+        await asyncio.sleep(1)
+        if node.name != "b":
+            raise ValueError(node.name)
+
+    with pytest.raises(ProgramError) as caught:
+        broker.run(dict.fromkeys(order, fail), topology=PAIR)
+    assert caught.value.node == order[0]
+
+
+def test_a_program_that_is_cancelled_has_failed():
+    async def main(_: Node) -> None:
+        task = asyncio.create_task(asyncio.sleep(9))
+        await asyncio.sleep(1)
+        task.cancel()
+        await task
+
+    with pytest.raises(ProgramError, match="the program was cancelled") as caught:
+        broker.run({"a": main}, topology=PAIR)
+    assert (caught.value.node, caught.value.time_s) == ("a", 1)
+
+
+def test_a_deadlock_names_who_waits_and_at_which_line():
+    async def listen(node: Node) -> None:
+        await asyncio.sleep(2)
+        await inner(node)
+
+    async def inner(node: Node) -> None:
+        await node.receive()
+
+    async def never(_: Node) -> None:
+        await asyncio.Event().wait()
+
+    with pytest.raises(DeadlockError) as caught:
+        broker.run({"a": listen, "b": idle, "c": never}, topology=PAIR)
+    assert caught.value.time_s == 2
+    assert list(caught.value.waiting) == ["a", "c"]
+    where = caught.value.waiting["a"]
+    assert f"(test_run.py:{line_of(listen, 'inner(node)')})" in where
+    assert f"inner (test_run.py:{line_of(inner, 'receive')})" in where
+    assert f"(test_run.py:{line_of(never, 'Event')})" in caught.value.waiting["c"]
+
+
+def test_a_node_that_never_comes_back_is_down_in_the_deadlocks_report():
+    with pytest.raises(DeadlockError) as caught:
+        broker.run({"a": wait, "b": wait}, topology=PAIR, faults=crash("b", 1))
+    assert caught.value.waiting["b"] == "down"
+
+
+def test_programs_that_answer_each_other_at_one_instant_are_a_livelock(monkeypatch):
+    monkeypatch.setattr(run_module, "ROUNDS_AT_AN_INSTANT", 50)
+
+    async def chase(node: Node) -> None:
+        await asyncio.sleep(3)
+        await node.send("a", {})
+        async for _ in node:
+            await node.send("a", {})
+
+    with pytest.raises(LivelockError, match=r"50 rounds at virtual time 3\.0"):
+        broker.run({"a": chase}, topology=PAIR)
+
+
+def test_a_program_that_never_waits_is_reported(monkeypatch):
+    monkeypatch.setattr(clock_module, "_SPIN_LIMIT", 1_000)
+
+    async def spin(_: Node) -> None:
+        await asyncio.sleep(1)
+        while True:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+
+    with pytest.raises(SpinError, match=r"node b .* 1\.000000 s"):
+        broker.run({"a": wait, "b": spin}, topology=PAIR)
+
+
+def test_a_program_that_computes_for_nothing_for_ever_is_reported(monkeypatch):
+    monkeypatch.setattr("broker.worker._PASSES_AT_AN_INSTANT", 100)
+
+    async def spin(node: Node) -> None:
+        while True:
+            await node.compute(lambda: None, flops=0)
+
+    with pytest.raises(SpinError, match="node b"):
+        broker.run({"a": wait, "b": spin}, topology=PAIR)
+
+
+def test_a_run_that_goes_on_for_too_long_is_stopped():
+    async def tick(_: Node) -> None:
+        while True:  # noqa: ASYNC110
+            await asyncio.sleep(1)
+
+    with pytest.raises(BrokerError, match="has not ended after 60 virtual seconds"):
+        broker.run({"a": tick}, topology=PAIR, limit_s=60)
+    assert broker.run({"a": sixty}, topology=PAIR, limit_s=60).virtual_seconds == 60
+
+
+async def sixty(_: Node) -> None:
+    await asyncio.sleep(60)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"programs": {}}, "at least one program"),
+        ({"programs": {"x": idle}}, "no node 'x' in topology small; it has a, b, c"),
+        ({"processes": 0}, "processes is 0"),
+        ({"background": ["b"]}, "no program 'b'"),
+    ],
+)
+def test_a_run_that_can_not_be_is_refused(options, reason):
+    with pytest.raises(BrokerError, match=reason):
+        broker.run(**{"programs": {"a": idle}, "topology": PAIR} | options)
+
+
+# Faults and observers.
+
+
+def test_faults_are_told_in_the_order_of_time_however_they_are_given():
+    notes = []
+
+    async def main(_: Node) -> None:
+        await asyncio.sleep(10)
+
+    faults = [*slow("b", 2, 5, 6), *crash("c", 3, 4), *partition(["a"], ["b"], 1, 2)]
+    run = broker.run({"a": main}, topology=PAIR, faults=faults, observe=notes.append)
+    assert [event.at_ns // SECOND for event in run.faults] == [1, 2, 3, 4, 5, 6]
+    assert [note.time_s for note in notes] == [1, 2, 3, 4, 5, 6]
+    assert [note.fields["text"] for note in notes[:3]] == [
+        "partition a | b",
+        "end of partition a | b",
+        "crash c",
+    ]
+    assert [fault.text for fault in run.ledger.faults] == [note.fields["text"] for note in notes]
+
+
+def test_a_scenario_may_name_what_only_the_run_knows():
+    async def main(node: Node) -> int:
+        if node.name == "a":
+            node.declare("host of a", ["b"])
+            node.declare("host of a", ["c"])
+        await asyncio.sleep(10)
+        return node.incarnation
+
+    faults = [
+        Event(2 * SECOND, "1", "begin", "crash", selector="host of a"),
+        Event(3 * SECOND, "1", "end", "crash", selector="host of a"),
+    ]
+    run = broker.run(dict.fromkeys("abc", main), topology=PAIR, faults=faults)
+    assert run.returned == {"a": 0, "b": 0, "c": 1}
+    assert [event.nodes for event in run.faults] == [("c",), ("c",)]
+
+
+def test_a_scenario_that_names_what_the_run_never_said_is_an_error():
+    faults = [Event(SECOND, "1", "begin", "crash", selector="host of a")]
+    with pytest.raises(ScenarioError, match="host of a"):
+        broker.run({"a": sixty}, topology=PAIR, faults=faults)
+
+
+def test_observers_and_taps_see_everything_and_change_nothing():
+    async def talk(node: Node) -> None:
+        for i in range(5):
+            await node.send("b", {"i": i}, [b"abc"], purpose="asks")
+            node.note("told", i=i)
+            await asyncio.sleep(0.01)
+
+    async def listen(node: Node) -> None:
+        async for message in node:
+            await message.reply({"i": message.header["i"]})
+
+    def play(**options) -> broker.Run:
+        return broker.run(
+            {"a": talk, "b": listen}, topology=PAIR, background=["b"], seed=4, **options
+        )
+
+    notes, frames = [], []
+    watched = play(observe=notes.append, tap=lambda *frame: frames.append(frame))
+    assert watched.digest == play().digest
+    assert [note.fields["i"] for note in notes] == [0, 1, 2, 3, 4]
+    assert [note.bytes_total for note in notes] == sorted(note.bytes_total for note in notes)
+    assert [(source, destination) for source, destination, _ in frames] == [
+        (entry.source, entry.destination) for entry in watched.ledger
+    ]
+    assert [frame.size_bytes for _, _, frame in frames] == [
+        entry.size_bytes for entry in watched.ledger
+    ]

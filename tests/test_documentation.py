@@ -1,0 +1,314 @@
+"""What the README and the pages in docs/ say is so: examples run, links lead somewhere.
+
+In a page, a ```python block is run in a folder of its own, and prints what the ```output block
+right behind it shows (a line with … stands for any lines). A ```yaml or ```json block that begins
+with a comment is a file of that name, and stands in the folder of every example of the page. Each
+`atlas` command in a ```sh block has to be one: `show` and `config` are run, of `run` all but the
+run.
+"""
+
+from __future__ import annotations
+
+import configparser
+import json
+import os
+import re
+import shlex
+import stat
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import typer
+from typer.main import get_command
+
+import faults
+import topologies
+from atlas import assets, cli, config, tasks
+
+REPOSITORY = Path(__file__).parents[1]
+PAGES = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md")])
+README = REPOSITORY / "README.md"
+
+_BLOCK = re.compile(r"^```(?P<kind>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
+_FILE = re.compile(r"# (?P<name>[\w.-]+\.(?:yaml|jsonl))\n")
+_LINK = re.compile(r"\[[^\]]+\]\((?P<target>[^)\s]+)\)")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block of code: the page, the line it begins on, its language, and what stands in it."""
+
+    page: Path
+    line: int
+    kind: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.page.name}:{self.line}"
+
+
+def _blocks(page: Path) -> list[Block]:
+    content = page.read_text(encoding="utf-8")
+    return [
+        Block(page, content.count("\n", 0, match.start()) + 1, match["kind"], match["text"])
+        for match in _BLOCK.finditer(content)
+    ]
+
+
+BLOCKS = [block for page in PAGES for block in _blocks(page)]
+EXAMPLES = [block for block in BLOCKS if block.kind == "python"]
+
+
+def _commands() -> Iterator[tuple[Block, list[str]]]:
+    """The `atlas` commands of all pages, as lists of arguments."""
+    for block in BLOCKS:
+        if block.kind == "sh":
+            for line in block.text.splitlines():
+                words = shlex.split(line, comments=True)
+                if words and words[0] == "atlas":
+                    yield block, words[1:]
+
+
+COMMANDS = list(_commands())
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Path:
+    """An empty current folder with the files that the page of `block` shows."""
+    block: Block = request.getfixturevalue("block")
+    for other in BLOCKS:
+        named = _FILE.match(other.text)
+        if other.page == block.page and named is not None:
+            (tmp_path / named["name"]).write_text(other.text[named.end() :], encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("block", EXAMPLES, ids=str)
+def test_every_python_example_runs_and_prints_what_the_page_shows(
+    block: Block,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if block.text.startswith("# after: atlas run\n"):
+        _make_a_run(folder, monkeypatch)
+
+    exec(compile(block.text, str(block), "exec"), {"__name__": "example"})
+
+    following = BLOCKS[BLOCKS.index(block) + 1 :][:1]
+    shown = next((other.text for other in following if other.kind == "output"), "")
+    pattern = re.escape(shown).replace("…\\\n", r"(?:.*\n)*")
+    printed = capsys.readouterr().out
+    assert re.fullmatch(pattern, printed), f"{block} prints:\n{printed}"
+
+
+def _make_a_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an example needs of the quickstart's folder, with the tiny model for the real one."""
+    import torch
+
+    from atlas.models import LoraSettings, ModelSpec, initial_adapter, save_adapter
+
+    monkeypatch.setenv("ATLAS_HOME", str(folder / "home"))
+    tiny = assets.model("tiny-llama")
+    monkeypatch.setattr(assets, "model", lambda _: tiny)
+    spec, lora = ModelSpec.read(tiny, torch.float32), LoraSettings()
+    adapter = folder / "runs" / "quickstart-1" / "adapters" / "neighborhood-0"
+    save_adapter(initial_adapter(spec, lora, 0), adapter, spec, lora)
+
+
+@pytest.mark.parametrize(
+    ("block", "arguments"), COMMANDS, ids=[shlex.join(words) for _, words in COMMANDS]
+)
+def test_every_command_in_the_pages_is_one(
+    block: Block, arguments: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert folder.is_dir()
+    if arguments[:1] == ["run"]:
+        _read_all_but_run(arguments[1:])
+        return
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    assert not ended.value.code, f"{block}: {capsys.readouterr().err}"
+
+
+def _read_all_but_run(arguments: list[str]) -> None:
+    """Parses the arguments of `atlas run`, and reads the files that they name."""
+    group = get_command(cli.app)
+    assert isinstance(group, typer.core.TyperGroup)
+    command = group.commands["run"]
+    given = command.make_context("run", list(arguments)).params
+    settings = list(given["changes"] or ())
+    settings += [f"{key}={given[key]}" for key in ("topology", "faults") if given[key]]
+    chosen = config.load(given["config"], settings)
+    network = topologies.load(chosen.topology)
+    if chosen.faults != "none":
+        assert faults.expand(faults.load(chosen.faults), network, chosen.seed)
+    for task in chosen.tasks:
+        assert task in tasks.registry() if isinstance(task, str) else task.train.is_file()
+
+
+def test_every_file_that_a_page_shows_can_be_read(tmp_path: Path) -> None:
+    shown = [block for block in BLOCKS if block.kind in ("yaml", "json") and block.text[0] == "#"]
+    for block in shown:
+        assert _FILE.match(block.text), f"{block} begins with a comment that is no file's name"
+        if block.kind == "json":
+            for line in block.text.splitlines()[1:]:
+                assert {"prompt", "answer"} <= set(json.loads(line))
+        elif "nodes:\n" in block.text:
+            assert topologies.parse(block.text).nodes
+        elif "timeline:\n" in block.text:
+            assert faults.parse(block.text).timeline
+        else:
+            file = tmp_path / "config.yaml"
+            file.write_text(block.text, encoding="utf-8")
+            assert config.load(str(file))
+    assert len(shown) >= 5
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_to_a_page_and_a_heading_that_are_there(page: Path) -> None:
+    for match in _LINK.finditer(_BLOCK.sub("", page.read_text(encoding="utf-8"))):
+        name, _, heading = match["target"].partition("#")
+        assert "://" not in name, f"{match[0]}: pages name no other machine"
+        target = (page.parent / name) if name else page
+        assert target.exists(), f"{page.name}: {match[0]}"
+        if heading:
+            assert heading in _headings(target), f"{page.name}: {match[0]}"
+
+
+def _headings(page: Path) -> set[str]:
+    """The anchors of a page's headings, as code hosts make them."""
+    text = _BLOCK.sub("", page.read_text(encoding="utf-8"))
+    titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def _lines_of(page: Path, start: str) -> list[str]:
+    return [
+        line
+        for block in _blocks(page)
+        if block.kind == "sh"
+        for line in block.text.splitlines()
+        if line.startswith(start)
+    ]
+
+
+def test_the_readme_has_two_lines_for_a_bare_machine() -> None:
+    run, test = _lines_of(README, "python3 -m venv")
+
+    for line in (run, test):
+        for install in re.findall(r"pip install [^&]*", line):
+            assert "-c constraints.txt" in install
+    assert "'.[learn]'" in run
+    assert run.endswith(".venv/bin/atlas run")
+    assert test.endswith(".venv/bin/tox")
+
+
+def test_continuous_integration_runs_the_readmes_test_line_and_nothing_else(tmp_path: Path) -> None:
+    script = REPOSITORY / ".ci" / "run"
+    _, expected = _lines_of(README, "python3 -m venv")
+    clone = tmp_path / "clone with a space"
+    (clone / ".ci").mkdir(parents=True)
+    (clone / "README.md").write_bytes(README.read_bytes())
+    (clone / ".ci" / "run").write_bytes(script.read_bytes())
+    record = tmp_path / "bin" / "bash"
+    record.parent.mkdir()
+    record.write_text('#!/bin/sh\nprintf "%s\\n" "$@" > "$RECORD"\n', encoding="utf-8")
+    record.chmod(0o755)
+    environment = {
+        **os.environ,
+        "PATH": f"{record.parent}{os.pathsep}{os.environ['PATH']}",
+        "RECORD": str(tmp_path / "arguments"),
+    }
+
+    subprocess.run(["/bin/bash", clone / ".ci" / "run"], env=environment, check=True)
+
+    assert script.stat().st_mode & stat.S_IXUSR
+    assert (tmp_path / "arguments").read_text(encoding="utf-8").splitlines()[-1] == expected
+
+
+def test_tox_runs_all_parts_under_the_constraints() -> None:
+    tox = configparser.ConfigParser(interpolation=None)
+    tox.read(REPOSITORY / "tox.ini", encoding="utf-8")
+
+    environments = [name.strip() for name in tox["tox"]["env_list"].split(",")]
+    assert sorted(environments) == ["lint", "quickstart", "tests", "types"]
+    assert "-c constraints.txt" in tox["testenv"]["install_command"]
+    run, _ = _lines_of(README, "python3 -m venv")
+    command = run.rpartition("/")[2]
+    quickstart = tox["testenv:quickstart"]["commands"].split("\n")
+    assert any(line.startswith(f"{command} {{posargs:tiny}}") for line in quickstart)
+
+
+def test_every_key_of_the_config_is_explained_with_its_default() -> None:
+    page = (REPOSITORY / "docs" / "running.md").read_text(encoding="utf-8")
+    explained = dict(re.findall(r"^\| `([\w.]+)` \| `([^`]*)` \|", page, re.MULTILINE))
+
+    def leaves(section: dict[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+        for key, value in section.items():
+            if isinstance(value, dict):
+                yield from leaves(value, f"{prefix}{key}.")
+            else:
+                yield prefix + key, value
+
+    for key, default in leaves(config.Config().complete()):
+        listed = f"[{', '.join(default)}]" if isinstance(default, list) else str(default)
+        assert explained.get(key) == listed, f"{key}: {default}"
+
+
+def test_everything_bundled_is_named_in_the_readme() -> None:
+    readme = README.read_text(encoding="utf-8")
+    named = [*config.catalog(), *topologies.catalog(), *faults.catalog()]
+    named += [name for name in tasks.registry() if not name.startswith("stdlib-")]
+
+    assert [name for name in named if f"`{name}`" not in readme] == []
+
+
+def test_every_dependency_is_argued_for() -> None:
+    page = (REPOSITORY / "docs" / "dependencies.md").read_text(encoding="utf-8")
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    required = {"": project["dependencies"], **project["optional-dependencies"]}
+
+    argued = re.findall(r"^\| `([\w.-]+)` \|", page, re.MULTILINE)
+    declared = [
+        re.split(r"[<>=!~ ]", line)[0]
+        for requirements in required.values()
+        for line in requirements
+    ]
+    assert sorted(argued) == sorted(declared)
+
+
+def test_figures_in_the_readmes_results_come_from_the_benchmarks() -> None:
+    readme = README.read_text(encoding="utf-8")
+    results = readme.split("<!-- results -->")[1].split("<!-- /results -->")[0]
+    measured = [
+        number
+        for file in sorted((REPOSITORY / "benchmarks" / "results").glob("**/*.json"))
+        for number in _numbers(json.loads(file.read_text(encoding="utf-8")))
+    ]
+    rows = [line for line in results.splitlines() if line.startswith("|")]
+    for row in rows[2:]:
+        for cell in row.strip("|").split("|")[1:]:
+            for figure in re.findall(r"\d[\d,]*(?:\.\d+)?(?: %)?", cell):
+                assert _is_one_of(figure, measured), f"{figure} in {row}"
+
+
+def _numbers(value: object) -> Iterator[float]:
+    if isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _numbers(inner)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield float(value)
+
+
+def _is_one_of(figure: str, measured: list[float]) -> bool:
+    """Whether a figure is one of these numbers, rounded as it is written."""
+    percent = figure.endswith(" %")
+    digits = figure.removesuffix(" %").replace(",", "")
+    places = len(digits.partition(".")[2])
+    return any(f"{number * (100 if percent else 1):.{places}f}" == digits for number in measured)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -286,10 +287,10 @@ def test_a_run_leaves_everything_behind_that_a_person_needs(
     manifest = Manifest.model_validate_json((folder / "manifest.json").read_text())
     assert len(manifest.truth) == 8
 
+    from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from atlas import tasks
-    from peft import PeftModel
 
     base = assets.model("tiny-llama")
     tokenizer = AutoTokenizer.from_pretrained(base)
@@ -304,9 +305,7 @@ def test_a_run_leaves_everything_behind_that_a_person_needs(
                 max_tokens=chosen.training.tokens,
                 held_out=chosen.held_out,
             )
-            score = tasks.score(
-                model, tokenizer, task.held_out, max_tokens=chosen.training.tokens
-            )
+            score = tasks.score(model, tokenizer, task.held_out, max_tokens=chosen.training.tokens)
             losses.setdefault(task.name, []).append(score.loss)
     for name, measured in losses.items():
         mean = sum(measured) / len(measured)
@@ -324,3 +323,34 @@ def test_saving_the_same_adapter_twice_gives_the_same_bytes(
         digests.add(hashlib.sha256((folder / "adapter_model.safetensors").read_bytes()).digest())
 
     assert len(digests) == 1
+
+
+def test_a_model_folder_and_text_of_ones_own_take_the_place_of_the_bundled_ones(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "model").symlink_to(assets.model("tiny-llama"))
+    rows = [
+        json.dumps({"prompt": f"{one} + {two} =", "answer": str(one + two)})
+        for one in range(12)
+        for two in range(12)
+    ]
+    (folder / "sums.jsonl").write_text("\n".join(rows))
+    (folder / "own.yaml").write_text(
+        """
+        name: own
+        model: model
+        tasks: [{name: sums, train: sums.jsonl}, stdlib-unicode]
+        topology: tiny-clusters
+        held_out: 8
+        examples_per_client: 24
+        split: {client_layers: 1}
+        training: {rounds: 1, steps: 2, batch: 4, tokens: 48}
+        """
+    )
+    prepared = experiment.prepare(config.load(str(folder / "own.yaml")), Quiet())
+    trained = experiment.train(prepared)
+
+    assert [task.name for task in prepared.tasks] == ["sums", "stdlib-unicode"]
+    assert sorted(prepared.truth.values()) == ["stdlib-unicode"] * 4 + ["sums"] * 4
+    assert trained.adapters

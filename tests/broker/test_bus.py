@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import zmq
 
-from broker import WorkerError
+from broker import WorkerError, bus
 from broker.bus import Bus
 from broker.ledger import Ledger
 from broker.wire import Frame, Kind, encode, pack
@@ -37,7 +37,7 @@ class Harbor:
         self.bus = Bus(self.router, OWNERS, TOKENS, self.ledger, self.alive)
 
     def alive(self) -> None:
-        """Asked only when nobody has said anything for half a second."""
+        """Asked only when nobody has said anything for a while."""
         raise SilenceError
 
     def listen(self) -> None:
@@ -73,7 +73,8 @@ def say_hello(socket: zmq.Socket[bytes], index: object, token: object) -> None:
 
 
 @pytest.fixture
-def harbor(tmp_path_factory) -> Iterator[Harbor]:
+def harbor(tmp_path_factory, monkeypatch) -> Iterator[Harbor]:
+    monkeypatch.setattr(bus, "_POLL_MS", 150)
     built = Harbor(f"ipc://{tmp_path_factory.mktemp('h')}/bus")
     yield built
     built.close()

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import math
 import threading
+from collections.abc import Iterator
 
 import pytest
 
@@ -25,8 +26,10 @@ def play(loop: NodeLoop, main, *, until_ns: int = 10**15):
 
 
 @pytest.fixture
-def loop() -> NodeLoop:
-    return NodeLoop("phone")
+def loop() -> Iterator[NodeLoop]:
+    built = NodeLoop("phone")
+    yield built
+    built.close()
 
 
 def test_seconds_are_whole_nanoseconds_inside():

@@ -50,7 +50,7 @@ def shares(draw: st.DrawFn):
     return routes, capacity, {flow: draw(cap) for flow in flows}
 
 
-@settings(STEADY, max_examples=150)
+@settings(STEADY, max_examples=100)
 @given(shares())
 def test_no_link_is_over_capacity_and_every_flow_has_a_bottleneck_or_its_cap(share):
     routes, capacity, caps = share
@@ -86,7 +86,7 @@ FAULTS = (
 )
 
 
-@settings(STEADY, max_examples=80)
+@settings(STEADY, max_examples=60)
 @given(
     st.lists(
         st.tuples(

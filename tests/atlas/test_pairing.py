@@ -1,4 +1,4 @@
-"""Pairing is a pure function: nobody is given more than they can hold, and the nearest come first."""
+"""Pairing is a pure function: nobody is given more than they can hold."""
 
 import pytest
 from hypothesis import given, settings

@@ -16,14 +16,16 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 from atlas.models import LoraSettings
 from atlas.tasks import TaskSpec
 from topologies import InputError
-from topologies.document import Document, parse_yaml, read_text
+from topologies.bundled import Catalog
+from topologies.document import Document, parse_yaml
 from topologies.errors import did_you_mean
-
-CATALOG = Path(__file__).parent / "catalog"
 
 
 class ConfigError(InputError):
     """A config, or a value on the command line, that can't be meant."""
+
+
+_CATALOG = Catalog(Path(__file__).with_name("catalog"), "config", ConfigError)
 
 
 class _Section(BaseModel):
@@ -100,7 +102,7 @@ class Config(_Section):
 
 def catalog() -> tuple[str, ...]:
     """Names of the bundled configs."""
-    return tuple(sorted(path.stem for path in CATALOG.glob("*.yaml")))
+    return _CATALOG.names()
 
 
 def load(name_or_path: str, changes: Sequence[str] = ()) -> Config:
@@ -109,31 +111,14 @@ def load(name_or_path: str, changes: Sequence[str] = ()) -> Config:
     Paths in the file (a model folder, task files, a topology, a scenario) are relative to the file.
     Raises ConfigError naming file, line, key and remedy.
     """
-    path = _find(name_or_path)
-    bundled = path.parent == CATALOG
-    file = name_or_path if bundled else str(path)
-    document = parse_yaml(read_text(path, ConfigError), file, ConfigError)
+    text, file = _CATALOG.read(name_or_path)
+    document = parse_yaml(text, file, ConfigError)
     data: dict[str, Any] = copy.deepcopy(document.mapping())
-    if not bundled:
-        _resolve_paths(data, path.parent)
+    if not _CATALOG.is_bundled(name_or_path):
+        _resolve_paths(data, Path(name_or_path).parent)
     for change in changes:
         _set(data, change)
     return _check(data, document)
-
-
-def _find(name_or_path: str) -> Path:
-    bundled = CATALOG / f"{name_or_path}.yaml"
-    if bundled.is_file():
-        return bundled
-    path = Path(name_or_path)
-    if path.is_file():
-        return path
-    raise ConfigError(
-        f"there is no config {name_or_path!r}",
-        key="CONFIG",
-        remedy=did_you_mean(name_or_path, catalog(), what="bundled configs")
-        + ". Give one of them, or a YAML file",
-    )
 
 
 def _resolve_paths(data: dict[str, Any], folder: Path) -> None:

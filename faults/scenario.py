@@ -30,11 +30,12 @@ from pydantic import BeforeValidator, Field, StrictBool, model_validator
 from faults.errors import ScenarioError
 from faults.event import Amount
 from topologies import units
-from topologies.document import Document, Settings, parse_yaml, read_text
+from topologies.bundled import Catalog
+from topologies.document import Document, Settings, parse_yaml
 from topologies.errors import InputError, did_you_mean, nearest
 from topologies.fields import Nanoseconds
 
-_CATALOG = Path(__file__).with_name("catalog")
+_CATALOG = Catalog(Path(__file__).with_name("catalog"), "scenario", ScenarioError)
 KINDS = ("crash", "slow", "degrade", "partition")
 PROCESSES = ("churn",)
 MOST_TIMES = 1_000_000
@@ -279,7 +280,7 @@ class Scenario:
 
 def catalog() -> tuple[str, ...]:
     """The names of the bundled scenarios."""
-    return tuple(sorted(path.stem for path in _CATALOG.glob("*.yaml")))
+    return _CATALOG.names()
 
 
 def load(name_or_path: str | Path) -> Scenario:
@@ -287,16 +288,7 @@ def load(name_or_path: str | Path) -> Scenario:
 
     Raises ScenarioError when there is neither, or when the file is no scenario.
     """
-    if isinstance(name_or_path, str) and name_or_path in catalog():
-        path = _CATALOG / f"{name_or_path}.yaml"
-        return parse(read_text(path, ScenarioError), path.name)
-    path = Path(name_or_path)
-    if isinstance(name_or_path, str) and not path.suffix and not path.exists():
-        remedy = did_you_mean(name_or_path, catalog(), what="bundled scenarios")
-        raise ScenarioError(
-            f'there is neither a bundled scenario nor a file "{name_or_path}"', remedy=remedy
-        )
-    return parse(read_text(path, ScenarioError), str(path))
+    return parse(*_CATALOG.read(name_or_path))
 
 
 def parse(text: str, file: str = "<text>") -> Scenario:

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from topologies.document import parse_json, parse_yaml, read_text
-from topologies.errors import TopologyError, did_you_mean
+from topologies.bundled import Catalog
+from topologies.document import parse_json, parse_yaml
+from topologies.errors import TopologyError
 from topologies.graphs import graphml, read_graph
 from topologies.layout import read_layout
 from topologies.model import Topology
 
-_CATALOG = Path(__file__).with_name("catalog")
+_CATALOG = Catalog(Path(__file__).with_name("catalog"), "topology", TopologyError)
 
 
 def catalog() -> tuple[str, ...]:
     """The names of the bundled topologies."""
-    return tuple(sorted(path.stem for path in _CATALOG.glob("*.yaml")))
+    return _CATALOG.names()
 
 
 def load(name_or_path: str | Path) -> Topology:
@@ -28,16 +29,7 @@ def load(name_or_path: str | Path) -> Topology:
 
     Raises TopologyError when there is neither, or when the file is no topology.
     """
-    if isinstance(name_or_path, str) and name_or_path in catalog():
-        path = _CATALOG / f"{name_or_path}.yaml"
-        return parse(read_text(path, TopologyError), path.name)
-    path = Path(name_or_path)
-    if isinstance(name_or_path, str) and not path.suffix and not path.exists():
-        remedy = did_you_mean(name_or_path, catalog(), what="bundled topologies")
-        raise TopologyError(
-            f'there is neither a bundled topology nor a file "{name_or_path}"', remedy=remedy
-        )
-    return parse(read_text(path, TopologyError), str(path))
+    return parse(*_CATALOG.read(name_or_path))
 
 
 def parse(text: str, file: str = "<text>") -> Topology:

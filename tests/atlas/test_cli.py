@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -77,8 +77,8 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ("config tinny", ["'tinny'", 'Did you mean "tiny"']),
-        ("run tinny", ["'tinny'", 'Did you mean "tiny"']),
+        ("config tinny", ['"tinny"', 'Did you mean "tiny"']),
+        ("run tinny", ['"tinny"', 'Did you mean "tiny"']),
         ("config slip.yaml", ["slip.yaml:3", "setps", 'Did you mean "steps"']),
         ("config list.yaml", ["list.yaml", "a list"]),
         ("config number.yaml", ["number.yaml:1", "tasks"]),
@@ -299,14 +299,14 @@ def _wait_for_a_step(process: subprocess.Popen[str], metrics: Path) -> None:
     raise AssertionError("no step was done in two minutes")
 
 
-def _processes_of_group(group: int) -> Mapping[int, str]:
-    """Living processes of a process group and their command lines."""
+def _processes_of_group(group: int) -> dict[int, str]:
+    """Living processes of a process group and their command lines, as Linux tells them."""
     found: dict[int, str] = {}
-    listed = subprocess.run(
-        ["ps", "-eo", "pid=,pgid=,stat=,args="], capture_output=True, text=True, check=True
-    )
-    for line in listed.stdout.splitlines():
-        pid, owner, state, arguments = line.split(maxsplit=3)
-        if int(owner) == group and not state.startswith("Z"):
-            found[int(pid)] = arguments
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            state, _, owner = (folder / "stat").read_text().rpartition(")")[2].split()[:3]
+            if int(owner) == group and state != "Z":
+                found[int(folder.name)] = (folder / "cmdline").read_text().replace("\0", " ")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
     return found

@@ -131,11 +131,14 @@ class _Step(_Body):
 
 
 class Open(_Step):
-    """Begin a session from an adapter (payload); `round` only for the record."""
+    """Begin a session from the adapter in the payload; `round` is for the record.
+
+    Without a manifest it begins from the adapter that all start from, which every device can make.
+    """
 
     kind: Literal["open"] = "open"
     round: int
-    manifest: Manifest
+    manifest: Manifest | None
 
 
 class Forward(_Step):

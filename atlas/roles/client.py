@@ -57,7 +57,7 @@ class Client:
         self._shunned = Shunned()
         self._spans: list[SpanCaller] = []
         self._assignment: Assignment
-        self._adapter: AdapterState = {}
+        self._adapter: AdapterState | None = None
         self._round = 0
 
     async def prepare(self) -> None:
@@ -96,7 +96,6 @@ class Client:
         """A signature through a provisional chain, and with it a neighborhood."""
         chain = parse(welcome)
         assert isinstance(chain, Chain)
-        self._adapter = self._settings.initial_adapter()
         self._pair(chain)
         halves = np.stack([await self._half_signature(half) for half in (0, 1)])
         self._node.note("signature", bytes=halves.nbytes)
@@ -209,14 +208,15 @@ class Client:
 
     async def _begin(self, number: int) -> Session:
         """Opens a round at all hosts, side by side, and here."""
+        start = self._adapter
         async with asyncio.TaskGroup() as group:
             for span in self._spans:
-                group.create_task(span.begin(number, slice_adapter(self._adapter, span.span)))
+                part = None if start is None else slice_adapter(start, span.span)
+                group.create_task(span.begin(number, part))
         training = self._settings.training
-        own = slice_adapter(self._adapter, self._settings.ends)
         return Session(
             self._ends,
-            own,
+            self._settings.initial_adapter() if start is None else start,
             learning_rate=training.learning_rate,
             weight_decay=training.weight_decay,
         )
@@ -287,7 +287,8 @@ class Client:
     # The disk.
 
     async def _save(self) -> None:
-        manifest, buffers = pack(self._adapter)
+        """Keeps what a later life needs to go on from the beginning of this round."""
+        manifest, buffers = (None, []) if self._adapter is None else pack(self._adapter)
         state = {
             "round": self._round,
             "assignment": self._assignment.model_dump(),
@@ -300,6 +301,7 @@ class Client:
         state = msgpack.unpackb(await self._node.disk.read(STATE))
         self._round = state["round"]
         self._assignment = Assignment.model_validate(state["assignment"])
-        tensors = unpack(state["manifest"], state["tensors"])
-        self._adapter = {name: tensor.clone() for name, tensor in tensors.items()}
+        if state["manifest"] is not None:
+            tensors = unpack(state["manifest"], state["tensors"])
+            self._adapter = {name: tensor.clone() for name, tensor in tensors.items()}
         self._node.note("resumed", client=self._node.name, round=self._round)

@@ -127,7 +127,11 @@ class Host:
             except DeviceMemoryError:
                 self._drop_unused_bases()
                 raise
-            adapter = unpack(request.manifest, message.payload)
+            adapter = (
+                self._settings.initial_adapter()
+                if request.manifest is None
+                else unpack(request.manifest, message.payload)
+            )
             training = self._settings.training
             session = await self._node.compute(
                 lambda: Session(

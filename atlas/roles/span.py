@@ -141,14 +141,14 @@ class SpanCaller:
         self._attempt = 0
         self._round = 0
         self._version = 0
-        self._adapter: AdapterState = {}
+        self._adapter: AdapterState | None = None
         self._hidden: list[torch.Tensor] = []
         self._gradients: list[torch.Tensor] = []
 
     # A round, as the client sees it.
 
-    async def begin(self, round_: int, adapter: AdapterState) -> None:
-        """Starts a round from this adapter, at home if home answers."""
+    async def begin(self, round_: int, adapter: AdapterState | None) -> None:
+        """Starts a round from this adapter (None: the one that all start from), at home at best."""
         self._round, self._version, self._adapter = round_, 0, adapter
         self._hidden, self._gradients = [], []
         await self._insist(_nothing)
@@ -249,7 +249,7 @@ class SpanCaller:
         )
 
     async def _open(self) -> None:
-        manifest, buffers = pack(self._adapter)
+        manifest, buffers = (None, []) if self._adapter is None else pack(self._adapter)
         request = Open(**self._state(version=0), round=self._round, manifest=manifest)
         await self._request(request, buffers, ADAPTERS)
 

@@ -281,7 +281,7 @@ def test_ctrl_c_ends_at_once_and_leaves_a_readable_folder_and_nothing_else(
     assert seconds < 10
     assert "Traceback" not in said
     assert "interrupted" in said
-    assert _processes_of_group(process.pid) == {}
+    assert _left_after(2, process.pid) == {}
     assert [path for path in temporary.rglob("*") if not path.is_dir()] == []
     assert is_run(out)
     record = read_run(out)
@@ -296,7 +296,16 @@ def _wait_for_a_step(process: subprocess.Popen[str], metrics: Path) -> None:
         if metrics.exists() and '"step"' in metrics.read_text(encoding="utf-8"):
             return
         time.sleep(0.05)
-    raise AssertionError("no step was done in two minutes")
+    process.kill()
+    raise AssertionError(f"no step was done in two minutes: {process.communicate()[0]}")
+
+
+def _left_after(seconds: float, group: int) -> dict[int, str]:
+    """Processes of a group that are still there when they have had this long to go."""
+    deadline = time.monotonic() + seconds
+    while (left := _processes_of_group(group)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return left
 
 
 def _processes_of_group(group: int) -> dict[int, str]:

@@ -7,12 +7,15 @@ that do not exist are refused with the nearest one that does.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
+import faults
+import topologies
+from atlas.assets import MODELS
 from atlas.models import LoraSettings
 from atlas.tasks import TaskSpec
 from topologies import InputError
@@ -61,6 +64,7 @@ class SignatureSettings(_Section):
     """What clients are told apart by."""
 
     dimensions: int = Field(64, ge=8, le=4096)
+    batch: int = Field(4, ge=1, description="examples in each of the two halves")
 
 
 class Aggregation(_Section):
@@ -116,22 +120,22 @@ def load(name_or_path: str, changes: Sequence[str] = ()) -> Config:
     data: dict[str, Any] = copy.deepcopy(document.mapping())
     if not _CATALOG.is_bundled(name_or_path):
         _resolve_paths(data, Path(name_or_path).parent)
-    for change in changes:
-        _set(data, change)
-    return _check(data, document)
+    changed = [_set(data, change) for change in changes]
+    return _check(data, document, changed)
 
 
 def _resolve_paths(data: dict[str, Any], folder: Path) -> None:
     """Makes what is a path in the file absolute: names of bundled things stay as they are."""
 
-    def resolved(value: Any) -> Any:
-        if isinstance(value, str) and (folder / value).exists():
+    def resolved(value: Any, names: Collection[str] = ()) -> Any:
+        if isinstance(value, str) and value not in names and (folder / value).exists():
             return str((folder / value).resolve())
         return value
 
-    for key in ("model", "topology", "faults"):
+    bundled = {"model": MODELS, "topology": topologies.catalog(), "faults": faults.catalog()}
+    for key, names in bundled.items():
         if key in data:
-            data[key] = resolved(data[key])
+            data[key] = resolved(data[key], names)
     tasks = data.get("tasks")
     for task in tasks if isinstance(tasks, list) else ():
         if isinstance(task, dict):
@@ -140,7 +144,8 @@ def _resolve_paths(data: dict[str, Any], folder: Path) -> None:
                     task[key] = resolved(task[key])
 
 
-def _set(data: dict[str, Any], change: str) -> None:
+def _set(data: dict[str, Any], change: str) -> tuple[str, ...]:
+    """Makes one change of the command line; returns the place that it changed."""
     key, equals, text = change.partition("=")
     key = key.strip()
     if not equals or not key or not text.strip():
@@ -157,20 +162,29 @@ def _set(data: dict[str, Any], change: str) -> None:
             raise ConfigError(f"{section} has no keys of its own", key=f"--set {key}")
         place = inner
     place[last] = parse_yaml(text, f"--set {key}", ConfigError).value
+    return (*sections, last)
 
 
-def _check(data: Mapping[str, Any], document: Document) -> Config:
+def _check(
+    data: Mapping[str, Any], document: Document, changed: Sequence[tuple[str, ...]]
+) -> Config:
     """The config in plain data. Raises ConfigError about the first thing that is wrong with it."""
     try:
         return Config.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
     place = tuple(part for part in first["loc"] if part not in _BRANCHES)
+    remedy = None
     if first["type"] == "extra_forbidden":
+        problem = f"there is no key {place[-1]!r}"
         remedy = did_you_mean(str(place[-1]), _keys(place[:-1]), what="keys here")
-        raise document.error(f"there is no key {place[-1]!r}", place, remedy)
-    message = first["msg"].removeprefix("Value error, ")
-    raise document.error(f"{message[:1].lower()}{message[1:]}, not {first['input']!r}", place)
+    else:
+        message = first["msg"].removeprefix("Value error, ")
+        problem = f"{message[:1].lower()}{message[1:]}, not {first['input']!r}"
+    for there in changed:
+        if place[: len(there)] == there:
+            raise ConfigError(problem, key=f"--set {'.'.join(there)}", remedy=remedy)
+    raise document.error(problem, place, remedy)
 
 
 _BRANCHES = ("a name", "one's own", "int", "literal['auto']")

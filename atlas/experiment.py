@@ -89,6 +89,7 @@ def run(
     started = time.monotonic()
     assets.forbid_hub()
     torch.set_num_threads(1)
+    network(config)
     with RunFolder(out, overwrite=overwrite) as folder:
         folder.write_config(config.complete())
         prepared = prepare(config, view)
@@ -134,12 +135,18 @@ def run(
     return result
 
 
-def prepare(config: Config, view: View) -> Prepared:
-    """Reads what a config names. Raises InputError naming file, key and remedy."""
+def network(config: Config) -> tuple[Topology, Scenario | None]:
+    """The topology, and the scenario as far as there is one, which fits it. Raises InputError."""
     topology = topologies.load(config.topology)
     scenario = None if config.faults == "none" else faults.load(config.faults)
     if scenario is not None:
         faults.expand(scenario, topology, config.seed)
+    return topology, scenario
+
+
+def prepare(config: Config, view: View) -> Prepared:
+    """Reads what a config names. Raises InputError naming file, key and remedy."""
+    topology, scenario = network(config)
     clients, devices, coordinator_name = _roles(topology)
     with assets.progress_bar() as progress:
         folder = assets.model(config.model, progress=progress)

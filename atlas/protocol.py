@@ -5,7 +5,7 @@ it again, and one that has forgotten (it crashed) says so. Whoever asks keeps wh
 round is over.
 
     device → coordinator    hello (→ chain), signature (→ assignment), done (→ finish)
-    client → host           open, forward, backward, replay, commit, sketch, collect, close
+    client → host           room?, open, forward, backward, replay, commit, sketch, collect, close
     client → aggregator     update (→ stored), merged? (→ merged)
     aggregator → aggregator mean? (→ mean)
     aggregator → coordinator result
@@ -130,6 +130,12 @@ class _Step(_Body):
     step: int
 
 
+class AskRoom(_Step):
+    """Could you take these layers on for me? Answered at once, so that the dead are soon known."""
+
+    kind: Literal["room?"] = "room?"
+
+
 class Open(_Step):
     """Begin a session from the adapter in the payload; `round` is for the record.
 
@@ -236,7 +242,7 @@ class Finish(_Body):
     kind: Literal["finish"] = "finish"
 
 
-HostRequest = Open | Forward | Backward | Replay | Commit | Sketch | Collect | Close
+HostRequest = AskRoom | Open | Forward | Backward | Replay | Commit | Sketch | Collect | Close
 AggregatorRequest = Update | AskMean | AskMerged
 AnyBody = (
     Hello | Chain | Signature | Assignment | Done | Result | HostRequest | AggregatorRequest

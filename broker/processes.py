@@ -11,7 +11,9 @@ import contextlib
 import multiprocessing
 import pickle
 import signal
+import threading
 import traceback
+from collections.abc import Iterator
 from multiprocessing.connection import Connection
 
 import zmq
@@ -40,7 +42,8 @@ class WorkerProcesses:
             )
             self._pipes.append(ours)
             try:
-                process.start()
+                with _deaf_to_ctrl_c():
+                    process.start()
             except (pickle.PicklingError, AttributeError, TypeError) as error:
                 self.end()
                 raise BrokerError(
@@ -91,9 +94,21 @@ class WorkerProcesses:
                 process.join(_END_S)
 
 
+@contextlib.contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """Ctrl-C is for the parent alone, from the child's first instruction on: it inherits this."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
 def _work(endpoint: str, assignment: Assignment, pipe: Connection) -> None:
     """The body of a worker process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     socket = context.socket(zmq.DEALER)

@@ -57,7 +57,11 @@ class Note:
 
 @dataclass(frozen=True)
 class Run:
-    """What came of a run. `faults` are the events as they were applied, every selector resolved."""
+    """What came of a run.
+
+    `faults` are the events as they were applied, every selector resolved, and after them those that
+    were still to come when the run ended.
+    """
 
     returned: dict[str, object]
     ledger: Ledger
@@ -210,7 +214,7 @@ class _Scheduler:
             self._ledger,
             self._ledger.digest(),
             to_seconds(self._now_ns),
-            tuple(self._applied),
+            (*self._applied, *reversed(self._events)),
         )
 
     def _assignment(self, index: int, token: bytes) -> Assignment:

@@ -45,22 +45,18 @@ def final_table(
 def _tasks(summary: Summary) -> Table:
     table = Table(
         box=box.SIMPLE_HEAD,
-        caption="Loss: nats per word piece of the answer, on text that no client trained on. "
+        caption="Loss: nats per word piece of the answer, on rows that no client trained on. "
         "Baseline: accuracy of always giving the most frequent answer.",
         caption_justify="left",
         pad_edge=False,
+        padding=(0, 1, 0, 0),
     )
-    table.add_column("Task")
-    table.add_column("Clients", justify="right")
-    table.add_column("Loss", justify="right")
-    table.add_column("Over choices", justify="right")
-    table.add_column("Accuracy", justify="right")
-    table.add_column("Baseline", justify="right")
-    table.add_column("Rows", justify="right")
+    table.add_column("Task", no_wrap=True)
+    for heading in ("Loss", "Over choices", "Accuracy", "Baseline", "Rows"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for name, task in summary.tasks.items():
         table.add_row(
             Text(name),
-            str(task.clients),
             change(show_loss(task.loss_before), show_loss(task.loss_after)),
             change(show_loss(task.choice_loss_before), show_loss(task.choice_loss_after)),
             change(show_share(task.accuracy_before), show_share(task.accuracy_after)),

@@ -55,6 +55,7 @@ class Client:
         self._ends: Stage
         self._attempt = node.incarnation << 24
         self._shunned = Shunned()
+        self._pace = _pace(node, settings)
         self._spans: list[SpanCaller] = []
         self._assignment: Assignment
         self._adapter: AdapterState | None = None
@@ -139,35 +140,12 @@ class Client:
                     self._node,
                     span,
                     named,
-                    pace=self._pace(span, chain.hosts[index]),
+                    pace=self._pace,
                     shunned=self._shunned,
                     attempts=self._next_attempt,
                     changed=self._declare_hosts,
                 )
             )
-
-    def _pace(self, span: Range, host: str) -> Pace:
-        """Deadlines before anything is measured: the plan's crossing times, as if alone at a slow
-        host.
-        """
-        settings, route = self._settings, self._node.link(host)
-        cost = settings.span_cost(span)
-        boundary = settings.step_cost(1).boundary_bytes
-        slow = min(self._node.device.flops, SLOW_HOST_FLOPS)
-        step_s = cost.step_flops / slow + 2 * (boundary * 8 / route.bandwidth_bps + route.delay_s)
-        adapter = costs.adapter_bytes(settings.spec, settings.lora, span)
-        moving_s = adapter * 8 / route.bandwidth_bps + 2 * route.delay_s
-        load_s = ACCESS_S + cost.base_bytes / BYTES_PER_SECOND
-        return Pace(
-            {
-                "open": moving_s + load_s,
-                "forward": step_s,
-                "backward": step_s,
-                "replay": 2 * step_s,
-                "sketch": step_s,
-                "collect": step_s + moving_s,
-            }
-        )
 
     def _next_attempt(self) -> int:
         self._attempt += 1
@@ -251,7 +229,7 @@ class Client:
         return step_batch(
             self._data,
             tokenizer=self._settings.tokenizer,
-            size=training.batch,
+            size=self._settings.signature.batch if number == SIGNATURE_ROUND else training.batch,
             max_tokens=training.tokens,
             seed=self._settings.seed,
             client=self._node.name,
@@ -305,3 +283,25 @@ class Client:
             tensors = unpack(state["manifest"], state["tensors"])
             self._adapter = {name: tensor.clone() for name, tensor in tensors.items()}
         self._node.note("resumed", client=self._node.name, round=self._round)
+
+
+def _pace(node: Node, settings: RunSettings) -> Pace:
+    """Deadlines before anything is measured: as if a slow host held all layers between the ends."""
+    way = node.link(settings.coordinator)
+    cost = settings.step_cost(1)
+    span = Range(cost.spans[0].first, cost.spans[0].last)
+    crossing_s = cost.boundary_bytes * 8 / way.bandwidth_bps + way.delay_s
+    step_s = cost.spans[0].step_flops / SLOW_HOST_FLOPS + 2 * crossing_s
+    adapter_bytes = costs.adapter_bytes(settings.spec, settings.lora, span)
+    moving_s = adapter_bytes * 8 / way.bandwidth_bps + way.delay_s
+    return Pace(
+        {
+            "room?": 2 * way.delay_s,
+            "open": moving_s + ACCESS_S + cost.spans[0].base_bytes / BYTES_PER_SECOND,
+            "forward": step_s,
+            "backward": step_s,
+            "replay": 2 * step_s,
+            "sketch": step_s,
+            "collect": step_s + moving_s,
+        }
+    )

@@ -24,6 +24,7 @@ from atlas.protocol import (
     GRADIENTS,
     SIGNATURES,
     Accepted,
+    AskRoom,
     Backward,
     Close,
     Collect,
@@ -84,6 +85,9 @@ class Host:
         """Does what a client asks. Requests of one session are served in the order they came."""
         key = (message.source, request.first, request.last)
         try:
+            if isinstance(request, AskRoom):
+                await self._tell_room(message, key)
+                return
             if isinstance(request, Open):
                 await self._open(message, key, request)
                 return
@@ -111,6 +115,32 @@ class Host:
         if not isinstance(request, Commit | Close):
             refusal = Refused(reason=reason, missing=missing)
             await message.reply(refusal.header(), purpose=CONTROL)
+
+    async def _tell_room(self, message: Message, key: Key) -> None:
+        """Whether the span would fit, with all that would make room for it gone."""
+        span = Range(key[1], key[2])
+        cost = self._settings.span_cost(span)
+        needed = cost.session_bytes + (0 if span in self._bases else cost.base_bytes)
+        leaving = {key, *self._stale()} & set(self._hosted)
+        staying = {Range(first, last) for _, first, last in self._hosted.keys() - leaving} | {span}
+        free = self._node.device.grant_bytes - self._node.reserved_bytes
+        free += sum(self._hosted[other].memory.size_bytes for other in leaving)
+        free += sum(
+            base.memory.size_bytes for held, base in self._bases.items() if held not in staying
+        )
+        if needed > free:
+            layers = f"layers {span.first}-{span.last - 1}"
+            raise _RefusalError(f"{layers} need {needed:,} bytes and {free:,} are free")
+        await message.reply(Accepted().header(), purpose=CONTROL)
+
+    def _stale(self) -> list[Key]:
+        """Sessions that were not used for long, the longest first."""
+        unused = [
+            (hosted.used_s, key)
+            for key, hosted in self._hosted.items()
+            if self._node.now - hosted.used_s > IDLE_S and not hosted.turn.locked()
+        ]
+        return [key for _, key in sorted(unused)]
 
     async def _open(self, message: Message, key: Key, request: Open) -> None:
         span = Range(request.first, request.last)
@@ -166,14 +196,10 @@ class Host:
             try:
                 return self._node.reserve(size_bytes, purpose)
             except DeviceMemoryError:
-                stale = [
-                    (hosted.used_s, key)
-                    for key, hosted in self._hosted.items()
-                    if self._node.now - hosted.used_s > IDLE_S and not hosted.turn.locked()
-                ]
+                stale = self._stale()
                 if not stale:
                     raise
-                self._forget(min(stale)[1])
+                self._forget(stale[0])
                 self._drop_unused_bases()
 
     def _forget(self, key: Key) -> None:

@@ -30,6 +30,7 @@ from atlas.protocol import (
     GRADIENTS,
     PATIENCE_S,
     SIGNATURES,
+    AskRoom,
     Backward,
     Close,
     Collect,
@@ -51,23 +52,29 @@ PAUSE_S = 15.0
 SHUN_S = 120.0
 """How long a host that was late or gone is tried only after all others."""
 
+FACTOR = 6.0
+"""How many times what is expected a host may take. Twice would do; false alarms cost replays."""
+
 Where = Literal["plan", "neighborhood", "elsewhere"]
 T = TypeVar("T")
 
 
 @dataclass
 class Pace:
-    """Deadlines by kind of request: a second, and `factor` times the longest one so far or the
-    plan.
+    """Deadlines by kind of request: a second, and `FACTOR` times what it is expected to take.
+
+    That is the longest that one has taken; what `planned_s` says before there is one, and always
+    for those whose time depends on the host's state (`open`).
     """
 
     planned_s: Mapping[str, float]
-    factor: float = 4.0
     longest_s: dict[str, float] = field(default_factory=dict)
 
     def deadline_s(self, kind: str) -> float:
         """How long to wait for an answer to a request of this kind."""
-        return 1.0 + self.factor * self.longest_s.get(kind, self.planned_s[kind])
+        planned_s = self.planned_s[kind]
+        expected_s = self.longest_s.get(kind, planned_s)
+        return 1.0 + FACTOR * (max(expected_s, planned_s) if kind == "open" else expected_s)
 
     def measured(self, kind: str, seconds: float) -> None:
         """An answer came after `seconds`."""
@@ -235,6 +242,7 @@ class SpanCaller:
             ):
                 self.host, self._attempt = host, self._attempts()
                 try:
+                    await self._request(AskRoom(**self._state(version=0)), (), CONTROL)
                     await self._open()
                     await self._replay()
                 except _LostHostError as lost:

@@ -49,7 +49,7 @@ from broker import Message, Node
 
 PAUSE_S = 15.0
 """How long it waits before it goes through all candidates again."""
-SHUN_S = 120.0
+SHUN_S = 30.0
 """How long a host that was late or gone is tried only after all others."""
 
 FACTOR = 6.0
@@ -64,20 +64,24 @@ class Pace:
     """Deadlines by kind of request: a second, and `FACTOR` times what it is expected to take.
 
     That is the longest that one has taken; what `planned_s` says before there is one, and always
-    for those whose time depends on the host's state (`open`).
+    for those whose time depends on the host's state (`open`). As a retransmission timer does, it
+    doubles with each deadline missed until an answer comes: the way may have become slow.
     """
 
     planned_s: Mapping[str, float]
     longest_s: dict[str, float] = field(default_factory=dict)
+    missed: int = 0
 
     def deadline_s(self, kind: str) -> float:
         """How long to wait for an answer to a request of this kind."""
         planned_s = self.planned_s[kind]
         expected_s = self.longest_s.get(kind, planned_s)
-        return 1.0 + FACTOR * (max(expected_s, planned_s) if kind == "open" else expected_s)
+        expected_s = max(expected_s, planned_s) if kind == "open" else expected_s
+        return 1.0 + FACTOR * expected_s * 2 ** min(self.missed, 6)
 
     def measured(self, kind: str, seconds: float) -> None:
         """An answer came after `seconds`."""
+        self.missed = 0
         self.longest_s[kind] = max(self.longest_s.get(kind, 0.0), seconds)
 
 
@@ -340,6 +344,7 @@ class SpanCaller:
                 self.host, request.header(), payload, purpose=purpose, timeout=deadline_s
             )
         except TimeoutError:
+            self._pace.missed += 1
             raise _LostHostError("no answer", waited_s=deadline_s) from None
         body = parse(reply)
         if isinstance(body, Refused):

@@ -1,14 +1,16 @@
 """The messages between devices, as types, and how a message is asked until it is answered.
 
-Every message has a `kind`. Requests are safe to repeat: a device that has done a thing answers for
-it again, and one that has forgotten (it crashed) says so. Whoever asks keeps what it sent until the
-round is over.
+Every message has a `kind`. A question (`ask`) may be repeated: a device that has done a thing
+answers for it again, and one that has forgotten (it crashed) says so. What a host is asked carries
+the attempt and the step that it belongs to, and is refused at any other. Whoever sends keeps what
+it sent until the round is over.
 
-    device → coordinator    hello (→ chain), signature (→ assignment), done (→ finish)
-    client → host           room?, open, forward, backward, replay, commit, sketch, collect, close
-    client → aggregator     update (→ stored), merged? (→ merged)
-    aggregator → aggregator mean? (→ mean)
-    aggregator → coordinator result
+    device → coordinator     hello (→ chain), signature (→ assignment), done, result
+    client → host            room?, open, forward, backward, replay, sketch, collect; commit, close
+    client → aggregator      update, merged? (→ tensors)
+    aggregator → aggregator  mean? (→ tensors)
+
+Where no answer is named it is `accepted`; any answer can be `refused`; commit and close have none.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ ACTIVATIONS = "activations"
 GRADIENTS = "gradients"
 ADAPTERS = "adapters"
 ASK_AGAIN_S = 20.0
+MOST_AGAIN_S = 300.0
 SLOWER = 10.0
 """How much slower than the undisturbed way a payload may be before it is sent again."""
 PATIENCE_S = 24 * 3600.0
@@ -36,8 +39,15 @@ PURPOSES = (SIGNATURES, ACTIVATIONS, GRADIENTS, ADAPTERS, CONTROL)
 Manifest = list[dict[str, Any]]
 
 
-class UnansweredError(Exception):
+class UnansweredError(InputError):
     """A device was asked again and again and has not answered in all the time there is."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(
+            problem,
+            key="faults",
+            remedy="Give what a run can't do without (clients, the coordinator) a way back: `for:`",
+        )
 
 
 class _Body(BaseModel):
@@ -236,17 +246,11 @@ class Refused(_Body):
     missing: bool = False
 
 
-class Finish(_Body):
-    """The run is over."""
-
-    kind: Literal["finish"] = "finish"
-
-
 HostRequest = AskRoom | Open | Forward | Backward | Replay | Commit | Sketch | Collect | Close
 AggregatorRequest = Update | AskMean | AskMerged
 AnyBody = (
     Hello | Chain | Signature | Assignment | Done | Result | HostRequest | AggregatorRequest
-    | Tensors | Accepted | Refused | Finish
+    | Tensors | Accepted | Refused
 )  # fmt: skip
 _ADAPTER: TypeAdapter[AnyBody] = TypeAdapter(Annotated[AnyBody, Field(discriminator="kind")])
 
@@ -270,21 +274,24 @@ async def ask(
     payload: Sequence[bytes | memoryview] = (),
     *,
     purpose: str = CONTROL,
+    answer_bytes: int = 0,
 ) -> Message:
-    """Asks until there is an answer, again every `ASK_AGAIN_S` and the time the payload takes.
+    """Asks until there is an answer, each time waiting twice as long, up to `MOST_AGAIN_S`.
 
-    Raises UnansweredError after `PATIENCE_S`.
+    The first wait is `ASK_AGAIN_S` and what payload and answer take on a slow way. Raises
+    UnansweredError after `PATIENCE_S`.
     """
-    way = node.link(to)
+    way, back = node.link(to), node.link(to, back=True)
     size_bytes = sum(len(part) for part in payload)
-    again_s = ASK_AGAIN_S + SLOWER * (size_bytes * 8 / way.bandwidth_bps + way.delay_s)
+    moving_s = size_bytes * 8 / way.bandwidth_bps + answer_bytes * 8 / back.bandwidth_bps
+    again_s = ASK_AGAIN_S + SLOWER * (moving_s + way.delay_s + back.delay_s)
     until = node.now + PATIENCE_S
     while node.now < until:
         try:
             header = body.header()
             return await node.request(to, header, payload, purpose=purpose, timeout=again_s)
         except TimeoutError:
-            continue
+            again_s = min(2 * again_s, MOST_AGAIN_S)
     raise UnansweredError(
         f"{to} has not answered {node.name}'s {body.header()['kind']!r} in {PATIENCE_S:,.0f} s"
     )

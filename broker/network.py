@@ -345,7 +345,8 @@ class Network:
         if flow.route is None:
             due = flow.resume_ns
             if due is None:
-                due = (flow.stalled_ns or now_ns) + self._stream_timeout_ns
+                since_ns = now_ns if flow.stalled_ns is None else flow.stalled_ns
+                due = since_ns + self._stream_timeout_ns
         elif math.isinf(flow.rate_bps):
             due = now_ns
         else:

@@ -118,6 +118,7 @@ class Node:
         self._readers: deque[asyncio.Future[None]] = deque()
         self._requests: dict[int, asyncio.Future[Message]] = {}
         self._reserved = 0
+        self._let_go: list[Callable[[], None]] = []
         self._dead = False
 
     # Where and when.
@@ -264,6 +265,14 @@ class Node:
         if not self._dead:
             self._facts[fact] = list(nodes)
 
+    def on_crash(self, let_go: Callable[[], None]) -> None:
+        """Calls `let_go` when the node dies, to drop large things that its memory held.
+
+        The suspended tasks of a dead program are kept until the run ends, and all they refer to.
+        It is not for cleaning up: nothing it does can be seen by any node.
+        """
+        self._let_go.append(let_go)
+
     # What the worker calls.
 
     def _deliver(self, source: str, frame: Frame, sent_ns: int) -> None:
@@ -296,6 +305,8 @@ class Node:
         self._dead = True
         self._outbox.clear()
         self._inbox.clear()
+        for let_go in self._let_go:
+            let_go()
 
 
 def _packed(header: Header) -> bytes:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich import box
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -20,7 +21,7 @@ from atlas.results.display import (
     show_seconds,
     show_share,
 )
-from atlas.results.summary import NeighborhoodFigures, Summary
+from atlas.results.summary import NeighborhoodFigures, Summary, TaskFigures
 
 
 def final_table(
@@ -31,7 +32,7 @@ def final_table(
     `paths` is what was written: by what it is, or just in order.
     """
     if summary.tasks:
-        console.print(_tasks(summary))
+        _print_tasks(summary, console)
     for name, text in sentences(summary):
         line = Text(f"{name:<14}", style="bold")
         console.print(line.append(text, style="not bold"), soft_wrap=True)
@@ -42,33 +43,61 @@ def final_table(
             console.print(Text(f"  {label:<14}{path}"), soft_wrap=True)
 
 
-def _tasks(summary: Summary) -> Table:
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        caption="Loss: nats per word piece of the answer, on rows that no client trained on. "
+def _print_tasks(summary: Summary, console: Console) -> None:
+    """As a table, or in a sentence for each task where a table would have to be cut."""
+    roomy = console.options.update(width=10 * console.width)
+    for gap in (1, 0):
+        table = _tasks(summary, gap)
+        if Measurement.get(console, roomy, table).maximum <= console.width:
+            console.print(table)
+            break
+    else:
+        for name, figures in summary.tasks.items():
+            line = Text(name, style="bold").append(f": {_in_words(figures)}", style="not bold")
+            console.print(line, soft_wrap=True)
+    console.print(
+        "Loss: nats per word piece of the answer, on rows no client trained on.",
         "Baseline: accuracy of always giving the most frequent answer.",
-        caption_justify="left",
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
+        sep="\n",
+        style="dim italic",
     )
+    console.print()
+
+
+def _tasks(summary: Summary, gap: int) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, gap, 0, 0))
     table.add_column("Task", no_wrap=True)
     for heading in ("Loss", "Over choices", "Accuracy", "Baseline", "Rows"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, task in summary.tasks.items():
-        table.add_row(
-            Text(name),
-            change(show_loss(task.loss_before), show_loss(task.loss_after)),
-            change(show_loss(task.choice_loss_before), show_loss(task.choice_loss_after)),
-            change(show_share(task.accuracy_before), show_share(task.accuracy_after)),
-            show_share(task.majority),
-            str(task.examples),
-        )
+        table.add_row(Text(name), *_figures(task))
     return table
 
 
+def _figures(task: TaskFigures) -> tuple[str, str, str, str, str]:
+    return (
+        change(show_loss(task.loss_before), show_loss(task.loss_after)),
+        change(show_loss(task.choice_loss_before), show_loss(task.choice_loss_after)),
+        change(show_share(task.accuracy_before), show_share(task.accuracy_after)),
+        show_share(task.majority),
+        f"{task.examples:,}",
+    )
+
+
+def _in_words(task: TaskFigures) -> str:
+    loss, over_choices, accuracy, baseline, rows = _figures(task)
+    named = {"loss": loss, "over choices": over_choices, "accuracy": accuracy, "baseline": baseline}
+    told = [f"{name} {text}" for name, text in named.items() if text != MISSING]
+    return ", ".join([*told, f"{rows} rows"])
+
+
 def change(before: str, after: str) -> str:
-    """A figure before and after: "1.87 → 0.41"."""
-    return MISSING if before == after == MISSING else f"{before} → {after}"
+    """A figure before and after: "1.87 → 0.41"; a unit that both have stands once: "55 → 70 %"."""
+    if before == after == MISSING:
+        return MISSING
+    if before.endswith(" %") and after.endswith(" %"):
+        before = before.removesuffix(" %")
+    return f"{before} → {after}"
 
 
 def sentences(summary: Summary) -> list[tuple[str, str]]:

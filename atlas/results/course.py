@@ -8,7 +8,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from atlas.results.events import Event, Fault, Paired, Repaired, Step, Suspected, read
+from atlas.results.events import (
+    Aggregated,
+    Event,
+    Fault,
+    Finished,
+    Moved,
+    Paired,
+    Refused,
+    Repaired,
+    Step,
+    Suspected,
+    read,
+)
 from atlas.results.notes import Note
 from atlas.results.telling import fault_in_words
 
@@ -32,7 +44,7 @@ class Hosting:
 
 @dataclass(frozen=True)
 class Wait:
-    """A client waits: from when its host went silent until a stand-in had taken over."""
+    """A client waits: from when its host was silent or refused it until another had taken over."""
 
     client: str
     first: int
@@ -68,7 +80,11 @@ class Course:
 
 
 def follow(notes: Iterable[Note]) -> Course:
-    """Derive the course of a run; what is still open at the last note ends there."""
+    """Derive the course of a run.
+
+    What is still open at the last note ends there; but in a run that came to its end, the hosts of
+    a neighborhood are drawn until its last round was combined.
+    """
     told = [(note.time_s, read(note)) for note in notes]
     end_s = max((time_s for time_s, _ in told), default=0.0)
     pairings = _Pairings(end_s)
@@ -89,7 +105,13 @@ class _Pairings:
     def __init__(self, end_s: float) -> None:
         self._end_s = end_s
         self._open: dict[Part, Hosting] = {}
-        self._silent_since: dict[tuple[str, str], float] = {}
+        self._homes: dict[str, set[str]] = {}
+        """The hosts of each neighborhood, as far as chains and stand-ins tell."""
+        self._neighborhood_of: dict[str, str] = {}
+        self._lost: dict[str, list[tuple[str, float, float]]] = {}
+        """By client, since its last step: (host, when it was given up, since when it was silent)"""
+        self._combined_s: dict[str, float] = {}
+        self._finished = False
         self.hostings: list[Hosting] = []
         self.waits: list[Wait] = []
 
@@ -99,23 +121,35 @@ class _Pairings:
                 self._paired(time_s, event)
             case Suspected():
                 since = max(0.0, time_s - event.waited_s)
-                self._silent_since.setdefault((event.client, event.host), since)
+                self._lost.setdefault(event.client, []).append((event.host, time_s, since))
+            case Refused():
+                self._lost.setdefault(event.client, []).append((event.host, time_s, time_s))
             case Step():
-                # A step went through, so nobody in this client's chain is silent any more.
-                for pair in [pair for pair in self._silent_since if pair[0] == event.client]:
-                    del self._silent_since[pair]
+                # A step went through, so the whole of this client's chain answers again.
+                self._lost.pop(event.client, None)
             case Repaired():
                 self._repaired(time_s, event)
+            case Moved():
+                self._moved(time_s, event)
+            case Aggregated():
+                self._combined_s[event.neighborhood] = time_s
+            case Finished():
+                self._finished = True
             case _:
                 pass
 
     def finish(self) -> None:
         for part in list(self._open):
-            self._close(part, self._end_s)
+            ended_s = self._combined_s.get(self._neighborhood_of.get(part[0], ""), 0.0)
+            over = self._finished and ended_s > self._open[part].begin_s
+            self._close(part, ended_s if over else self._end_s)
         self.hostings.sort(key=lambda hosting: (hosting.begin_s, hosting.client, hosting.first))
 
     def _paired(self, time_s: float, event: Paired) -> None:
         chain = {(event.client, link.first, link.last): link.host for link in event.chain}
+        homes = self._homes.setdefault(event.neighborhood, set())
+        homes.update(chain.values(), *event.stand_ins)
+        self._neighborhood_of[event.client] = event.neighborhood
         for part in [part for part in self._open if part[0] == event.client]:
             if chain.get(part) != self._open[part].host:
                 self._close(part, time_s)
@@ -125,15 +159,39 @@ class _Pairings:
 
     def _repaired(self, time_s: float, event: Repaired) -> None:
         part = (event.client, event.first, event.last)
-        since = self._silent_since.pop((event.client, event.lost), time_s)
+        begun = self._open[part].begin_s if part in self._open else 0.0
+        # One host may have run several parts, so what is known of it stays until the next step.
+        silences = [
+            max(since, begun)
+            for host, at_s, since in self._lost.get(event.client, ())
+            if host == event.lost and at_s > begun
+        ]
+        since = min(silences, default=time_s)
         if part in self._open:
-            since = max(since, self._open[part].begin_s)
             self._close(part, since)
         if since < time_s:
             self.waits.append(Wait(*part, event.lost, event.host, begin_s=since, end_s=time_s))
         self._open[part] = Hosting(
             *part, event.host, begin_s=time_s, end_s=self._end_s, borrowed=event.fallback
         )
+
+    def _moved(self, time_s: float, event: Moved) -> None:
+        part = (event.client, event.first, event.last)
+        if part in self._open:
+            self._close(part, time_s)
+        self._open[part] = Hosting(
+            *part,
+            event.host,
+            begin_s=time_s,
+            end_s=self._end_s,
+            borrowed=self._is_foreign(event.client, event.host),
+        )
+
+    def _is_foreign(self, client: str, host: str) -> bool:
+        """Whether the host is known to serve other neighborhoods, and not this client's."""
+        home = self._neighborhood_of.get(client)
+        serves = {name for name, hosts in self._homes.items() if host in hosts}
+        return bool(serves) and home not in serves
 
     def _close(self, part: Part, at_s: float) -> None:
         hosting = self._open.pop(part)

@@ -97,6 +97,16 @@ class Repaired(Event):
     fallback: bool = False
 
 
+class Moved(Event):
+    """A round begins at another host than the last one ended with; nothing was lost."""
+
+    client: str
+    first: int
+    last: int
+    host: str
+    round: int = 0
+
+
 class Refused(Event):
     """A host would not serve a client."""
 
@@ -163,6 +173,7 @@ EVENTS: MappingProxyType[str, type[Event]] = MappingProxyType(
         "step": Step,
         "suspected": Suspected,
         "repaired": Repaired,
+        "moved": Moved,
         "refused": Refused,
         "resumed": Resumed,
         "aggregated": Aggregated,

@@ -13,6 +13,8 @@ from atlas.results.display import show_layers, show_moment, show_seconds, span_n
 from atlas.results.figures import Figure, Json, axis, natural, time_unit
 
 MOST_ROWS = 60
+MOST_OF_A_FAULT = 8
+"""Devices of one fault that get a row each; more are one row."""
 ROW_PX = 22
 KINDS = {"crash": "dead", "slow": "slow", "degrade": "poor link", "partition": "cut off"}
 KIND_COLORS = {"crash": "--bad", "slow": "--slow", "degrade": "--poor", "partition": "--cut"}
@@ -25,11 +27,11 @@ def pairings(found: Course, groups: Mapping[str, str], hosts: Sequence[str]) -> 
     """
     unit, scale = time_unit(found.end_s)
     rows = hosting_rows(found, groups)
-    broken = list(found.breakages[:MOST_ROWS])
-    names = _breakage_names(broken)
-    data = [_breakage_trace(b, name, scale) for b, name in zip(broken, names, strict=True)]
+    broken = list(found.breakages)
+    struck = breakage_rows(broken)
+    data = [_breakage_trace(b, name, scale) for name, bars in struck.items() for b in bars]
     data += _hosting_traces(found, rows, hosts, scale)
-    above = len(broken) * ROW_PX + 30 if broken else 0
+    above = len(struck) * ROW_PX + 30 if struck else 0
     below = max(1, len(rows)) * ROW_PX + 10
     share = below / (above + below) if above else 1.0
     gap = 26 / (above + below) if above else 0.0
@@ -45,8 +47,8 @@ def pairings(found: Course, groups: Mapping[str, str], hosts: Sequence[str]) -> 
         "xaxis": axis(f"virtual time ({unit})", range=[0, found.end_s / scale or 1], anchor="y"),
         "yaxis": _rows_axis([_row_name(row) for row in rows], [0, share - gap]),
     }
-    if broken:
-        layout["yaxis2"] = _rows_axis(names, [share, 1])
+    if struck:
+        layout["yaxis2"] = _rows_axis(list(struck), [share, 1])
     return {"data": data, "layout": layout}
 
 
@@ -73,7 +75,7 @@ def _breakage_trace(breakage: Breakage, name: str, scale: float) -> Json:
         "y": [name],
         "base": [breakage.begin_s / scale],
         "x": [(breakage.end_s - breakage.begin_s) / scale],
-        "text": [escape(KINDS.get(breakage.kind, breakage.kind))],
+        "text": [escape(_kind(breakage.kind))],
         "textposition": "inside",
         "insidetextanchor": "start",
         "textangle": 0,
@@ -85,19 +87,34 @@ def _breakage_trace(breakage: Breakage, name: str, scale: float) -> Json:
     }
 
 
-def _breakage_names(broken: Sequence[Breakage]) -> list[str]:
-    """A row for each fault: whom it strikes, with the fault's name where that is not enough."""
-    subjects = [_subject(breakage) for breakage in broken]
-    return [
-        escape(subject if subject and subjects.count(subject) == 1 else f"{subject} ({b.fault})")
-        for b, subject in zip(broken, subjects, strict=True)
-    ]
+def breakage_rows(broken: Sequence[Breakage]) -> dict[str, list[Breakage]]:
+    """The faults by whom they strike: a row for each device, or for what is struck as a whole.
+
+    Faults of different kinds have a row each, so that none hides another.
+    """
+    found: dict[tuple[str, str], list[Breakage]] = {}
+    for breakage in broken:
+        for subject in _subjects(breakage):
+            found.setdefault((subject, breakage.kind), []).append(breakage)
+    shown = dict(list(found.items())[:MOST_ROWS])
+    subjects = [subject for subject, _ in shown]
+    return {
+        escape(subject if subjects.count(subject) == 1 else f"{subject} · {_kind(kind)}"): bars
+        for (subject, kind), bars in shown.items()
+    }
 
 
-def _subject(breakage: Breakage) -> str:
+def _subjects(breakage: Breakage) -> list[str]:
     links = [" - ".join(sorted(link, key=natural)) for link in breakage.links]
     names = list(dict.fromkeys(breakage.nodes or links))
-    return ", ".join(names) if len(names) < 3 else f"{names[0]} and {len(names) - 1} more"
+    if breakage.nodes and len(names) <= MOST_OF_A_FAULT:
+        return names
+    short = ", ".join(names) if len(names) < 3 else f"{names[0]} and {len(names) - 1} more"
+    return [short or _kind(breakage.kind)]
+
+
+def _kind(kind: str) -> str:
+    return KINDS.get(kind, kind)
 
 
 def _row_name(row: Part) -> str:
@@ -125,7 +142,7 @@ def _hosting_traces(
                 "marker": {"color": "--bad"},
                 "hovertext": [
                     escape(f"{w.client} waits {show_seconds(w.end_s - w.begin_s)}: ")
-                    + escape(f"{w.lost} is silent, {w.host} takes over")
+                    + escape(f"{w.lost} is lost, {w.host} takes over")
                     for w in waits
                 ],
             }
@@ -138,7 +155,7 @@ def _host_trace(hostings: Sequence[Hosting], color: str, scale: float) -> Json:
         **_bars([(h.client, h.first, h.last) for h in hostings]),
         "base": [h.begin_s / scale for h in hostings],
         "x": [(h.end_s - h.begin_s) / scale for h in hostings],
-        "text": [escape(f"{h.host} (fallback)" if h.borrowed else h.host) for h in hostings],
+        "text": [escape(h.host) for h in hostings],
         "textposition": "inside",
         "insidetextanchor": "start",
         "textangle": 0,

@@ -24,7 +24,7 @@ from atlas.results.display import (
     show_share,
     show_speed,
 )
-from atlas.results.events import Registered, read
+from atlas.results.events import Refused, Registered, Suspected, read
 from atlas.results.figures import (
     MOST_CLIENT_LINES,
     Figure,
@@ -37,6 +37,7 @@ from atlas.results.figures import (
 )
 from atlas.results.folder import RunRecord, read_run, replace
 from atlas.results.hosting_figure import MOST_ROWS, pairings
+from atlas.results.searches import Searches
 from atlas.results.summary import Summary, summarize
 from atlas.results.telling import Sentence, tell
 
@@ -270,5 +271,15 @@ def _devices(record: RunRecord) -> list[tuple[str, Registered]]:
 
 
 def _events(record: RunRecord) -> list[tuple[float, Sentence]]:
-    told = ((note.time_s, tell(read(note))) for note in record.notes)
-    return [(time_s, sentence) for time_s, sentence in told if sentence is not None]
+    """What happened, in order; all that a client tried before a repair is one sentence."""
+    told: list[tuple[float, Sentence]] = []
+    searches = Searches()
+    for note in record.notes:
+        event = read(note)
+        ended = searches.add(note.time_s, event)
+        told += [(search.begin_s, search.sentence()) for search in ended]
+        sentence = None if isinstance(event, Suspected | Refused) else tell(event)
+        if sentence is not None:
+            told.append((note.time_s, sentence))
+    told += [(search.begin_s, search.sentence()) for search in searches.end()]
+    return sorted(told, key=lambda item: item[0])

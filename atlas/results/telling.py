@@ -22,6 +22,7 @@ from atlas.results.events import (
     Event,
     Fault,
     Finished,
+    Moved,
     NeighborhoodsFound,
     Refused,
     Repaired,
@@ -36,8 +37,8 @@ Tone = Literal["plain", "trouble", "doubt", "mended"]
 class Sentence:
     """A sentence without its full stop, and its tone.
 
-    Tones: `trouble` something broke; `doubt` something seems broken; `mended` it goes on; `plain`
-        the rest.
+    Tones: `trouble` something broke; `doubt` something seems broken or is not to be had; `mended`
+        it goes on; `plain` the rest.
     """
 
     text: str
@@ -57,6 +58,9 @@ def tell(event: Event | None) -> Sentence | None:  # noqa: PLR0911
             )
         case Repaired():
             return Sentence(_repaired(event), "mended")
+        case Moved():
+            layers = show_layers(event.first, event.last)
+            return Sentence(f"{event.client} goes on at {event.host} with {layers}", "plain")
         case Refused():
             because = f": {event.reason}" if event.reason else ""
             return Sentence(f"{event.host} can't serve {event.client}{because}", "doubt")
@@ -87,7 +91,7 @@ def _repaired(event: Repaired) -> str:
     if event.replayed:
         text += f", {count(event.replayed, 'step')} replayed"
     if event.fallback:
-        return f"fallback: {text} (no host is left in the neighborhood)"
+        return f"fallback: {text} (no host of the neighborhood could take it)"
     return text
 
 
@@ -124,7 +128,10 @@ def fault_in_words(event: Fault) -> str:
         case "slow":
             return f"{subject} {_verb(event.nodes, 'compute')} slower{more}"
         case "degrade":
-            return f"a bad link: {short.partition(': ')[0] or subject}{more}"
+            where = short.partition(": ")[0] or subject
+            return (
+                f"bad {where}{more}" if where.startswith("links ") else f"a bad link: {where}{more}"
+            )
         case "partition":
             return f"the network is cut: {short or subject}"
         case _:

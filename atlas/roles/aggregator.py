@@ -47,7 +47,7 @@ class Aggregator:
         self._updates: dict[int, dict[str, AdapterState]] = {}
         self._means: dict[int, AdapterState] = {}
         self._merged: dict[int, AdapterState] = {}
-        self._waiting: dict[tuple[str, int], list[Message]] = {}
+        self._waiting: dict[tuple[str, int], dict[str, Message]] = {}
 
     async def settle(self, assignment: Assignment) -> None:
         """This node's neighborhood is known; what an earlier life had merged is read back."""
@@ -82,10 +82,11 @@ class Aggregator:
             manifest, buffers = pack(known[number])
             await message.reply(Tensors(manifest=manifest).header(), buffers, purpose=ADAPTERS)
         else:
-            self._waiting.setdefault((what, number), []).append(message)
+            self._waiting.setdefault((what, number), {})[message.source] = message
 
     async def _answer_waiting(self, what: str, number: int, known: dict[int, AdapterState]) -> None:
-        for message in self._waiting.pop((what, number), []):
+        """Answers each who waits, once: to its latest asking."""
+        for message in self._waiting.pop((what, number), {}).values():
             await self._tell(message, what, number, known)
 
     async def _update(self, message: Message, request: Update) -> None:
@@ -130,6 +131,7 @@ class Aggregator:
         kept = {"mean": _plain(mean), "merged": _plain(merged)}
         await self._node.disk.write(_file(number), msgpack.packb(kept))
         self._merged[number] = merged
+        del self._updates[number]
         self._node.note(
             "aggregated",
             neighborhood=assignment.neighborhood,
@@ -142,7 +144,12 @@ class Aggregator:
     async def _fetch(self, number: int, neighborhood: str, means: dict[str, AdapterState]) -> None:
         assert self._assignment is not None
         aggregator = self._assignment.aggregators[neighborhood]
-        reply = await ask(self._node, aggregator, AskMean(round=number))
+        reply = await ask(
+            self._node,
+            aggregator,
+            AskMean(round=number),
+            answer_bytes=self._settings.adapter_bytes,
+        )
         body = parse(reply)
         assert isinstance(body, Tensors)
         means[neighborhood] = unpack(body.manifest, reply.payload)

@@ -18,7 +18,6 @@ from atlas.models import AdapterState, Range, Session, Stage, costs, join_adapte
 from atlas.models.tensors import pack, unpack
 from atlas.protocol import (
     ADAPTERS,
-    CONTROL,
     SIGNATURES,
     AskMerged,
     Assignment,
@@ -252,7 +251,12 @@ class Client:
         update = Update(round=number, manifest=manifest)
         while True:
             await ask(self._node, aggregator, update, buffers, purpose=ADAPTERS)
-            reply = await ask(self._node, aggregator, AskMerged(round=number), purpose=CONTROL)
+            reply = await ask(
+                self._node,
+                aggregator,
+                AskMerged(round=number),
+                answer_bytes=self._settings.adapter_bytes,
+            )
             body = parse(reply)
             if isinstance(body, Tensors):
                 return {

@@ -65,11 +65,11 @@ async def coordinator(node: Node, settings: RunSettings) -> Outcome:
     """The coordinator's program."""
     torch.set_num_threads(1)
     desk = _Desk(node, settings)
-    serving = asyncio.get_running_loop().create_task(desk.serve())
-    try:
-        return await desk.run()
-    finally:
+    async with asyncio.TaskGroup() as group:
+        serving = group.create_task(desk.serve())
+        outcome = await desk.run()
         serving.cancel()
+    return outcome
 
 
 class _Desk:
@@ -108,9 +108,10 @@ class _Desk:
                 else:
                     await message.reply(Accepted().header())
             case Signature() as signature:
-                values = np.frombuffer(b"".join(message.payload), dtype=np.float32)
-                if values.size != 2 * signature.dimensions:
-                    raise ProtocolError(f"{name} sent a signature of {values.size} numbers")
+                raw = b"".join(message.payload)
+                if len(raw) != 2 * 4 * signature.dimensions:
+                    raise ProtocolError(f"{name} sent a signature of {len(raw)} bytes")
+                values = np.frombuffer(raw, dtype=np.float32)
                 self._halves.setdefault(name, values.reshape(2, -1).copy())
                 if name in self._assignments:
                     await message.reply(self._assignments[name].header())

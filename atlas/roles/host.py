@@ -46,6 +46,8 @@ Key = tuple[str, int, int]
 Phase = Literal["idle", "gone forward", "gone back"]
 ADAM_FLOPS = 12.0
 """Operations of AdamW per parameter."""
+SKETCH_FLOPS = 2.0
+"""Operations of a sketch per gradient."""
 IDLE_S = 900.0
 """A session unused for so long makes room for a newcomer."""
 
@@ -65,10 +67,14 @@ class _Hosted:
 
 @dataclass
 class _Base:
-    """The frozen layers of one span, shared by all sessions on it."""
+    """The frozen layers of one span, shared by all sessions on it, on their way from the disk.
 
-    stage: Stage
+    `users` counts the sessions on it, those that are being opened among them.
+    """
+
+    stage: asyncio.Task[Stage]
     memory: Reservation
+    users: int = 0
 
 
 class Host:
@@ -79,31 +85,22 @@ class Host:
         self._settings = settings
         self._hosted: dict[Key, _Hosted] = {}
         self._bases: dict[Range, _Base] = {}
-        self._opening = asyncio.Lock()
+        self._given_up: dict[Key, int] = {}
+        node.on_crash(self._let_go)
 
     async def serve(self, message: Message, request: HostRequest) -> None:
         """Does what a client asks. Requests of one session are served in the order they came."""
         key = (message.source, request.first, request.last)
         try:
-            if isinstance(request, AskRoom):
-                await self._tell_room(message, key)
-                return
-            if isinstance(request, Open):
-                await self._open(message, key, request)
-                return
-            hosted = self._hosted.get(key)
-            if hosted is None or hosted.attempt != request.attempt:
-                raise _RefusalError("no such session here", missing=True)
-            if isinstance(request, Close):
-                self._forget(key)
-                return
-            async with hosted.turn:
-                if hosted.version != request.step:
-                    raise _RefusalError(
-                        f"{hosted.version} steps are committed here, not {request.step}"
-                    )
-                hosted.used_s = self._node.now
-                await self._answer(message, hosted, request)
+            match request:
+                case AskRoom():
+                    await self._tell_room(message, key)
+                case Open():
+                    await self._open(message, key, request)
+                case Close():
+                    await self._close(key, request.attempt)
+                case _:
+                    await self._step(message, key, request)
         except _RefusalError as no:
             await self._refuse(message, request, no.reason, missing=no.missing)
         except (DeviceMemoryError, ProtocolError) as error:
@@ -116,22 +113,118 @@ class Host:
             refusal = Refused(reason=reason, missing=missing)
             await message.reply(refusal.header(), purpose=CONTROL)
 
+    # Sessions that come and go.
+
+    async def _open(self, message: Message, key: Key, request: Open) -> None:
+        """Takes a session on; all its memory is reserved before anything is read from the disk."""
+        known = self._hosted.get(key)
+        if known is not None and known.attempt < request.attempt:
+            await self._close(key, known.attempt)
+        self._refuse_given_up(key, request.attempt)
+        cost = self._settings.span_cost(Range(*key[1:]))
+        memory = self._reserve(cost.session_bytes, f"a session of {message.source}")
+        try:
+            base = self._take_base(Range(*key[1:]), cost.base_bytes)
+            try:
+                session = await self._begin(base, message, request)
+                self._refuse_given_up(key, request.attempt)
+            except BaseException:
+                base.users -= 1
+                raise
+        except BaseException:
+            memory.release()
+            raise
+        self._hosted[key] = _Hosted(request.attempt, session, memory, self._node.now)
+        await message.reply(Accepted().header(), purpose=CONTROL)
+
+    async def _begin(self, base: _Base, message: Message, request: Open) -> Session:
+        stage = await base.stage
+        adapter = (
+            self._settings.initial_adapter()
+            if request.manifest is None
+            else unpack(request.manifest, message.payload)
+        )
+        training = self._settings.training
+        return await self._node.compute(
+            lambda: Session(
+                stage,
+                adapter,
+                learning_rate=training.learning_rate,
+                weight_decay=training.weight_decay,
+            ),
+            flops=0,
+        )
+
+    async def _close(self, key: Key, attempt: int) -> None:
+        """Forgets this attempt and all before it, also one that is still being opened."""
+        self._given_up[key] = max(self._given_up.get(key, -1), attempt)
+        hosted = self._hosted.get(key)
+        if hosted is not None and hosted.attempt <= attempt:
+            async with hosted.turn:
+                if self._hosted.get(key) is hosted:
+                    self._forget(key)
+
+    def _refuse_given_up(self, key: Key, attempt: int) -> None:
+        if self._given_up.get(key, -1) >= attempt:
+            raise _RefusalError("a later attempt was made", missing=True)
+
+    def _forget(self, key: Key) -> None:
+        self._hosted.pop(key).memory.release()
+        self._bases[Range(*key[1:])].users -= 1
+
+    def _let_go(self) -> None:
+        """What a crash takes, at once: the tasks that hold it are kept until the run ends."""
+        self._hosted.clear()
+        self._bases.clear()
+
+    # Memory.
+
     async def _tell_room(self, message: Message, key: Key) -> None:
         """Whether the span would fit, with all that would make room for it gone."""
-        span = Range(key[1], key[2])
+        span = Range(*key[1:])
         cost = self._settings.span_cost(span)
         needed = cost.session_bytes + (0 if span in self._bases else cost.base_bytes)
-        leaving = {key, *self._stale()} & set(self._hosted)
-        staying = {Range(first, last) for _, first, last in self._hosted.keys() - leaving} | {span}
+        leaving = [other for other in self._hosted if other == key or other in self._stale()]
         free = self._node.device.grant_bytes - self._node.reserved_bytes
         free += sum(self._hosted[other].memory.size_bytes for other in leaving)
-        free += sum(
-            base.memory.size_bytes for held, base in self._bases.items() if held not in staying
-        )
+        for held, base in self._bases.items():
+            staying = base.users - sum(Range(*other[1:]) == held for other in leaving)
+            free += base.memory.size_bytes if staying == 0 and held != span else 0
         if needed > free:
             layers = f"layers {span.first}-{span.last - 1}"
             raise _RefusalError(f"{layers} need {needed:,} bytes and {free:,} are free")
         await message.reply(Accepted().header(), purpose=CONTROL)
+
+    def _take_base(self, span: Range, size_bytes: int) -> _Base:
+        """The span's frozen layers, on their way from the disk unless they are here."""
+        base = self._bases.get(span)
+        if base is None:
+            memory = self._reserve(size_bytes, f"layers {span.first}-{span.last - 1}")
+            loading = asyncio.get_running_loop().create_task(self._load(span, size_bytes))
+            base = self._bases[span] = _Base(loading, memory)
+        base.users += 1
+        return base
+
+    async def _load(self, span: Range, size_bytes: int) -> Stage:
+        await asyncio.sleep(size_bytes / BYTES_PER_SECOND)
+        settings = self._settings
+        return await self._node.compute(
+            lambda: Stage.load(settings.spec, span, lora=settings.lora), flops=0
+        )
+
+    def _reserve(self, size_bytes: int, purpose: str) -> Reservation:
+        """Memory for a newcomer. Layers that nobody uses make room at need, then stale sessions."""
+        while True:
+            try:
+                return self._node.reserve(size_bytes, purpose)
+            except DeviceMemoryError:
+                unused = [span for span, base in self._bases.items() if base.users == 0]
+                if unused:
+                    self._bases.pop(unused[0]).memory.release()
+                elif stale := self._stale():
+                    self._forget(stale[0])
+                else:
+                    raise
 
     def _stale(self) -> list[Key]:
         """Sessions that were not used for long, the longest first."""
@@ -142,73 +235,21 @@ class Host:
         ]
         return [key for _, key in sorted(unused)]
 
-    async def _open(self, message: Message, key: Key, request: Open) -> None:
-        span = Range(request.first, request.last)
-        async with self._opening:
-            known = self._hosted.get(key)
-            if known is not None:
-                if known.attempt > request.attempt:
-                    raise _RefusalError("a later attempt is open")
-                self._forget(key)
-            base = await self._base(span)
-            cost = self._settings.span_cost(span)
-            try:
-                memory = self._reserve(cost.session_bytes, f"a session of {message.source}")
-            except DeviceMemoryError:
-                self._drop_unused_bases()
-                raise
-            adapter = (
-                self._settings.initial_adapter()
-                if request.manifest is None
-                else unpack(request.manifest, message.payload)
-            )
-            training = self._settings.training
-            session = await self._node.compute(
-                lambda: Session(
-                    base.stage,
-                    adapter,
-                    learning_rate=training.learning_rate,
-                    weight_decay=training.weight_decay,
-                ),
-                flops=0,
-            )
-            self._hosted[key] = _Hosted(request.attempt, session, memory, self._node.now)
-        await message.reply(Accepted().header(), purpose=CONTROL)
+    # Steps.
 
-    async def _base(self, span: Range) -> _Base:
-        """The span's frozen layers, read from disk unless they are here."""
-        base = self._bases.get(span)
-        if base is None:
-            self._drop_unused_bases()
-            size = costs.span_base_bytes(self._settings.spec, span)
-            memory = self._reserve(size, f"layers {span.first}-{span.last - 1}")
-            await asyncio.sleep(size / BYTES_PER_SECOND)
-            settings = self._settings
-            stage = await self._node.compute(
-                lambda: Stage.load(settings.spec, span, lora=settings.lora), flops=0
-            )
-            base = self._bases[span] = _Base(stage, memory)
-        return base
-
-    def _reserve(self, size_bytes: int, purpose: str) -> Reservation:
-        """Memory for a newcomer; at need, sessions long unused make room, the oldest first."""
-        while True:
-            try:
-                return self._node.reserve(size_bytes, purpose)
-            except DeviceMemoryError:
-                stale = self._stale()
-                if not stale:
-                    raise
-                self._forget(stale[0])
-                self._drop_unused_bases()
-
-    def _forget(self, key: Key) -> None:
-        self._hosted.pop(key).memory.release()
-
-    def _drop_unused_bases(self) -> None:
-        used = {Range(first, last) for _, first, last in self._hosted}
-        for span in [span for span in self._bases if span not in used]:
-            self._bases.pop(span).memory.release()
+    async def _step(self, message: Message, key: Key, request: HostRequest) -> None:
+        hosted = self._hosted.get(key)
+        if hosted is None or hosted.attempt != request.attempt:
+            raise _RefusalError("no such session here", missing=True)
+        async with hosted.turn:
+            if self._hosted.get(key) is not hosted:
+                raise _RefusalError("the session was closed", missing=True)
+            if hosted.version != request.step:
+                raise _RefusalError(
+                    f"{hosted.version} steps are committed here, not {request.step}", missing=True
+                )
+            hosted.used_s = self._node.now
+            await self._answer(message, hosted, request)
 
     async def _answer(self, message: Message, hosted: _Hosted, request: HostRequest) -> None:
         session = hosted.session
@@ -233,10 +274,15 @@ class Host:
                 await self._commit(hosted)
             case Sketch():
                 self._expect(hosted, "gone back")
-                values = sketch(
-                    session.gradients(),
-                    dimensions=request.dimensions,
-                    seed=self._settings.seed,
+                spec, lora = self._settings.spec, self._settings.lora
+                size = costs.lora_parameters(spec, lora, session.stage.range)
+                values = await self._node.compute(
+                    lambda: sketch(
+                        session.gradients(),
+                        dimensions=request.dimensions,
+                        seed=self._settings.seed,
+                    ),
+                    flops=SKETCH_FLOPS * size,
                 )
                 session.discard()
                 hosted.phase = "idle"

@@ -92,6 +92,11 @@ class RunSettings:
             self.spec, self.lora, layers, *shape
         )
 
+    @property
+    def adapter_bytes(self) -> int:
+        """Bytes of a whole adapter as it is sent."""
+        return costs.adapter_bytes(self.spec, self.lora, self.spec.whole)
+
     def most_labels(self, data: ClientData) -> int:
         """Most labeled positions that a batch of this text can have."""
         rows = batch(data.examples, self.tokenizer, self.training.tokens)

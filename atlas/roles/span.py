@@ -77,12 +77,18 @@ class Pace:
         planned_s = self.planned_s[kind]
         expected_s = self.longest_s.get(kind, planned_s)
         expected_s = max(expected_s, planned_s) if kind == "open" else expected_s
-        return 1.0 + FACTOR * expected_s * 2 ** min(self.missed, 6)
+        return 1.0 + FACTOR * expected_s * 2.0 ** min(self.missed, 6)
 
     def measured(self, kind: str, seconds: float) -> None:
         """An answer came after `seconds`."""
-        self.missed = 0
         self.longest_s[kind] = max(self.longest_s.get(kind, 0.0), seconds)
+        if kind != "room?":
+            self.missed = 0
+
+    def late(self, kind: str) -> None:
+        """No answer came in time. To be asked for room is no measure: it is only a few bytes."""
+        if kind != "room?":
+            self.missed += 1
 
 
 class Shunned:
@@ -182,10 +188,10 @@ class SpanCaller:
         async def ask() -> np.ndarray:
             request = Sketch(**self._state(), dimensions=dimensions)
             reply = await self._request(request, (), SIGNATURES)
-            values = np.frombuffer(b"".join(reply.payload), dtype=np.float32)
-            if values.shape != (dimensions,):
-                raise ProtocolError(f"{self.host} sent a sketch of {values.size} numbers")
-            return values
+            raw = b"".join(reply.payload)
+            if len(raw) != 4 * dimensions:
+                raise ProtocolError(f"{self.host} sent a sketch of {len(raw)} bytes")
+            return np.frombuffer(raw, dtype=np.float32)
 
         values = await self._insist(ask, redo=(self._forward, self._backward))
         self._hidden.pop()
@@ -274,11 +280,12 @@ class SpanCaller:
             await self._request(request, buffers, ACTIVATIONS)
 
     async def _lose(self, lost: _LostHostError) -> None:
-        """Gives the host up: it is told so in case it lives, and asked last for a while."""
+        """Gives the host up, and tells it so. Late ones are asked last for a while."""
         assert self.host is not None
         host, self.host = self.host, None
         self._lost = self._lost or host
-        self._shunned.add(host, self._node.now)
+        if not lost.refused:
+            self._shunned.add(host, self._node.now)
         event = "refused" if lost.refused else "suspected"
         fields: dict[str, Any] = {
             "client": self._node.name,
@@ -286,7 +293,7 @@ class SpanCaller:
             "reason": lost.reason,
         }
         if not lost.refused:
-            fields |= {"waited_s": lost.waited_s, "deadline_s": lost.waited_s}
+            fields["waited_s"] = lost.waited_s
         self._node.note(event, **fields)
         close = Close(**self._state())
         await self._node.send(host, close.header(), purpose=CONTROL)
@@ -304,7 +311,7 @@ class SpanCaller:
                 fallback=where == "elsewhere",
             )
         elif self._before not in (None, host):
-            self._node.note("returned", **common)
+            self._node.note("moved", **common)
         self._lost = None
         self._changed()
 
@@ -344,7 +351,7 @@ class SpanCaller:
                 self.host, request.header(), payload, purpose=purpose, timeout=deadline_s
             )
         except TimeoutError:
-            self._pace.missed += 1
+            self._pace.late(request.kind)
             raise _LostHostError("no answer", waited_s=deadline_s) from None
         body = parse(reply)
         if isinstance(body, Refused):

@@ -16,7 +16,7 @@ from zipfile import ZipFile
 
 from atlas.tasks.model import Row
 
-WORDS = 16
+WORDS = 20
 """How much of a text to classify is shown, about 28 tokens."""
 
 NEWS_TOPICS: Mapping[str, str] = {

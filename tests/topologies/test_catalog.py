@@ -27,7 +27,7 @@ def test_every_bundled_topology_is_strongly_connected():
         assert nx.is_strongly_connected(topology.to_networkx())
 
 
-def test_edge_clusters_has_twelve_clients_and_twelve_hosts_in_four_places(edge_clusters):
+def test_edge_clusters_has_twelve_clients_and_sixteen_hosts_in_four_places(edge_clusters):
     by_role: dict[str, list[str]] = {}
     for node in edge_clusters.nodes.values():
         by_role.setdefault(node.role, []).append(node.name)
@@ -35,11 +35,11 @@ def test_edge_clusters_has_twelve_clients_and_twelve_hosts_in_four_places(edge_c
         "coordinator": ["coordinator"],
         "gateway": [f"gateway-{n}" for n in range(4)],
         "client": [f"client-{n}" for n in range(12)],
-        "host": [f"host-{n}" for n in range(12)],
+        "host": [f"host-{n}" for n in range(16)],
     }
-    for role in ("client", "host"):
+    for role, places in (("client", 4 * [3]), ("host", 4 * [4])):
         clusters = [edge_clusters.nodes[name].attributes["cluster"] for name in by_role[role]]
-        assert clusters == [n // 3 for n in range(12)]
+        assert [clusters.count(place) for place in range(4)] == places
 
 
 def test_edge_clusters_grants_are_stated_and_modest(edge_clusters):

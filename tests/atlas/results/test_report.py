@@ -90,10 +90,16 @@ def test_the_report_has_the_figures_and_the_table(run):
     assert set(Page(html).figures) == {
         *("loss-by-step", "loss-by-time", "pairings", "bytes-by-purpose", "bytes-over-time"),
     }
-    for words in ("2.60 → 0.70", "55 % → 70 %", "52 %", "9f9f9f", "evening", "rank: 8", "1.7 GB"):
+    for words in ("2.60 → 0.70", "55 → 70 %", "52 %", "9f9f9f", "evening", "rank: 8", "1.7 GB"):
         assert words in html
     assert "No training step was lost and none was applied twice." in html
     assert html.count("mostly <em>") == 4
+
+
+def test_the_report_tells_what_a_client_tried_before_a_repair_as_one(run):
+    html = render(read_run(run.path))
+    assert html.count("client-11 has no answer from edge-6 and is refused by edge-5") == 1
+    assert "edge-5 can&#39;t serve client-11" not in html
 
 
 def test_equal_folders_give_equal_reports(run):

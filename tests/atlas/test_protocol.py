@@ -68,7 +68,7 @@ def test_a_question_is_asked_again_until_it_is_answered() -> None:
 
     run = broker.run({"asker": asker, "asked": asked}, topology=NETWORK)
 
-    assert run.returned["asker"] == pytest.approx(2 * (protocol.ASK_AGAIN_S + 0.1), abs=0.1)
+    assert run.returned["asker"] == pytest.approx(3 * (protocol.ASK_AGAIN_S + 0.2), abs=0.1)
 
 
 def test_whoever_never_answers_is_named_when_patience_ends() -> None:

@@ -103,7 +103,7 @@ def tokenizer(folder: Path) -> Tokenizer:
 
     try:
         loaded = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # the tokenizers library raises bare ones for a damaged file
         raise AssetError(
             f"transformers can't read this folder's tokenizer ({_first_line(error)})",
             file=str(folder),

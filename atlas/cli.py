@@ -62,6 +62,9 @@ def run(
             settings.append(f"{key}={value}")
     chosen = configs.load(config, settings)
     _need_learning()
+    from atlas import assets  # noqa: PLC0415
+
+    assets.forbid_hub()
     from atlas import experiment  # noqa: PLC0415
     from atlas.results import Layout, final_table, open_view  # noqa: PLC0415
 
@@ -141,6 +144,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(1)
     except BrokerError as error:
         _say(f"error: {error}")
+        sys.exit(1)
+    except OSError as error:  # a full disk, say; what is known to be the user's doing is InputError
+        place = f"{error.filename}: " if error.filename else ""
+        _say(f"error: {place}{error.strerror or error}")
         sys.exit(1)
     except KeyboardInterrupt:
         _say("interrupted")

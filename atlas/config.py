@@ -50,7 +50,7 @@ class Split(_Section):
     """Where the model is cut."""
 
     client_layers: int = Field(2, ge=1, description="layers the client keeps after the embedding")
-    spans: int | Literal["auto"] = Field(
+    spans: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         "auto",
         description="pieces that the layers between are cut into; auto: the fewest with which each "
         "neighborhood lives through the loss of its roomiest hosts",

@@ -11,16 +11,19 @@ could hold.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
 import os
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import networkx
 import torch
 
 import broker
@@ -30,7 +33,16 @@ from atlas import assets, tasks
 from atlas.config import Config, ConfigError
 from atlas.models import AdapterState, ModelSpec, save_adapter, whole_model
 from atlas.models.tensors import unpack
-from atlas.results import Manifest, RunFolder, Summary, View, summarize, write_report
+from atlas.models.weights import require_readable
+from atlas.results import (
+    Manifest,
+    RunFolder,
+    Summary,
+    View,
+    require_free,
+    summarize,
+    write_report,
+)
 from atlas.roles import RunSettings, coordinator, device
 from atlas.roles.coordinator import NeighborhoodResult, Outcome
 from atlas.roles.settings import DTYPES
@@ -80,19 +92,17 @@ def run(
     *,
     processes: int = 1,
     view: View,
-    overwrite: bool = False,
 ) -> Summary:
     """Runs a config and fills the folder `out`. Raises InputError for bad input of any kind.
 
     When it is interrupted, the folder keeps what was known by then and is readable.
     """
     started = time.monotonic()
-    assets.forbid_hub()
     torch.set_num_threads(1)
-    network(config)
-    with RunFolder(out, overwrite=overwrite) as folder:
+    require_free(out)
+    prepared = prepare(config, view)
+    with RunFolder(out) as folder:
         folder.write_config(config.complete())
-        prepared = prepare(config, view)
         folder.write_manifest(
             Manifest.here(
                 name=config.name,
@@ -129,7 +139,8 @@ def run(
             result = summary(trained=trained, finished=True)
             folder.write_summary(result)
         except BaseException:
-            folder.write_summary(summary())
+            with contextlib.suppress(OSError):  # a full disk must not hide what happened
+                folder.write_summary(summary())
             raise
         write_report(out)
     return result
@@ -164,7 +175,10 @@ def prepare(config: Config, view: View) -> Prepared:
             clients=clients,
             devices=devices,
         )
-        ModelSpec.read(folder, DTYPES[dtype])
+        spec = ModelSpec.read(folder, DTYPES[dtype])
+        _require_cut(config, spec)
+        settings.initial_adapter()
+        require_readable(folder)
         loaded = tuple(
             tasks.load(
                 spec,
@@ -230,26 +244,56 @@ def _roles(topology: Topology) -> tuple[tuple[str, ...], tuple[str, ...], str]:
             raise ConfigError(
                 f"topology {topology.name} has no node with role {role}",
                 key="topology",
-                remedy="give one node role: coordinator, and role: client to each that has text",
+                remedy="Give one node role: coordinator, and role: client to each that has text",
             )
     if len(by_role["coordinator"]) > 1:
         raise ConfigError(
             f"topology {topology.name} has {len(by_role['coordinator'])} coordinators",
             key="topology",
-            remedy="give one node role: coordinator",
+            remedy="Give one node role: coordinator",
         )
-    clients = tuple(by_role["client"])
+    clients, (coordinator_name,) = tuple(by_role["client"]), by_role["coordinator"]
     devices = tuple(
         node.name for node in topology.nodes.values() if node.role in ("client", "host")
     )
-    bare = [name for name in devices if topology.nodes[name].device is None]
-    if bare:
+    for name in (coordinator_name, *devices):
+        if topology.nodes[name].device is None:
+            raise ConfigError(
+                f"{name} of topology {topology.name} has no device",
+                key="topology",
+                remedy="Give the coordinator and each client and host a device, as in "
+                "`device: raspberry-pi-5`",
+            )
+    graph = topology.to_networkx()
+    there = {coordinator_name} | networkx.ancestors(graph, coordinator_name)
+    back = {coordinator_name} | networkx.descendants(graph, coordinator_name)
+    for name in devices:
+        if name not in there & back:
+            ends = (coordinator_name, name) if name in there else (name, coordinator_name)
+            raise ConfigError(
+                f"there is no way from {ends[0]} to {ends[1]} in topology {topology.name}",
+                key="topology",
+                remedy="Add the links that are missing, one for each direction that they lead",
+            )
+    return clients, devices, coordinator_name
+
+
+def _require_cut(config: Config, spec: ModelSpec) -> None:
+    """Raises ConfigError where the model has fewer layers than it is to be cut into."""
+    split, between = config.split, spec.layers - config.split.client_layers
+    if between < 1:
         raise ConfigError(
-            f"{bare[0]} has no device",
-            key="topology",
-            remedy="give each client and host a device, as in `device: raspberry-pi-5`",
+            f"clients are to keep {split.client_layers} layers of a model that has {spec.layers}, "
+            "which leaves none to host",
+            key="split.client_layers",
+            remedy=f"Keep {spec.layers - 1} or fewer",
         )
-    return clients, devices, by_role["coordinator"][0]
+    if split.spans != "auto" and split.spans > between:
+        raise ConfigError(
+            f"{between} layers between the ends can't be cut into {split.spans} spans",
+            key="split.spans",
+            remedy=f"Cut them into {between} or fewer, or say auto",
+        )
 
 
 def _dtype(config: Config) -> str:
@@ -279,9 +323,11 @@ def _evaluate(
             if any(prepared.truth[member] == task.name for member in found.members)
         ]
 
+    broken_off = threading.Event()
+
     def note(job: tuple[Task, str, AdapterState]) -> Note:
         task, neighborhood, adapter = job
-        score = evaluate(prepared, task, adapter)
+        score = evaluate(prepared, task, adapter, broken_off)
         fields = {
             "task": task.name,
             "phase": "before" if trained is None else "after",
@@ -295,11 +341,24 @@ def _evaluate(
         return Note(at_s, "", "evaluated", fields, bytes_total)
 
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as threads:
-        return list(threads.map(note, jobs))
+        try:
+            return list(threads.map(note, jobs))
+        except BaseException:  # Ctrl-C, too, which should not have to wait for the rest
+            broken_off.set()
+            threads.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
-def evaluate(prepared: Prepared, task: Task, adapter: AdapterState) -> Score:
-    """The whole model with this adapter, on the task's held-out rows."""
+def evaluate(
+    prepared: Prepared,
+    task: Task,
+    adapter: AdapterState,
+    broken_off: threading.Event | None = None,
+) -> Score:
+    """The whole model with this adapter, on the task's held-out rows.
+
+    Raises CancelledError soon after `broken_off` is set.
+    """
     settings = prepared.settings
     return tasks.score(
         whole_model(settings.spec, settings.lora, adapter),
@@ -307,6 +366,7 @@ def evaluate(prepared: Prepared, task: Task, adapter: AdapterState) -> Score:
         task.held_out,
         max_tokens=settings.training.tokens,
         batch_size=SCORING_BATCH,
+        broken_off=broken_off,
     )
 
 

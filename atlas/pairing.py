@@ -385,5 +385,5 @@ class _Jobs:
             f"{span.base_bytes + span.session_bytes:,} bytes on one device, the roomiest of "
             f"{len(self._hosts)} grants {roomiest:,} and already hosts others",
             key="split.spans",
-            remedy="cut into more spans, grant more memory, or add hosts to the topology",
+            remedy="Cut into more spans, grant more memory, or add hosts to the topology",
         )

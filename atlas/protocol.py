@@ -6,7 +6,8 @@ the attempt and the step that it belongs to, and is refused at any other. Whoeve
 it sent until the round is over.
 
     device → coordinator     hello (→ chain), signature (→ assignment), done, result
-    client → host            room?, open, forward, backward, replay, sketch, collect; commit, close
+    client → host            room?, open, forward, backward, replay, sketch, collect; alive?; commit,
+                             close
     client → aggregator      update, merged? (→ tensors)
     aggregator → aggregator  mean? (→ tensors)
 
@@ -146,6 +147,12 @@ class AskRoom(_Step):
     kind: Literal["room?"] = "room?"
 
 
+class Alive(_Step):
+    """Is this session still with you? Answered at once, whatever else is being computed."""
+
+    kind: Literal["alive?"] = "alive?"
+
+
 class Open(_Step):
     """Begin a session from the adapter in the payload; `round` is for the record.
 
@@ -246,7 +253,9 @@ class Refused(_Body):
     missing: bool = False
 
 
-HostRequest = AskRoom | Open | Forward | Backward | Replay | Commit | Sketch | Collect | Close
+HostRequest = (
+    AskRoom | Alive | Open | Forward | Backward | Replay | Commit | Sketch | Collect | Close
+)  # fmt: skip
 AggregatorRequest = Update | AskMean | AskMerged
 AnyBody = (
     Hello | Chain | Signature | Assignment | Done | Result | HostRequest | AggregatorRequest

@@ -76,13 +76,15 @@ def _run(config: str, seed: int, folder: Path, processes: int, hash_seed: str) -
 
 def _scores_by_peft(folder: Path) -> dict[str, dict[str, float]]:
     """Held-out loss by neighborhood and task, with PEFT's own classes on the model's folder."""
+    from atlas import assets
+
+    assets.forbid_hub()
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from atlas import assets, config, tasks
+    from atlas import config, tasks
 
-    assets.forbid_hub()
     chosen = config.load(str(folder / "config.yaml"))
     base = assets.model(chosen.model)
     tokenizer = AutoTokenizer.from_pretrained(base)

@@ -113,7 +113,7 @@ def load_adapter(folder: Path, spec: ModelSpec, lora: LoraSettings) -> AdapterSt
                 "the adapter does not fit the model and the LoRA settings",
                 file=str(file),
                 key=name,
-                remedy="use the rank and targets that it was trained with",
+                remedy="Use the rank and targets that it was trained with",
             )
     return {name: state[name] for name in shapes}
 

@@ -180,7 +180,7 @@ def _inject_lora(model: PreTrainedModel, lora: LoraSettings, spec: ModelSpec) ->
             raise InputError(
                 f"the model's layers have no projection {target!r}",
                 key="lora.targets",
-                remedy=f"name some of {', '.join(sorted(inside))}",
+                remedy=f"Name some of {', '.join(sorted(inside))}",
             )
     inject_adapter_in_model(peft_config(lora, spec), model, low_cpu_mem_usage=True)
 

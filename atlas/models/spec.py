@@ -77,7 +77,7 @@ class ModelSpec:
         folder = Path(folder)
         if dtype not in DTYPES:
             raise InputError(
-                f"{dtype} is no dtype to train in", key="dtype", remedy="use float32 or bfloat16"
+                f"{dtype} is no dtype to train in", key="dtype", remedy="Use float32 or bfloat16"
             )
         config = read_config(folder)
         family = str(config.model_type)
@@ -86,7 +86,7 @@ class ModelSpec:
                 f"models of the family {family!r} can't be cut: their exactness has not been shown",
                 file=str(folder / "config.json"),
                 key="model_type",
-                remedy=f"use a model of one of {', '.join(FAMILIES)}",
+                remedy=f"Use a model of one of {', '.join(FAMILIES)}",
             )
         heads = int(config.num_attention_heads)
         hidden = int(config.hidden_size)
@@ -134,7 +134,7 @@ def read_config(folder: Path) -> PretrainedConfig:
         raise InputError(
             "there is no model here",
             file=str(file),
-            remedy="give a Hugging Face folder with config.json and model.safetensors",
+            remedy="Give a Hugging Face folder with config.json and model.safetensors",
         )
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)

@@ -15,12 +15,12 @@ from pathlib import Path
 from weakref import WeakValueDictionary
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch.nn import Parameter
 
 from topologies import InputError
 
-WRONG_WEIGHTS = "the weights don't belong to the config.json beside them; export the model again"
+WRONG_WEIGHTS = "Export the model again: its weights don't belong to its config.json"
 
 _Key = tuple[Path, int, str, torch.dtype]
 
@@ -52,11 +52,18 @@ def base_weights(folder: Path, names: Iterable[str], dtype: torch.dtype) -> dict
             else:
                 found[name] = held
         for file, missing in wanted.items():
-            with safe_open(file, framework="pt") as tensors:
+            with _opened(file) as tensors:
                 for name, key in missing.items():
                     found[name] = Parameter(tensors.get_tensor(name).to(dtype), requires_grad=False)
                     _held[key] = found[name]
     return found
+
+
+def require_readable(folder: Path) -> None:
+    """Raises InputError unless all of a model's weight files are there and whole."""
+    for file in sorted(set(_files(folder.resolve()).values())):
+        with _opened(file):
+            pass
 
 
 def _files(folder: Path) -> dict[str, Path]:
@@ -64,13 +71,33 @@ def _files(folder: Path) -> dict[str, Path]:
     index = folder / "model.safetensors.index.json"
     single = folder / "model.safetensors"
     if index.is_file():
-        names: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        return {name: folder / file for name, file in names.items()}
+        try:
+            names: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            return {name: folder / file for name, file in names.items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"the list of weight files can't be read: {type(error).__name__}: {error}",
+                file=str(index),
+                remedy=WRONG_WEIGHTS,
+            ) from error
     if not single.is_file():
         raise InputError(
             "the model's weights are not here",
             file=str(single),
-            remedy="save the model with save_pretrained, which writes safetensors",
+            remedy="Save the model with save_pretrained, which writes safetensors",
         )
-    with safe_open(single, framework="pt") as tensors:
+    with _opened(single) as tensors:
         return dict.fromkeys(tensors.keys(), single)
+
+
+def _opened(file: Path) -> safe_open:
+    """A safetensors file, its header read and held against the file's size."""
+    try:
+        return safe_open(file, framework="pt")
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"this is not a whole safetensors file ({error})",
+            file=str(file),
+            remedy="Fetch it again; a file of a few hundred bytes is a pointer of Git LFS, "
+            "which `git lfs pull` replaces",
+        ) from error

@@ -17,7 +17,7 @@ which was broken off, and `write_report` makes one HTML file of it.
 
 from atlas.results.closing import final_table
 from atlas.results.course import Breakage, Course, Hosting, Wait, follow
-from atlas.results.folder import Layout, RunFolder, RunRecord, is_run, read_run
+from atlas.results.folder import Layout, RunFolder, RunRecord, is_run, read_run, require_free
 from atlas.results.live import LiveView, open_view
 from atlas.results.manifest import Manifest
 from atlas.results.notes import Note, Record
@@ -60,6 +60,7 @@ __all__ = [
     "open_view",
     "read_run",
     "render",
+    "require_free",
     "summarize",
     "tell",
     "write_report",

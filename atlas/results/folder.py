@@ -8,19 +8,15 @@
     summary.json     the figures, sorted
     report.html      one file that needs no network
     adapters/<neighborhood>/   as PEFT saves them
-    checkpoint/      where a killed run goes on
 
 Files that are rewritten are replaced in one go, so a reader finds the old or the new one, never
-half of it. Nothing that was there is lost silently: a folder that holds anything is refused,
-unless it is an earlier run's and overwriting was asked for, and then only what a run writes is
-removed.
+half of it. Nothing that was there is lost: a folder that holds anything is refused.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from io import StringIO
@@ -53,7 +49,6 @@ class Layout:
         self.summary = self.path / "summary.json"
         self.report = self.path / "report.html"
         self.adapters = self.path / "adapters"
-        self.checkpoint = self.path / "checkpoint"
 
     def adapter(self, name: str) -> Path:
         """The folder of a neighborhood's or a client's adapter."""
@@ -75,7 +70,6 @@ class Layout:
             self.summary,
             self.report,
             self.adapters,
-            self.checkpoint,
         )
 
 
@@ -84,16 +78,16 @@ class RunFolder(Layout):
 
     Args:
         path: the folder; it is created, with the folders above it.
-        overwrite: whether the results of an earlier run there are removed.
 
     Raises:
         InputError: the folder holds something, or can't be written.
     """
 
-    def __init__(self, path: str | Path, *, overwrite: bool = False) -> None:
+    def __init__(self, path: str | Path) -> None:
         super().__init__(path)
+        require_free(self.path)
         try:
-            self._claim(overwrite)
+            self.path.mkdir(parents=True, exist_ok=True)
             self.write_manifest(Manifest())
             self._notes = self.metrics.open("w", encoding="utf-8", newline="\n")
         except OSError as error:
@@ -101,7 +95,7 @@ class RunFolder(Layout):
                 f"the folder can't be written: {error.strerror or error}",
                 file=str(self.path),
                 key="--out",
-                remedy="name a folder that you may write to",
+                remedy="Name a folder that you may write to",
             ) from error
 
     def note(self, note: Note) -> None:
@@ -144,32 +138,6 @@ class RunFolder(Layout):
     ) -> None:
         self.close()
 
-    def _claim(self, overwrite: bool) -> None:
-        if self.path.exists() and not self.path.is_dir():
-            raise self._refusal("this is a file, not a folder", "name a folder")
-        self.path.mkdir(parents=True, exist_ok=True)
-        if not any(self.path.iterdir()):
-            return
-        if not is_run(self.path):
-            raise self._refusal(
-                "the folder holds something that is not a run of ATLAS",
-                "name a folder that is empty or not there yet",
-            )
-        if not overwrite:
-            raise self._refusal(
-                "the folder holds the results of an earlier run",
-                "name another folder, or remove this one",
-            )
-        for part in self.written():
-            # The manifest stays until the new one replaces it: it says that this is a run's folder.
-            if part.is_dir():
-                shutil.rmtree(part)
-            elif part != self.manifest:
-                part.unlink()
-
-    def _refusal(self, problem: str, remedy: str) -> InputError:
-        return InputError(problem, file=str(self.path), key="--out", remedy=remedy)
-
 
 @dataclass(frozen=True)
 class RunRecord:
@@ -185,6 +153,25 @@ class RunRecord:
     summary: Summary | None
     config: str
     faults: str
+
+
+def require_free(path: str | Path) -> None:
+    """Raises InputError where a run could not begin because something is there already."""
+    path = Path(path)
+    if path.exists() and not path.is_dir():
+        raise _refusal(path, "this is a file, not a folder", "Name a folder")
+    if is_run(path):
+        raise _refusal(
+            path,
+            "the folder holds the results of an earlier run",
+            "Name another folder, or remove this one",
+        )
+    if path.is_dir() and any(path.iterdir()):
+        raise _refusal(
+            path,
+            "the folder holds something that is not a run of ATLAS",
+            "Name a folder that is empty or not there yet",
+        )
 
 
 def is_run(path: Path) -> bool:
@@ -207,7 +194,7 @@ def read_run(path: str | Path) -> RunRecord:
         raise InputError(
             "this is not the folder of a run: it has no manifest.json",
             file=str(folder.path),
-            remedy="name the folder that `atlas run --out` wrote",
+            remedy="Name the folder that `atlas run --out` wrote",
         )
     notes = from_lines(_text(folder.metrics), file=folder.metrics)
     for number, note in enumerate(notes, start=1):
@@ -235,6 +222,10 @@ def replace(path: Path, text: str) -> None:
     part.replace(path)
 
 
+def _refusal(path: Path, problem: str, remedy: str) -> InputError:
+    return InputError(problem, file=str(path), key="--out", remedy=remedy)
+
+
 def _model(model: type[Read], path: Path) -> Read:
     try:
         return model.model_validate_json(path.read_bytes())
@@ -250,7 +241,7 @@ def _damaged(path: Path, error: ValidationError, line: int | None = None) -> Inp
         file=str(path),
         line=line,
         key=where or None,
-        remedy="restore the file, or run again",
+        remedy="Restore the file, or run again",
     )
 
 

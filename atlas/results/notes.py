@@ -106,7 +106,7 @@ def from_lines(text: str, *, file: Path) -> tuple[Record, ...]:
                 f"this line is not a note of a run: {_first_line(error)}",
                 file=str(file),
                 line=number,
-                remedy="restore the file, or delete the line",
+                remedy="Restore the file, or delete the line",
             ) from error
     return tuple(records)
 

@@ -301,6 +301,7 @@ def _pace(node: Node, settings: RunSettings) -> Pace:
     return Pace(
         {
             "room?": 2 * way.delay_s,
+            "alive?": 2 * (max(crossing_s, moving_s) + way.delay_s),
             "open": moving_s + ACCESS_S + cost.spans[0].base_bytes / BYTES_PER_SECOND,
             "forward": step_s,
             "backward": step_s,

@@ -178,14 +178,14 @@ class _Desk:
                     f"{name} grants {hello.grant_bytes:,} bytes, and a whole training step takes "
                     f"{hello.whole_step_bytes:,}: it has no need of a split",
                     key="topology",
-                    remedy="grant less, take a larger model, or train it whole",
+                    remedy="Grant less, take a larger model, or train it whole",
                 )
             if hello.examples and hello.free_bytes < 0:
                 raise InputError(
                     f"{name} grants {hello.grant_bytes:,} bytes, and its own part of a step takes "
                     f"{hello.ends_bytes:,}",
                     key="split.client_layers",
-                    remedy="keep fewer layers at the client, or grant more memory",
+                    remedy="Keep fewer layers at the client, or grant more memory",
                 )
 
     async def _pair_blindly(self) -> None:

@@ -24,6 +24,7 @@ from atlas.protocol import (
     GRADIENTS,
     SIGNATURES,
     Accepted,
+    Alive,
     AskRoom,
     Backward,
     Close,
@@ -84,6 +85,7 @@ class Host:
         self._node = node
         self._settings = settings
         self._hosted: dict[Key, _Hosted] = {}
+        self._opening: set[tuple[Key, int]] = set()
         self._bases: dict[Range, _Base] = {}
         self._given_up: dict[Key, int] = {}
         node.on_crash(self._let_go)
@@ -95,8 +97,14 @@ class Host:
             match request:
                 case AskRoom():
                     await self._tell_room(message, key)
+                case Alive():
+                    await self._tell_alive(message, key, request.attempt)
                 case Open():
-                    await self._open(message, key, request)
+                    self._opening.add((key, request.attempt))
+                    try:
+                        await self._open(message, key, request)
+                    finally:
+                        self._opening.discard((key, request.attempt))
                 case Close():
                     await self._close(key, request.attempt)
                 case _:
@@ -137,6 +145,13 @@ class Host:
         self._hosted[key] = _Hosted(request.attempt, session, memory, self._node.now)
         await message.reply(Accepted().header(), purpose=CONTROL)
 
+    async def _tell_alive(self, message: Message, key: Key, attempt: int) -> None:
+        """Whether that session is here, or on its way."""
+        hosted = self._hosted.get(key)
+        if (key, attempt) not in self._opening and (hosted is None or hosted.attempt != attempt):
+            raise _RefusalError("no such session here", missing=True)
+        await message.reply(Accepted().header(), purpose=CONTROL)
+
     async def _begin(self, base: _Base, message: Message, request: Open) -> Session:
         stage = await base.stage
         adapter = (
@@ -175,6 +190,7 @@ class Host:
     def _let_go(self) -> None:
         """What a crash takes, at once: the tasks that hold it are kept until the run ends."""
         self._hosted.clear()
+        self._opening.clear()
         self._bases.clear()
 
     # Memory.

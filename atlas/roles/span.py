@@ -8,7 +8,9 @@ host's state is a function of what was sent to it, so the one that comes out is 
 have been.
 
 Deadlines come from measured times: a multiple of the longest that this kind of request has taken,
-and of the planned time until there is a measurement.
+and of the planned time until there is a measurement. While an answer takes long, the host is asked
+whether it still has the session: one that died is known within seconds, however long it might have
+computed.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from atlas.protocol import (
     GRADIENTS,
     PATIENCE_S,
     SIGNATURES,
+    Alive,
     AskRoom,
     Backward,
     Close,
@@ -52,6 +55,9 @@ PAUSE_S = 15.0
 SHUN_S = 30.0
 """How long a host that was late or gone is tried only after all others."""
 
+PULSE_S = 5.0
+"""How often a host that has not answered yet is asked whether it is alive."""
+
 FACTOR = 6.0
 """How many times what is expected a host may take. Twice would do; false alarms cost replays."""
 
@@ -65,7 +71,8 @@ class Pace:
 
     That is the longest that one has taken; what `planned_s` says before there is one, and always
     for those whose time depends on the host's state (`open`). As a retransmission timer does, it
-    doubles with each deadline missed until an answer comes: the way may have become slow.
+    doubles with each deadline missed until an answer comes that says something of the time a step
+    takes: the way may have become slow.
     """
 
     planned_s: Mapping[str, float]
@@ -82,7 +89,7 @@ class Pace:
     def measured(self, kind: str, seconds: float) -> None:
         """An answer came after `seconds`."""
         self.longest_s[kind] = max(self.longest_s.get(kind, 0.0), seconds)
-        if kind != "room?":
+        if kind not in ("room?", "alive?", "open"):
             self.missed = 0
 
     def late(self, kind: str) -> None:
@@ -119,8 +126,8 @@ class _LostHostError(Exception):
     room.
     """
 
-    def __init__(self, reason: str, *, refused: bool = False, waited_s: float = 0.0) -> None:
-        self.reason, self.refused, self.waited_s = reason, refused, waited_s
+    def __init__(self, reason: str, *, refused: bool = False) -> None:
+        self.reason, self.refused, self.waited_s = reason, refused, 0.0
 
 
 class SpanCaller:
@@ -343,6 +350,25 @@ class SpanCaller:
         self, request: HostRequest, payload: Sequence[memoryview], purpose: str
     ) -> Message:
         """One request to the host of now. Raises _LostHostError when it is late or refuses."""
+        asked_s = self._node.now
+        answer = asyncio.get_running_loop().create_task(self._ask(request, payload, purpose))
+        try:
+            while not (await asyncio.wait([answer], timeout=PULSE_S))[0]:
+                try:
+                    await self._ask(Alive(**self._state(request.step)), (), CONTROL)
+                except _LostHostError:
+                    if not answer.done():
+                        raise
+            return await answer
+        except _LostHostError as lost:
+            lost.waited_s = self._node.now - asked_s
+            raise
+        finally:
+            answer.cancel()
+
+    async def _ask(
+        self, request: HostRequest, payload: Sequence[memoryview], purpose: str
+    ) -> Message:
         assert self.host is not None
         asked_s = self._node.now
         deadline_s = self._pace.deadline_s(request.kind)
@@ -352,11 +378,10 @@ class SpanCaller:
             )
         except TimeoutError:
             self._pace.late(request.kind)
-            raise _LostHostError("no answer", waited_s=deadline_s) from None
+            raise _LostHostError("no answer") from None
         body = parse(reply)
         if isinstance(body, Refused):
-            waited_s = self._node.now - asked_s
-            raise _LostHostError(body.reason, refused=not body.missing, waited_s=waited_s)
+            raise _LostHostError(body.reason, refused=not body.missing)
         self._pace.measured(request.kind, self._node.now - asked_s)
         return reply
 

@@ -10,7 +10,9 @@ Logits are made only where an answer is predicted, from a contiguous copy of tho
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from typing import Protocol, cast
 
@@ -75,6 +77,7 @@ def score(
     *,
     max_tokens: int,
     batch_size: int = 16,
+    broken_off: threading.Event | None = None,
 ) -> Score:
     """The model's score on the examples. The model's training mode is left as it was.
 
@@ -84,9 +87,11 @@ def score(
         examples: all with choices or all without.
         max_tokens: the most tokens of prompt and answer together.
         batch_size: rows that go through the model at once.
+        broken_off: set by another thread when nobody wants the score any more.
 
     Raises:
         TaskError: no examples, both kinds of them, or one that is too long.
+        CancelledError: `broken_off` was set.
     """
     if not examples or len({bool(example.choices) for example in examples}) > 1:
         raise TaskError("a score needs examples, all with choices or all without")
@@ -98,6 +103,8 @@ def score(
     try:
         with torch.inference_mode():
             for start in range(0, len(by_length), batch_size):
+                if broken_off is not None and broken_off.is_set():
+                    raise CancelledError
                 rows = by_length[start : start + batch_size]
                 judged = _judge(_causal_model(model), [questions[at] for at in rows])
                 verdicts.update(zip(rows, judged, strict=True))

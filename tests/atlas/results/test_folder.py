@@ -68,26 +68,18 @@ def test_the_folder_of_a_run_that_was_broken_off_is_readable(tmp_path, story):
 
 def test_a_folder_with_other_things_in_it_is_refused_and_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
-    for overwrite in (False, True):
-        with pytest.raises(InputError, match="--out") as error:
-            RunFolder(tmp_path, overwrite=overwrite)
-        assert str(tmp_path) in str(error.value)
+    with pytest.raises(InputError, match="--out") as error:
+        RunFolder(tmp_path)
+    assert str(tmp_path) in str(error.value)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_an_earlier_run_is_only_overwritten_on_request(tmp_path, say):
+def test_an_earlier_run_is_never_overwritten(tmp_path, say):
     with RunFolder(tmp_path / "run") as first:
         first.note(say(1.0, "signature"))
-    first.adapter("neighborhood-0").mkdir(parents=True)
-    (first.path / "remarks.txt").write_text("mine")
     with pytest.raises(InputError, match="earlier run"):
         RunFolder(first.path)
-    assert read_run(first.path).notes
-    with RunFolder(first.path, overwrite=True) as second:
-        second.note(say(2.0, "signature"))
-    assert [note.time_s for note in read_run(first.path).notes] == [2.0]
-    assert not first.adapters.exists()
-    assert (first.path / "remarks.txt").read_text() == "mine", "only what a run writes is removed"
+    assert [note.time_s for note in read_run(first.path).notes] == [1.0]
 
 
 def test_an_empty_folder_is_taken_and_a_file_is_not(tmp_path):

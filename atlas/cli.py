@@ -66,7 +66,7 @@ def run(
 
     assets.forbid_hub()
     from atlas import experiment  # noqa: PLC0415
-    from atlas.results import Layout, final_table, open_view  # noqa: PLC0415
+    from atlas.results import Layout, final_table, is_run, open_view  # noqa: PLC0415
 
     folder = out if out is not None else _next_folder(chosen.name)
     console = Console()
@@ -74,7 +74,8 @@ def run(
         with open_view(console) as view:
             summary = experiment.run(chosen, folder, processes=processes, view=view)
     except KeyboardInterrupt:
-        _say(f"interrupted; what was known by then is in {folder}")
+        kept = f"; what was known by then is in {folder}" if is_run(folder) else ""
+        _say(f"interrupted{kept}")
         raise typer.Exit(130) from None
     final_table(summary, {path.name: path for path in Layout(folder).written()}, console)
 

@@ -6,8 +6,8 @@ the attempt and the step that it belongs to, and is refused at any other. Whoeve
 it sent until the round is over.
 
     device → coordinator     hello (→ chain), signature (→ assignment), done, result
-    client → host            room?, open, forward, backward, replay, sketch, collect; alive?; commit,
-                             close
+    client → host            room?, open, forward, backward, replay, sketch, collect,
+                             alive?; commit, close
     client → aggregator      update, merged? (→ tensors)
     aggregator → aggregator  mean? (→ tensors)
 

@@ -10,6 +10,7 @@ which anything happens.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import os
@@ -161,54 +162,40 @@ class _Scheduler:
 
     def run(self) -> Run:
         """Starts the workers, moves time until the principals have returned, closes everything."""
-        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        socket = context.socket(zmq.ROUTER)
-        socket.set_hwm(0)
-        socket.linger = 0
-        socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         tokens = tuple(secrets.token_bytes(16) for _ in range(self._processes))
+        assignments = [self._assignment(index, token) for index, token in enumerate(tokens)]
         pool: WorkerProcesses | None = None
-        dealer: zmq.Socket[bytes] | None = None
-        with tempfile.TemporaryDirectory(prefix="broker-") as folder:
-            try:
-                if self._processes == 1:
-                    endpoint = "inproc://bus"
-                    socket.bind(endpoint)
-                    dealer = context.socket(zmq.DEALER)
-                    dealer.set_hwm(0)
-                    dealer.linger = 0
-                    dealer.connect(endpoint)
-                    self._local = Worker(self._assignment(0, tokens[0]), dealer)
-                    self._local.hello()
-                    alive: Callable[[], None] = _nothing
-                else:
-                    endpoint = f"ipc://{Path(folder) / 'bus'}"
-                    socket.bind(endpoint)
-                    pool = WorkerProcesses(
-                        endpoint,
-                        [self._assignment(index, token) for index, token in enumerate(tokens)],
-                    )
-                    alive = pool.check
-                self._bus = Bus(socket, self._owners, tokens, self._ledger, alive)
-                self._bus.wait_for_all(JOIN_DEADLINE_S)
-                self._live()
-                self._ledger.check(self._network.in_flight())
-                for worker in range(self._processes):
-                    self._bus.send(worker, Frame(Kind.CLOSE))
-                returned = (
-                    pool.returned(JOIN_DEADLINE_S)
-                    if pool is not None
-                    else (self._local.returned if self._local else {})
-                )
-            finally:
-                if self._local is not None:
-                    self._local.close()
-                if pool is not None:
-                    pool.end()
-                if dealer is not None:
-                    dealer.close()
-                socket.close()
-                context.term()
+        with contextlib.ExitStack() as opened:
+            folder = opened.enter_context(tempfile.TemporaryDirectory(prefix="broker-"))
+            context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+            opened.callback(context.term)
+            socket = _open(context, zmq.ROUTER, opened)
+            socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+            if self._processes == 1:
+                socket.bind("inproc://bus")
+                dealer = _open(context, zmq.DEALER, opened)
+                dealer.connect("inproc://bus")
+                self._local = Worker(assignments[0], dealer)
+                opened.callback(self._local.close)
+                self._local.hello()
+                alive: Callable[[], None] = _nothing
+            else:
+                endpoint = f"ipc://{Path(folder) / 'bus'}"
+                socket.bind(endpoint)
+                pool = WorkerProcesses(endpoint, assignments)
+                opened.callback(pool.end)
+                alive = pool.check
+            self._bus = Bus(socket, self._owners, tokens, self._ledger, alive)
+            self._bus.wait_for_all(JOIN_DEADLINE_S)
+            self._live()
+            self._ledger.check(self._network.in_flight())
+            for worker in range(self._processes):
+                self._bus.send(worker, Frame(Kind.CLOSE))
+            returned: dict[str, object] = {}
+            if pool is not None:
+                returned = pool.returned(JOIN_DEADLINE_S)
+            elif self._local is not None:
+                returned = self._local.returned
         return Run(
             {name: returned[name] for name in self._names if name in returned},
             self._ledger,
@@ -463,6 +450,17 @@ def _check(
     idle = sorted(set(background) - set(names))
     if idle:
         raise BrokerError(f"no program {idle[0]!r} to leave running; there are {', '.join(names)}")
+
+
+def _open(
+    context: zmq.Context[zmq.Socket[bytes]], kind: int, opened: contextlib.ExitStack
+) -> zmq.Socket[bytes]:
+    """A socket that is closed with `opened`, and never holds a run's end up."""
+    socket = context.socket(kind)
+    opened.callback(socket.close)
+    socket.set_hwm(0)
+    socket.linger = 0
+    return socket
 
 
 def _nothing() -> None:

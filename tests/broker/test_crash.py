@@ -81,6 +81,25 @@ def test_no_finally_of_a_crashed_program_runs_or_sends(monkeypatch):
     assert unraisable == []
 
 
+def test_a_program_that_dies_or_still_waits_inside_a_task_group_ends_no_run():
+    """Closing it makes the group raise an exception group of its own."""
+
+    async def main(node: Node) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(asyncio.sleep(0))
+            async for _ in node:
+                pass
+
+    async def other(_: Node) -> int:
+        await asyncio.sleep(20)
+        return 3
+
+    programs = {"a": main, "b": other}
+    for faults in ([], crash("a", 1, 10)):
+        run = broker.run(programs, topology=PAIR, faults=faults, background=["a"])
+        assert run.returned["b"] == 3
+
+
 def test_a_message_to_a_dead_node_is_lost_and_one_after_its_restart_arrives():
     async def main(node: Node):
         if node.incarnation == 0:

@@ -1,0 +1,129 @@
+"""A client's side of a span: how soon it knows of a host that is gone, and when it has patience."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import itertools
+
+import torch
+
+import broker
+import faults
+import topologies
+from atlas.models import Range
+from atlas.models.tensors import pack
+from atlas.protocol import Accepted, Alive, AskRoom, Close, Forward, Open, Refused, Tensors, parse
+from atlas.roles.span import PULSE_S, Pace, Shunned, SpanCaller
+from broker import Message, Node, Note
+
+THINKING_S = 60.0
+NETWORK = topologies.parse(
+    "nodes: {client: {}, host: {}, other: {}}\n"
+    "links: [{between: [client, host], bandwidth: 10 Mbit/s, delay: 20 ms},"
+    " {between: [client, other], bandwidth: 10 Mbit/s, delay: 20 ms}]"
+)
+KINDS = ("room?", "alive?", "open", "forward")
+
+
+async def client(node: Node) -> float:
+    """One forward through the span; when the answer came."""
+    caller = SpanCaller(
+        node,
+        Range(0, 4),
+        [("plan", "host"), ("neighborhood", "other")],
+        pace=Pace(dict.fromkeys(KINDS, 0.1) | {"open": THINKING_S, "forward": THINKING_S}),
+        shunned=Shunned(),
+        attempts=itertools.count().__next__,
+        changed=lambda: None,
+    )
+    await caller.begin(0, None)
+    await caller.forward(torch.zeros(1, 2, 3))
+    assert caller.host is not None
+    node.note("served", host=caller.host)
+    return node.now
+
+
+async def host(node: Node, *, opening_s: float = 0.0, thinking_s: float = 0.0) -> None:
+    """Takes its time to open and to compute, and knows its sessions, as hosts do."""
+    sessions: set[int] = set()
+
+    async def later(message: Message, seconds: float, answer: Accepted | Tensors) -> None:
+        await asyncio.sleep(seconds)
+        payload = pack({"hidden": torch.zeros(1, 2, 3)})[1] if isinstance(answer, Tensors) else ()
+        await message.reply(answer.header(), payload)
+
+    async with asyncio.TaskGroup() as group:
+        async for message in node:
+            match parse(message):
+                case Open() as request:
+                    sessions.add(request.attempt)
+                    group.create_task(later(message, opening_s, Accepted()))
+                case Forward() as request if request.attempt in sessions:
+                    manifest = pack({"hidden": torch.zeros(1, 2, 3)})[0]
+                    group.create_task(later(message, thinking_s, Tensors(manifest=manifest)))
+                case Alive() as request if request.attempt in sessions:
+                    await message.reply(Accepted().header())
+                case AskRoom():
+                    await message.reply(Accepted().header())
+                case Close():
+                    pass
+                case _:
+                    await message.reply(Refused(reason="unknown here", missing=True).header())
+
+
+def live(scenario: str, **patience: float) -> tuple[float, list[Note]]:
+    """What became of it: when the client had its answer, and the notes."""
+    notes: list[Note] = []
+    run = broker.run(
+        {"client": client, "host": functools.partial(host, **patience), "other": host},
+        topology=NETWORK,
+        faults=faults.parse(f"timeline: [{scenario}]") if scenario else (),
+        background=["host", "other"],
+        observe=notes.append,
+    )
+    answered_s = run.returned["client"]
+    assert isinstance(answered_s, float)
+    return answered_s, notes
+
+
+def only(notes: list[Note], event: str) -> dict[str, object]:
+    (found,) = [note.fields for note in notes if note.event == event]
+    return dict(found)
+
+
+def test_a_host_that_dies_while_it_computes_is_given_up_within_two_pulses() -> None:
+    answered_s, notes = live("{at: 7 s, crash: host}", thinking_s=THINKING_S)
+
+    assert only(notes, "suspected")["reason"] == "no answer"
+    assert only(notes, "served")["host"] == "other"
+    assert 7 < answered_s < 7 + 2 * PULSE_S
+
+
+def test_a_host_that_dies_while_it_opens_is_given_up_within_two_pulses() -> None:
+    answered_s, notes = live("{at: 7 s, crash: host}", opening_s=THINKING_S)
+
+    assert only(notes, "served")["host"] == "other"
+    assert 7 < answered_s < 7 + 2 * PULSE_S
+
+
+def test_a_host_that_was_back_before_it_was_missed_has_forgotten_and_is_not_waited_for() -> None:
+    answered_s, notes = live("{at: 6 s, crash: host, for: 100 ms}", thinking_s=THINKING_S)
+
+    assert only(notes, "suspected")["reason"] == "unknown here"
+    assert answered_s < 6 + 2 * PULSE_S
+
+
+def test_a_host_that_is_alive_and_slow_is_waited_for() -> None:
+    answered_s, notes = live("", thinking_s=THINKING_S)
+
+    assert only(notes, "served")["host"] == "host"
+    assert not [note for note in notes if note.event == "suspected"]
+    assert answered_s > THINKING_S
+
+
+def test_a_host_that_lives_for_ever_and_never_answers_is_given_up_at_the_deadline() -> None:
+    answered_s, notes = live("", thinking_s=100 * THINKING_S)
+
+    assert only(notes, "served")["host"] == "other"
+    assert THINKING_S < answered_s < 10 * THINKING_S

@@ -173,8 +173,9 @@ def test_a_damaged_model_is_named_before_a_folder_is_claimed(
     assert not (workplace / "results").exists()
 
 
+@pytest.mark.usefixtures("workplace")
 def test_a_disk_that_is_full_is_told_in_one_line(
-    atlas: Atlas, workplace: Path, monkeypatch: pytest.MonkeyPatch
+    atlas: Atlas, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "results/trace.parquet")

@@ -179,6 +179,27 @@ def test_crashes_of_clients_and_aggregators_and_partitions_change_no_bit(
     assert_same_adapters(life.trained, calm.trained)
 
 
+def test_a_chain_of_hosts_that_die_trains_the_adapters_of_one_host(
+    prepared: Prepared,
+) -> None:
+    """Nothing is moved between neighborhoods: how like they are is a sum over hosts, and rounded."""
+    lives = {}
+    for spans, scenario in ((1, None), (3, None), (3, CHURN)):
+        settings = dataclasses.replace(
+            prepared.settings,
+            split=prepared.config.split.model_copy(update={"spans": spans}),
+            aggregation=prepared.config.aggregation.model_copy(update={"between": 0.0}),
+        )
+        lives[spans, scenario] = live(dataclasses.replace(prepared, settings=settings), scenario)
+
+    for note in lives[3, None].events("paired"):
+        assert len(note.fields["chain"]) == 3
+        assert len({link["host"] for link in note.fields["chain"]}) > 1
+    assert figures(prepared, lives[3, CHURN]).repairings > 0
+    assert_same_adapters(lives[3, None].trained, lives[1, None].trained)
+    assert_same_adapters(lives[3, CHURN].trained, lives[1, None].trained)
+
+
 def test_two_processes_under_another_hash_seed_give_the_same_digest(
     prepared: Prepared, stormy: Life, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -32,10 +32,9 @@ def test_the_main_job_meets_death_abandonment_slowness_and_thin_links(name, edge
         if event.phase == "begin"
     ]
     assert {event.kind for event in begins} == {"crash", "slow", "degrade"}
-    assert [event.selector for event in begins if event.kind == "crash"] == [
-        "host of client-0",
-        "hosts of the neighborhood of client-4",
-    ]
+    at_work, abandoned = (event.selector for event in begins if event.kind == "crash")
+    assert at_work == "host of client-0"
+    assert abandoned.startswith("hosts of the neighborhood of client-")
 
 
 def test_host_churn_strikes_every_host_and_nobody_else(edge_clusters):

@@ -4,8 +4,9 @@
 
 Runs `atlas run CONFIG --seed SEED` twice as a person would: in one process, and in two under
 another PYTHONHASHSEED. Compares digests and adapters, loads each adapter with PEFT onto the model's
-folder and scores it again, and writes all of it to `benchmarks/results/CONFIG.json`. Wall times are
-of whole commands with everything cached; they depend on the machine, which the file describes.
+folder and scores it again, and writes all of it to `benchmarks/results/CONFIG.json`, and what the
+first run printed to `CONFIG.txt` beside it. Wall times are of whole commands with everything
+cached; they depend on the machine, which the file describes.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results"
+REPOSITORY = Path(__file__).parents[1]
+RESULTS = REPOSITORY / "benchmarks" / "results"
 LAYOUTS = ((1, "0"), (2, "4242"))
 
 
@@ -31,12 +33,15 @@ def main() -> None:
     parser.add_argument("--config", default="quickstart")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
+    stem = Path(arguments.config).stem
     with tempfile.TemporaryDirectory() as name:
-        folders = [Path(name) / f"run-{number}" for number in range(len(LAYOUTS))]
+        here = Path(name)
+        folders = [here / "runs" / f"{stem}-{number}" for number in range(1, len(LAYOUTS) + 1)]
         runs = [
-            _run(arguments.config, arguments.seed, folder, processes, hash_seed)
+            _run(here, arguments.config, arguments.seed, folder, processes, hash_seed)
             for folder, (processes, hash_seed) in zip(folders, LAYOUTS, strict=True)
         ]
+        printed = (here / f"{folders[0].name}.txt").read_text()
         first = json.loads((folders[0] / "summary.json").read_text())
         result = {
             "command": f"atlas run {arguments.config} --seed {arguments.seed}",
@@ -48,19 +53,23 @@ def main() -> None:
             "summary": first,
         }
     RESULTS.mkdir(exist_ok=True)
-    target = RESULTS / f"{Path(arguments.config).stem}.json"
-    target.write_text(json.dumps(result, indent=2, sort_keys=True) + "\n")
+    (RESULTS / f"{stem}.json").write_text(json.dumps(result, indent=2, sort_keys=True) + "\n")
+    (RESULTS / f"{stem}.txt").write_text(printed)
     print(json.dumps({key: result[key] for key in ("runs", "same_digest", "same_adapters")}))
     if not (result["same_digest"] and result["same_adapters"]):
         sys.exit("the two runs differ")
 
 
-def _run(config: str, seed: int, folder: Path, processes: int, hash_seed: str) -> dict[str, Any]:
+def _run(
+    here: Path, config: str, seed: int, folder: Path, processes: int, hash_seed: str
+) -> dict[str, Any]:
     command = [sys.executable, "-m", "atlas.cli", "run", config, "--seed", str(seed)]
-    command += ["--processes", str(processes), "--out", str(folder)]
-    started = time.monotonic()
-    subprocess.run(command, check=True, env=os.environ | {"PYTHONHASHSEED": hash_seed})
-    seconds = time.monotonic() - started
+    command += ["--processes", str(processes), "--out", str(folder.relative_to(here))]
+    environment = os.environ | {"PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(REPOSITORY)}
+    with (here / f"{folder.name}.txt").open("w") as printed:
+        started = time.monotonic()
+        subprocess.run(command, check=True, env=environment, cwd=here, stdout=printed)
+        seconds = time.monotonic() - started
     summary = json.loads((folder / "summary.json").read_text())
     adapters = hashlib.sha256()
     for file in sorted((folder / "adapters").rglob("*.*")):

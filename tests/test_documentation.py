@@ -283,6 +283,17 @@ def test_every_dependency_is_argued_for() -> None:
     assert sorted(argued) == sorted(declared)
 
 
+def test_what_the_readme_shows_of_the_main_job_is_what_it_printed() -> None:
+    """Lines of … stand for lines left out, and … at the end of a line for its rest."""
+    readme = README.read_text(encoding="utf-8")
+    excerpt = readme.split("<!-- quickstart output -->")[1].split("<!-- /quickstart output -->")[0]
+    printed = (REPOSITORY / "benchmarks" / "results" / "quickstart.txt").read_text(encoding="utf-8")
+    (shown,) = [match["text"] for match in _BLOCK.finditer(excerpt)]
+
+    pattern = re.escape(shown).replace("\n…\\\n", "\n(?:.*\n)*").replace("…\\\n", ".*\n")
+    assert re.search(pattern, printed)
+
+
 def test_figures_in_the_readmes_results_come_from_the_benchmarks() -> None:
     readme = README.read_text(encoding="utf-8")
     results = readme.split("<!-- results -->")[1].split("<!-- /results -->")[0]

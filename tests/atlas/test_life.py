@@ -182,7 +182,7 @@ def test_crashes_of_clients_and_aggregators_and_partitions_change_no_bit(
 def test_a_chain_of_hosts_that_die_trains_the_adapters_of_one_host(
     prepared: Prepared,
 ) -> None:
-    """Nothing is moved between neighborhoods: how like they are is a sum over hosts, and rounded."""
+    """Nothing is moved between neighborhoods: their likeness is a sum over hosts, and rounded."""
     lives = {}
     for spans, scenario in ((1, None), (3, None), (3, CHURN)):
         settings = dataclasses.replace(

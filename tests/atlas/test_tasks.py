@@ -330,6 +330,29 @@ def test_every_row_is_seen_once_before_any_is_seen_again(byte_tokenizer: Tokeniz
     assert set(seen.values()) == {3}
 
 
+def test_rows_of_like_length_share_a_batch_and_come_in_no_order_of_length(
+    byte_tokenizer: Tokenizer,
+) -> None:
+    data = ClientData("t", tuple(Example("x" * n, "a", ("a", "b")) for n in range(1, 65)))
+    widths = []
+    for step in range(8):
+        batch = tasks.step_batch(
+            data,
+            tokenizer=byte_tokenizer,
+            size=8,
+            max_tokens=80,
+            seed=1,
+            client="c",
+            round=0,
+            step=step,
+            steps_per_round=8,
+        )
+        lengths = (batch.tokens == ord("x")).sum(dim=1)
+        assert int(lengths.max() - lengths.min()) == 7
+        widths.append(batch.tokens.shape[1])
+    assert sorted(widths) != widths != sorted(widths, reverse=True)
+
+
 def test_a_step_has_its_own_batch_and_always_the_same(byte_tokenizer: Tokenizer) -> None:
     data = ClientData("t", tuple(Example(f"{n:02}", "a", ("a", "b")) for n in range(50)))
 

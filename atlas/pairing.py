@@ -4,7 +4,7 @@ A client keeps both ends of the model; the layers between are cut into spans, an
 span) is a job that some host takes. A plan gives every job a host, ranked stand-ins out of the same
 neighborhood, and ranked hosts of other neighborhoods to fall back to, the nearest neighborhood
 first. No host is given more than its memory holds, and the slowest client's step is made as short
-as a greedy start and single moves can make it.
+as a greedy start, and then moves and exchanges, can make it.
 
 A host computes one thing at a time, so a job waits, at worst, for everything else on its host. The
 time of a client's step is therefore estimated as
@@ -14,7 +14,8 @@ time of a client's step is therefore estimated as
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from topologies import InputError
@@ -284,7 +285,7 @@ class _Jobs:
             for span in range(len(self._cost.spans)):
                 job = (name, span)
                 options = self._options(job)
-                self._host_of[job] = min(options, key=lambda host: (self._with(job, host), host))
+                self._host_of[job] = min(options, key=lambda host: (self._after({job: host}), host))
 
     def _place_packed(self) -> None:
         """Span by span, where its frozen layers are already, else on the roomiest host."""
@@ -305,46 +306,73 @@ class _Jobs:
         return options
 
     def improve(self) -> None:
-        """Moves single jobs while that shortens the slowest step, or all steps together."""
+        """Moves jobs, or lets two exchange hosts, while that shortens the slowest step, or all."""
         improved = True
         while improved:
             improved = False
-            for job, host in list(self._host_of.items()):
-                times = {
-                    other: self._with(job, other)
-                    for other in self._hosts
-                    if other == host or self._has_room(other, job)
-                }
-                best = min(times, key=lambda other: (times[other], other))
-                if _is_shorter(times[best], times[host]):
-                    self._host_of[job] = best
-                    improved = True
+            for job in list(self._host_of):
+                improved = self._improve(job) or improved
+
+    def _improve(self, job: Job) -> bool:
+        """Makes the best move or exchange of this job, if one helps."""
+        here = self._host_of[job]
+        options: dict[tuple[str, Job | None], tuple[float, float]] = {}
+        for host in self._hosts:
+            if self._has_room(host, job):
+                options[host, None] = self._after({job: host})
+        for other, there in self._host_of.items():
+            exchange = {job: there, other: here}
+            if there != here and self._holds(exchange):
+                options[there, other] = self._after(exchange)
+        if not options:
+            return False
+        host, other = min(options, key=lambda option: (options[option], option[0], str(option[1])))
+        if not _is_shorter(options[host, other], self._after({})):
+            return False
+        self._host_of[job] = host
+        if other is not None:
+            self._host_of[other] = here
+        return True
 
     def ranked(self, client: Capability, span: int, hosts: Sequence[Capability]) -> tuple[str, ...]:
         """Hosts that could take the span over: those with room now first, then by time."""
         cost = self._cost.spans[span]
         able = [host for host in hosts if host.name != client.name and _fits(host, cost)]
         job = (client.name, span)
+        loads = self._loads()
 
         def rank(host: Capability) -> tuple[bool, float, str]:
             seconds = _crossings_s(client, host, self._cost.boundary_bytes)
-            seconds += (self._load(host.name) + cost.step_flops) / host.flops
+            seconds += (loads[host.name] + cost.step_flops) / host.flops
             return not self._has_room(host.name, job), seconds, host.name
 
         return tuple(host.name for host in sorted(able, key=rank))
 
-    def _with(self, job: Job, host: str) -> tuple[float, float]:
-        """(slowest step, sum of steps) in seconds if `job` lay on `host`."""
-        before = self._host_of.get(job)
-        self._host_of[job] = host
-        times = [self._step_s(name) for name in self._clients]
-        if before is None:
-            del self._host_of[job]
-        else:
-            self._host_of[job] = before
+    def _after(self, moves: Mapping[Job, str]) -> tuple[float, float]:
+        """(slowest step, sum of steps) in seconds if these jobs lay on these hosts."""
+        with self._moved(moves):
+            loads = self._loads()
+            times = [self._step_s(name, loads) for name in self._clients]
         return max(times), sum(times)
 
-    def _step_s(self, name: str) -> float:
+    def _holds(self, moves: Mapping[Job, str]) -> bool:
+        """Whether nobody would host for itself, nor more than its memory holds."""
+        with self._moved(moves):
+            return all(
+                host != name and self._needed(host) <= self._room_of(host)
+                for (name, _), host in moves.items()
+            )
+
+    @contextmanager
+    def _moved(self, moves: Mapping[Job, str]) -> Iterator[None]:
+        before = self._host_of
+        self._host_of = before | dict(moves)
+        try:
+            yield
+        finally:
+            self._host_of = before
+
+    def _step_s(self, name: str, loads: Mapping[str, float]) -> float:
         client = self._clients[name]
         seconds = self._cost.own_flops / client.flops
         for span in range(len(self._cost.spans)):
@@ -352,15 +380,15 @@ class _Jobs:
             if host is not None:
                 place = self._hosts[host]
                 seconds += _crossings_s(client, place, self._cost.boundary_bytes)
-                seconds += self._load(host) / place.flops
+                seconds += loads[host] / place.flops
         return seconds
 
-    def _load(self, host: str) -> float:
-        return sum(
-            self._cost.spans[span].step_flops
-            for (_, span), where in self._host_of.items()
-            if where == host
-        )
+    def _loads(self) -> dict[str, float]:
+        """What each host computes for one step of all its clients, in operations."""
+        loads = dict.fromkeys(self._hosts, 0.0)
+        for (_, span), host in self._host_of.items():
+            loads[host] += self._cost.spans[span].step_flops
+        return loads
 
     def _has_room(self, host: str, job: Job) -> bool:
         return host != job[0] and self._needed(host, job) <= self._room_of(host)

@@ -36,7 +36,7 @@ from atlas.roles.span import PAUSE_S, Pace, Shunned, SpanCaller, Where
 from atlas.semantics import sketch
 from atlas.tasks import Batch, ClientData, step_batch
 from broker import Message, Node
-from broker.disk import ACCESS_S, BYTES_PER_SECOND
+from broker.disk import ACCESS_S, READ_BYTES_PER_SECOND
 
 STATE = "client-state"
 SIGNATURE_ROUND = -1
@@ -64,7 +64,7 @@ class Client:
         """Loads the client's own part of the model."""
         settings = self._settings
         size = costs.span_base_bytes(settings.spec, settings.ends)
-        await asyncio.sleep(size / BYTES_PER_SECOND)
+        await asyncio.sleep(size / READ_BYTES_PER_SECOND)
         self._ends = await self._node.compute(
             lambda: Stage.load(settings.spec, settings.ends, ends=True, lora=settings.lora),
             flops=0,
@@ -302,7 +302,7 @@ def _pace(node: Node, settings: RunSettings) -> Pace:
         {
             "room?": 2 * way.delay_s,
             "alive?": 2 * (max(crossing_s, moving_s) + way.delay_s),
-            "open": moving_s + ACCESS_S + cost.spans[0].base_bytes / BYTES_PER_SECOND,
+            "open": moving_s + ACCESS_S + cost.spans[0].base_bytes / READ_BYTES_PER_SECOND,
             "forward": step_s,
             "backward": step_s,
             "replay": 2 * step_s,

@@ -41,7 +41,7 @@ from atlas.protocol import (
 from atlas.roles.settings import RunSettings
 from atlas.semantics import sketch
 from broker import DeviceMemoryError, Message, Node, Reservation
-from broker.disk import BYTES_PER_SECOND
+from broker.disk import READ_BYTES_PER_SECOND
 
 Key = tuple[str, int, int]
 Phase = Literal["idle", "gone forward", "gone back"]
@@ -222,7 +222,7 @@ class Host:
         return base
 
     async def _load(self, span: Range, size_bytes: int) -> Stage:
-        await asyncio.sleep(size_bytes / BYTES_PER_SECOND)
+        await asyncio.sleep(size_bytes / READ_BYTES_PER_SECOND)
         settings = self._settings
         return await self._node.compute(
             lambda: Stage.load(settings.spec, span, lora=settings.lora), flops=0

@@ -19,7 +19,7 @@ IGNORED = -100
 """The target of a position without a label, as `torch.nn.functional.cross_entropy` has it."""
 PADDING = 0
 """The token that fills short rows. Any would do: nothing looks at it."""
-POOL = 8
+POOL = 50
 """Batches whose rows are sorted by length together."""
 
 

@@ -80,6 +80,17 @@ def test_a_faster_host_and_a_wider_way_are_preferred() -> None:
     ].hosts == ("y",)
 
 
+def test_two_clients_exchange_hosts_where_both_are_full_and_no_single_move_is_possible() -> None:
+    """The one that computes slowly is placed first, and takes what the one far away needs more."""
+    near = device("near", 0, flops=1e8)
+    far = device("far", 0, flops=1e9, bandwidth=1e6)
+
+    chains = pair([near, far], [device("fast", flops=1e9), device("slow", flops=2.5e8)], cost(1))
+
+    assert chains["far"].hosts == ("fast",)
+    assert chains["near"].hosts == ("slow",)
+
+
 def test_load_is_spread_when_hosts_are_alike() -> None:
     clients = [device(f"c{number}", 0) for number in range(4)]
     hosts = [device(f"h{number}", 1000) for number in range(4)]

@@ -320,10 +320,10 @@ class _Jobs:
         for host in self._hosts:
             if self._has_room(host, job):
                 options[host, None] = self._after({job: host})
-        for other, there in self._host_of.items():
-            exchange = {job: there, other: here}
+        for partner, there in self._host_of.items():
+            exchange = {job: there, partner: here}
             if there != here and self._holds(exchange):
-                options[there, other] = self._after(exchange)
+                options[there, partner] = self._after(exchange)
         if not options:
             return False
         host, other = min(options, key=lambda option: (options[option], option[0], str(option[1])))

@@ -177,17 +177,17 @@ def prepare(config: Config, view: View) -> Prepared:
         )
         spec = ModelSpec.read(folder, DTYPES[dtype])
         _require_cut(config, spec)
-        settings.initial_adapter()
+        settings.initial_adapter()  # raises where a LoRA target is not one of the model's
         require_readable(folder)
         loaded = tuple(
             tasks.load(
-                spec,
+                choice,
                 tokenizer=settings.tokenizer,
                 max_tokens=config.training.tokens,
                 held_out=config.held_out,
                 progress=progress,
             )
-            for spec in config.tasks
+            for choice in config.tasks
         )
     data = tasks.deal(
         loaded, clients, examples_per_client=config.examples_per_client, seed=config.seed

@@ -324,10 +324,8 @@ class _Jobs:
             exchange = {job: there, partner: here}
             if there != here and self._holds(exchange):
                 options[there, partner] = self._after(exchange)
-        if not options:
-            return False
         host, other = min(options, key=lambda option: (options[option], option[0], str(option[1])))
-        if not _is_shorter(options[host, other], self._after({})):
+        if not _is_shorter(options[host, other], options[here, None]):
             return False
         self._host_of[job] = host
         if other is not None:

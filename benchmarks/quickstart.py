@@ -33,6 +33,8 @@ def main() -> None:
     parser.add_argument("--config", default="quickstart")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
+    if Path(arguments.config).is_file():
+        arguments.config = str(Path(arguments.config).resolve())
     stem = Path(arguments.config).stem
     with tempfile.TemporaryDirectory() as name:
         here = Path(name)

@@ -303,6 +303,7 @@ def test_figures_in_the_readmes_results_come_from_the_benchmarks() -> None:
         for number in _numbers(json.loads(file.read_text(encoding="utf-8")))
     ]
     rows = [line for line in results.splitlines() if line.startswith("|")]
+    assert rows[2:]
     for row in rows[2:]:
         for cell in row.strip("|").split("|")[1:]:
             for figure in re.findall(r"\d[\d,]*(?:\.\d+)?(?: %)?", cell):

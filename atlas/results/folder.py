@@ -158,7 +158,17 @@ class RunRecord:
 def require_free(path: str | Path) -> None:
     """Raises InputError where a run could not begin because something is there already."""
     path = Path(path)
-    if path.exists() and not path.is_dir():
+    try:
+        is_folder = path.is_dir()
+        is_file = path.exists() and not is_folder
+        is_full = is_folder and any(path.iterdir())
+    except OSError as error:
+        raise _refusal(
+            path,
+            f"the folder can't be read: {error.strerror or error}",
+            "Name a folder that you may read and write",
+        ) from error
+    if is_file:
         raise _refusal(path, "this is a file, not a folder", "Name a folder")
     if is_run(path):
         raise _refusal(
@@ -166,7 +176,7 @@ def require_free(path: str | Path) -> None:
             "the folder holds the results of an earlier run",
             "Name another folder, or remove this one",
         )
-    if path.is_dir() and any(path.iterdir()):
+    if is_full:
         raise _refusal(
             path,
             "the folder holds something that is not a run of ATLAS",

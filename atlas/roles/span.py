@@ -69,8 +69,9 @@ T = TypeVar("T")
 class Pace:
     """Deadlines by kind of request: a second, and `FACTOR` times what it is expected to take.
 
-    That is the longest that one has taken; what `planned_s` says before there is one, and always
-    for those whose time depends on the host's state (`open`). As a retransmission timer does, it
+    That is the longest that one has taken; what `planned_s` says before there is one, and at least
+    that for those whose time depends on what else the host or the way is busy with (`open`,
+    `alive?`, which comes behind what was sent before it). As a retransmission timer does, it
     doubles with each deadline missed until an answer comes that says something of the time a step
     takes: the way may have become slow.
     """
@@ -83,7 +84,8 @@ class Pace:
         """How long to wait for an answer to a request of this kind."""
         planned_s = self.planned_s[kind]
         expected_s = self.longest_s.get(kind, planned_s)
-        expected_s = max(expected_s, planned_s) if kind == "open" else expected_s
+        if kind in ("open", "alive?"):
+            expected_s = max(expected_s, planned_s)
         return 1.0 + FACTOR * expected_s * 2.0 ** min(self.missed, 6)
 
     def measured(self, kind: str, seconds: float) -> None:
@@ -351,20 +353,35 @@ class SpanCaller:
     ) -> Message:
         """One request to the host of now. Raises _LostHostError when it is late or refuses."""
         asked_s = self._node.now
-        answer = asyncio.get_running_loop().create_task(self._ask(request, payload, purpose))
         try:
-            while not (await asyncio.wait([answer], timeout=PULSE_S))[0]:
-                try:
-                    await self._ask(Alive(**self._state(request.step)), (), CONTROL)
-                except _LostHostError:
-                    if not answer.done():
-                        raise
-            return await answer
+            if isinstance(request, AskRoom):
+                return await self._ask(request, payload, purpose)
+            return await self._ask_and_feel_pulse(request, payload, purpose)
         except _LostHostError as lost:
             lost.waited_s = self._node.now - asked_s
             raise
+
+    async def _ask_and_feel_pulse(
+        self, request: HostRequest, payload: Sequence[memoryview], purpose: str
+    ) -> Message:
+        """The answer, or _LostHostError as soon as the host is known to be dead or to have
+        forgotten.
+        """
+        loop = asyncio.get_running_loop()
+        answer = loop.create_task(self._ask(request, payload, purpose))
+        pulse: asyncio.Task[Message] | None = None
+        try:
+            while not (await asyncio.wait([answer], timeout=PULSE_S))[0]:
+                pulse = loop.create_task(self._ask(Alive(**self._state(request.step)), (), CONTROL))
+                await asyncio.wait([answer, pulse], return_when=asyncio.FIRST_COMPLETED)
+                if not answer.done():
+                    pulse.result()
+            return answer.result()
         finally:
-            answer.cancel()
+            ending = [task for task in (answer, pulse) if task is not None]
+            for task in ending:
+                task.cancel()
+            await asyncio.gather(*ending, return_exceptions=True)
 
     async def _ask(
         self, request: HostRequest, payload: Sequence[memoryview], purpose: str

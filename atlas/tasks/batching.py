@@ -82,8 +82,8 @@ def step_batch(
 
     Rows come in a shuffled order without repeats until all have been seen, then in another. With
     `steps_per_round` that holds over the whole run, and rows of about the same length share a
-    batch, which saves a fifth of the computation or more: padding is computed like text. Without
-    it, each round begins anew, and its batches are drawn alike.
+    batch, for padding is computed like text. Without it, each round begins anew, and its batches
+    are drawn alike.
 
     Args:
         size: rows in the batch.
@@ -102,29 +102,30 @@ def step_batch(
         if epoch not in orders:
             orders[epoch] = _shuffled(rows, f"{stream}/{epoch}")
             if steps_per_round is not None:
-                orders[epoch] = _by_length(data, orders[epoch], size, f"{stream}/{epoch}")
+                first = min(-epoch * rows % size, rows)
+                orders[epoch] = _by_length(data, orders[epoch], first, size, f"{stream}/{epoch}")
         chosen.append(data.examples[orders[epoch][place]])
     return batch(chosen, tokenizer, max_tokens)
 
 
-def _by_length(data: ClientData, order: list[int], size: int, stream: str) -> list[int]:
+def _by_length(data: ClientData, order: list[int], first: int, size: int, stream: str) -> list[int]:
     """The same rows in batches of like length, made out of `POOL` of them at a time.
 
-    The batches of a pool are shuffled, so length says nothing of when a row's turn comes.
+    The batches of a pool are shuffled, so length says nothing of when a row's turn comes. Rows that
+    share a batch with those of the epoch before (`first` of them) or after stay where they are.
     """
 
     def length(row: int) -> tuple[int, int]:
         example = data.examples[row]
         return len(example.prompt) + len(example.answer), row
 
-    grouped = []
-    for start in range(0, len(order), POOL * size):
-        pool = sorted(order[start : start + POOL * size], key=length)
-        whole = len(pool) // size
-        for place in _shuffled(whole, f"{stream}/{start}"):
+    last = len(order) - (len(order) - first) % size
+    grouped = order[:first]
+    for start in range(first, last, POOL * size):
+        pool = sorted(order[start : min(start + POOL * size, last)], key=length)
+        for place in _shuffled(len(pool) // size, f"{stream}/{start}"):
             grouped += pool[place * size : (place + 1) * size]
-        grouped += pool[whole * size :]
-    return grouped
+    return grouped + order[last:]
 
 
 def _shuffled(rows: int, stream: str) -> list[int]:

@@ -18,7 +18,7 @@ from zipfile import ZipFile
 from atlas.tasks.model import Row
 
 WORDS = 16
-"""How much of a text to classify is shown, about 22 tokens."""
+"""How much of a text to classify is shown, about 22 tokens; film sentences have no more."""
 
 NEWS_TOPICS: Mapping[str, str] = {
     "business": "business",

@@ -18,27 +18,31 @@ from atlas.roles.span import PULSE_S, Pace, Shunned, SpanCaller
 from broker import Message, Node, Note
 
 THINKING_S = 60.0
-NETWORK = topologies.parse(
-    "nodes: {client: {}, host: {}, other: {}}\n"
-    "links: [{between: [client, host], bandwidth: 10 Mbit/s, delay: 20 ms},"
-    " {between: [client, other], bandwidth: 10 Mbit/s, delay: 20 ms}]"
-)
-KINDS = ("room?", "alive?", "open", "forward")
+NETWORK = """
+nodes: {{client: {{}}, host: {{}}, other: {{}}}}
+links:
+  - {{between: [client, host], bandwidth: {bandwidth}, delay: 20 ms}}
+  - {{between: [client, other], bandwidth: 10 Mbit/s, delay: 20 ms}}
+"""
 
 
-async def client(node: Node) -> float:
-    """One forward through the span; when the answer came."""
+async def client(node: Node, *, tokens: int = 2, steps: int = 1) -> float:
+    """Steps forward through the span; when the last answer came."""
     caller = SpanCaller(
         node,
         Range(0, 4),
         [("plan", "host"), ("neighborhood", "other")],
-        pace=Pace(dict.fromkeys(KINDS, 0.1) | {"open": THINKING_S, "forward": THINKING_S}),
+        pace=Pace(
+            {"room?": 0.1, "alive?": tokens / 5000, "open": THINKING_S, "forward": THINKING_S}
+        ),
         shunned=Shunned(),
         attempts=itertools.count().__next__,
         changed=lambda: None,
     )
     await caller.begin(0, None)
-    await caller.forward(torch.zeros(1, 2, 3))
+    for _ in range(steps):
+        await caller.forward(torch.zeros(1, tokens, 3))
+        await caller.commit()
     assert caller.host is not None
     node.note("served", host=caller.host)
     return node.now
@@ -72,12 +76,23 @@ async def host(node: Node, *, opening_s: float = 0.0, thinking_s: float = 0.0) -
                     await message.reply(Refused(reason="unknown here", missing=True).header())
 
 
-def live(scenario: str, **patience: float) -> tuple[float, list[Note]]:
+def live(
+    scenario: str,
+    *,
+    bandwidth: str = "10 Mbit/s",
+    tokens: int = 2,
+    steps: int = 1,
+    **patience: float,
+) -> tuple[float, list[Note]]:
     """What became of it: when the client had its answer, and the notes."""
     notes: list[Note] = []
     run = broker.run(
-        {"client": client, "host": functools.partial(host, **patience), "other": host},
-        topology=NETWORK,
+        {
+            "client": functools.partial(client, tokens=tokens, steps=steps),
+            "host": functools.partial(host, **patience),
+            "other": host,
+        },
+        topology=topologies.parse(NETWORK.format(bandwidth=bandwidth)),
         faults=faults.parse(f"timeline: [{scenario}]") if scenario else (),
         background=["host", "other"],
         observe=notes.append,
@@ -120,6 +135,22 @@ def test_a_host_that_is_alive_and_slow_is_waited_for() -> None:
     assert only(notes, "served")["host"] == "host"
     assert not [note for note in notes if note.event == "suspected"]
     assert answered_s > THINKING_S
+
+
+def test_a_host_is_not_given_up_while_a_large_tensor_is_on_its_way_to_it() -> None:
+    """A pulse comes behind it, and the first ones, with nothing before them, were quick."""
+    answered_s, notes = live("", bandwidth="100 kbit/s", tokens=20_000, steps=2, opening_s=12)
+
+    assert only(notes, "served")["host"] == "host"
+    assert not [note for note in notes if note.event == "suspected"]
+    assert answered_s > 2 * 20_000 * 12 * 8 / 100e3
+
+
+def test_a_host_that_dies_after_its_answer_was_sent_has_answered() -> None:
+    answered_s, notes = live("{at: 5.13 s, crash: host}", thinking_s=5.0)
+
+    assert only(notes, "served")["host"] == "host"
+    assert answered_s < 5.5
 
 
 def test_a_host_that_lives_for_ever_and_never_answers_is_given_up_at_the_deadline() -> None:

@@ -15,6 +15,7 @@ import argparse
 import hashlib
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -43,12 +44,14 @@ def main() -> None:
             _run(here, arguments.config, arguments.seed, folder, processes, hash_seed)
             for folder, (processes, hash_seed) in zip(folders, LAYOUTS, strict=True)
         ]
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
         printed = (here / f"{folders[0].name}.txt").read_text()
         first = json.loads((folders[0] / "summary.json").read_text())
         result = {
             "command": f"atlas run {arguments.config} --seed {arguments.seed}",
             "machine": json.loads((folders[0] / "manifest.json").read_text())["platform"],
             "runs": runs,
+            "largest_process_gib": round(usage.ru_maxrss / 2**20, 1),
             "same_digest": len({run["digest"] for run in runs}) == 1,
             "same_adapters": len({run["adapters"] for run in runs}) == 1,
             "loss_by_peft": _scores_by_peft(folders[0]),

@@ -90,6 +90,7 @@ def _run(
 
 def _scores_by_peft(folder: Path) -> dict[str, dict[str, float]]:
     """Held-out loss by neighborhood and task, with PEFT's own classes on the model's folder."""
+    sys.path.insert(0, str(REPOSITORY))
     from atlas import assets
 
     assets.forbid_hub()

@@ -54,7 +54,8 @@ def run(
     changes: Changes = None,
 ) -> None:
     """Run a config: by default the quickstart, twelve devices with four kinds of real text."""
-    from atlas import config as configs  # noqa: PLC0415 - `atlas --help` should be quick
+    from atlas import assets  # noqa: PLC0415 - `atlas --help` should be quick
+    from atlas import config as configs  # noqa: PLC0415 - as above
 
     settings = [*(changes or ())]
     for key, value in (("seed", seed), ("topology", topology), ("faults", faults)):
@@ -62,11 +63,14 @@ def run(
             settings.append(f"{key}={value}")
     chosen = configs.load(config, settings)
     _need_learning()
-    from atlas import assets  # noqa: PLC0415
-
-    assets.forbid_hub()
-    from atlas import experiment  # noqa: PLC0415
-    from atlas.results import Layout, final_table, is_run, open_view  # noqa: PLC0415
+    assets.forbid_hub()  # before transformers is imported, which is now
+    from atlas import experiment  # noqa: PLC0415 - needs the learning system
+    from atlas.results import (  # noqa: PLC0415 - so does this
+        Layout,
+        final_table,
+        is_run,
+        open_view,
+    )
 
     folder = out if out is not None else _next_folder(chosen.name)
     console = Console()

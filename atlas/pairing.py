@@ -300,7 +300,7 @@ class _Jobs:
                 self._host_of[job] = min(self._options(job), key=rank)
 
     def _options(self, job: Job) -> list[str]:
-        options = [host for host in self._hosts if self._has_room(host, job)]
+        options = [host for host in self._hosts if self._holds({job: host})]
         if not options:
             raise self._infeasible(job)
         return options
@@ -318,7 +318,7 @@ class _Jobs:
         here = self._host_of[job]
         options: dict[tuple[str, Job | None], tuple[float, float]] = {}
         for host in self._hosts:
-            if self._has_room(host, job):
+            if self._holds({job: host}):
                 options[host, None] = self._after({job: host})
         for partner, there in self._host_of.items():
             exchange = {job: there, partner: here}
@@ -342,7 +342,7 @@ class _Jobs:
         def rank(host: Capability) -> tuple[bool, float, str]:
             seconds = _crossings_s(client, host, self._cost.boundary_bytes)
             seconds += (loads[host.name] + cost.step_flops) / host.flops
-            return not self._has_room(host.name, job), seconds, host.name
+            return not self._holds({job: host.name}), seconds, host.name
 
         return tuple(host.name for host in sorted(able, key=rank))
 
@@ -388,16 +388,12 @@ class _Jobs:
             loads[host] += self._cost.spans[span].step_flops
         return loads
 
-    def _has_room(self, host: str, job: Job) -> bool:
-        return host != job[0] and self._needed(host, job) <= self._room_of(host)
-
     def _room_of(self, host: str) -> int:
         return self._hosts[host].free_bytes
 
-    def _needed(self, host: str, job: Job | None = None) -> int:
-        """Memory of the host's jobs, `job` among them."""
-        jobs = {other for other, where in self._host_of.items() if where == host}
-        jobs |= set() if job is None else {job}
+    def _needed(self, host: str) -> int:
+        """Memory of the host's jobs."""
+        jobs = [job for job, where in self._host_of.items() if where == host]
         spans = {span for _, span in jobs}
         return sum(self._cost.spans[span].base_bytes for span in spans) + sum(
             self._cost.spans[span].session_bytes for _, span in jobs

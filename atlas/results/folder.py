@@ -91,11 +91,10 @@ class RunFolder(Layout):
             self.write_manifest(Manifest())
             self._notes = self.metrics.open("w", encoding="utf-8", newline="\n")
         except OSError as error:
-            raise InputError(
+            raise _refusal(
+                self.path,
                 f"the folder can't be written: {error.strerror or error}",
-                file=str(self.path),
-                key="--out",
-                remedy="Name a folder that you may write to",
+                "Name a folder that you may write to",
             ) from error
 
     def note(self, note: Note) -> None:

@@ -310,21 +310,34 @@ def test_an_example_that_is_too_long_is_an_error(byte_tokenizer: Tokenizer) -> N
         tasks.batch([Example("0123456789", "x")], byte_tokenizer, 12)
 
 
+def _batch_at(
+    position: int,
+    data: ClientData,
+    tokenizer: Tokenizer,
+    *,
+    size: int,
+    max_tokens: int,
+    per_round: int,
+) -> tasks.Batch:
+    """The batch of a step counted from the beginning of the run."""
+    return tasks.step_batch(
+        data,
+        tokenizer=tokenizer,
+        size=size,
+        max_tokens=max_tokens,
+        seed=1,
+        client="c",
+        round=position // per_round,
+        step=position % per_round,
+        steps_per_round=per_round,
+    )
+
+
 def test_every_row_is_seen_once_before_any_is_seen_again(byte_tokenizer: Tokenizer) -> None:
     data = ClientData("t", tuple(Example(f"{n:02}", "a", ("a", "b")) for n in range(10)))
     seen: Counter[str] = Counter()
     for position in range(10):
-        batch = tasks.step_batch(
-            data,
-            tokenizer=byte_tokenizer,
-            size=3,
-            max_tokens=10,
-            seed=1,
-            client="c",
-            round=position // 2,
-            step=position % 2,
-            steps_per_round=2,
-        )
+        batch = _batch_at(position, data, byte_tokenizer, size=3, max_tokens=10, per_round=2)
         seen.update(bytes(row[:2]).decode() for row in batch.tokens.tolist())
         assert max(seen.values()) - min(seen[row.prompt] for row in data.examples) <= 1
     assert set(seen.values()) == {3}
@@ -336,17 +349,7 @@ def test_rows_of_like_length_share_a_batch_and_come_in_no_order_of_length(
     data = ClientData("t", tuple(Example("x" * n, "a", ("a", "b")) for n in range(1, 65)))
     widths = []
     for step in range(8):
-        batch = tasks.step_batch(
-            data,
-            tokenizer=byte_tokenizer,
-            size=8,
-            max_tokens=80,
-            seed=1,
-            client="c",
-            round=0,
-            step=step,
-            steps_per_round=8,
-        )
+        batch = _batch_at(step, data, byte_tokenizer, size=8, max_tokens=80, per_round=8)
         lengths = (batch.tokens == ord("x")).sum(dim=1)
         assert int(lengths.max() - lengths.min()) == 7
         widths.append(batch.tokens.shape[1])

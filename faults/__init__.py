@@ -13,7 +13,7 @@ says where and what would be right.
 """
 
 from faults.concrete import concrete
-from faults.conditions import Conditions
+from faults.conditions import Conditions, Traffic
 from faults.errors import ScenarioError
 from faults.event import Amount, Change, Event
 from faults.scenario import KINDS, PROCESSES, Scenario, catalog, load, parse
@@ -28,6 +28,7 @@ __all__ = [
     "Event",
     "Scenario",
     "ScenarioError",
+    "Traffic",
     "catalog",
     "concrete",
     "expand",

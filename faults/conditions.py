@@ -3,13 +3,14 @@
 `Conditions` is a value: `begin` and `end` give another one and leave this one as it is. How faults
 that overlap compose is said here and nowhere else:
 
-- A node is down while any crash holds it.
-- Slowdowns multiply: 4x and 2x together are 8x.
+- A node is down while any crash holds it; stopped while any stop does; frozen while any pause does.
+- Slowdowns multiply: 4x and 2x together are 8x. Offsets and drifts of a clock add up.
+- Background traffic of several faults flows side by side.
 - Of a link's bandwidth, delay and jitter: the worst of the link's own and all absolute values wins
   (a degrade never makes a link better), then the relative ones multiply it, then the additive ones
   are added.
-- Of its loss: the worst absolute value, then each additive one is a further, independent chance of
-  loss; so it never reaches 1.
+- Of its loss, duplicates, reordering and damage: the worst absolute value, then each additive one
+  is a further, independent chance; so it never reaches 1. Of bursts the longest wins.
 - Two nodes are cut off from each other, or one from the other, while any partition does it. Nodes
   that a partition does not name speak with everybody.
 
@@ -28,6 +29,16 @@ from topologies.model import Link
 
 _Key = tuple[str, ...]
 _NEARLY_ALL = math.nextafter(1.0, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Bytes of others that flow from *source* to *target*, as many as *rate_bps* where they fit."""
+
+    fault: str
+    source: str
+    target: str
+    rate_bps: float
 
 
 @dataclass(frozen=True)
@@ -83,6 +94,33 @@ class Conditions:
         """Whether no crash holds this node."""
         return ("crash", node) not in self._index
 
+    def is_stopped(self, node: str) -> bool:
+        """Whether a stop holds this node: its program was asked to end and has not been started
+        again.
+        """
+        return ("stop", node) in self._index
+
+    def is_paused(self, node: str) -> bool:
+        """Whether a pause freezes this node."""
+        return ("pause", node) in self._index
+
+    def skew(self, node: str) -> tuple[int, float]:
+        """How this node's clock is off: what skews add at once, in nanoseconds, and its drift."""
+        changes = [event.change for event in self._of("skew", node) if event.change]
+        return (
+            sum(change.offset_ns or 0 for change in changes),
+            math.fsum(change.drift or 0.0 for change in changes),
+        )
+
+    def traffic(self) -> tuple[Traffic, ...]:
+        """The background traffic of now, by the fault's name, then in its order."""
+        return tuple(
+            Traffic(fault, source, target, event.change.rate_bps)
+            for fault, event in sorted(self.active.items())
+            if event.kind == "traffic" and event.change and event.change.rate_bps
+            for source, target in event.links
+        )
+
     def compute_factor(self, node: str) -> float:
         """What of its speed this node has: 1.0 is all, 0.25 is four times slower."""
         slower = (event.change.compute for event in self._of("slow", node) if event.change)
@@ -103,7 +141,11 @@ class Conditions:
                 "bandwidth_bps": _compose(link.bandwidth_bps, [c.bandwidth for c in changes], min),
                 "delay_s": _compose(link.delay_s, [c.delay for c in changes], max),
                 "jitter_s": _compose(link.jitter_s, [c.jitter for c in changes], max),
-                "loss": _compose_loss(link.loss, [c.loss for c in changes]),
+                "burst": _compose(link.burst, [c.burst for c in changes], max),
+                **{
+                    name: _compose_loss(getattr(link, name), [getattr(c, name) for c in changes])
+                    for name in ("loss", "duplicate", "reorder", "corrupt")
+                },
             }
         )
 

@@ -14,7 +14,7 @@ from typing import Literal
 from topologies import units
 
 Phase = Literal["begin", "end"]
-Kind = Literal["crash", "slow", "degrade", "partition"]
+Kind = Literal["crash", "stop", "pause", "slow", "skew", "degrade", "partition", "traffic"]
 How = Literal["absolute", "relative", "plus"]
 
 
@@ -38,14 +38,24 @@ class Change:
 
     Attributes:
         compute: how many times slower a node computes (4.0 is a quarter of its speed).
-        bandwidth, delay, jitter, loss: of links.
+        offset_ns, drift: of a node's clock: how far it is ahead at once, and how much faster it
+            runs (1e-4 gains 100 µs a second).
+        rate_bps: of background traffic: how much of the wire it takes where it can.
+        bandwidth, delay, jitter, loss, burst, duplicate, reorder, corrupt: of links.
     """
 
     compute: float | None = None
+    offset_ns: int | None = None
+    drift: float | None = None
+    rate_bps: float | None = None
     bandwidth: Amount | None = None
     delay: Amount | None = None
     jitter: Amount | None = None
     loss: Amount | None = None
+    burst: Amount | None = None
+    duplicate: Amount | None = None
+    reorder: Amount | None = None
+    corrupt: Amount | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +69,8 @@ class Event:
         phase: whether it begins or ends.
         kind: what it is.
         nodes: whom it strikes, in the topology's order; of a ``degrade``, whose links.
-        links: the directed links that a ``degrade`` touches, in the topology's order.
+        links: the directed links that a ``degrade`` touches, in the topology's order; of
+            ``traffic``, the ordered pairs of nodes between which it flows (along their route).
         groups: the sides of a ``partition``; *nodes* is then all of them.
         oneway: of a ``partition``: only from a group to the groups after it is nothing heard any
             more; of a ``degrade`` of one link: only that direction.

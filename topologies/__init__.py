@@ -15,7 +15,7 @@ says where and what would be right.
 from topologies import units
 from topologies.devices import devices
 from topologies.errors import InputError, TopologyError
-from topologies.model import Attribute, Device, Link, Node, Topology
+from topologies.model import Attribute, Device, Link, Node, Topology, Transport
 from topologies.readers import catalog, load, parse
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "Node",
     "Topology",
     "TopologyError",
+    "Transport",
     "catalog",
     "devices",
     "load",

@@ -148,7 +148,9 @@ def to_networkx(topology: Topology) -> networkx.DiGraph[str]:
                 device_source=node.device.source,
             )
     for link in topology.links.values():
-        numbers = link.model_dump(exclude={"source", "target"})
+        numbers = link.model_dump(
+            exclude={"source", "target", "jitter_table"}, exclude_defaults=True
+        )
         graph.add_edge(link.source, link.target, **numbers)
     return graph
 

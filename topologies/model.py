@@ -8,7 +8,8 @@ told by `faults.Conditions`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Self, TypeVar
+from itertools import pairwise
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -119,8 +120,22 @@ class Link(_Model):
     Attributes:
         bandwidth_bps: what is on the wire, headers counted.
         delay_s: propagation, without transmission and without queues.
-        jitter_s: how far the delay of one packet strays from that.
+        jitter_s: how far the delay of one packet strays from that: at most so far where it is
+            uniform, else its standard deviation. As netem has it.
+        jitter_shape: how it is distributed; ``table`` is *jitter_table*.
+        jitter_table: a measured distribution: its values at equally spaced probabilities,
+            ascending, in units of *jitter_s*. What netem's ``.dist`` files hold, over 8192.
         loss: the probability that a packet is lost, 0 ≤ loss < 1.
+        burst: how many packets in a row a loss takes on average; 1 is independent losses
+            (a Gilbert model with this mean length, and *loss* as its long-run share).
+        duplicate, corrupt: the probability that a packet comes twice, or damaged.
+        reorder: the probability that a packet overtakes those before it, by skipping the delay.
+        queue_bytes: how many bytes can wait before this link; None is what the network model
+            gives a link of this bandwidth.
+        queue: who goes when the queue is full (``drop-tail``) or stands too long (``codel``,
+            RFC 8289).
+        medium: links of one medium take turns, as stations of one Wi-Fi do; empty: this one is
+            alone.
     """
 
     source: _Name
@@ -128,12 +143,32 @@ class Link(_Model):
     bandwidth_bps: float = Field(gt=0)
     delay_s: float = Field(ge=0)
     jitter_s: float = Field(default=0.0, ge=0)
+    jitter_shape: Literal["uniform", "normal", "pareto", "paretonormal", "table"] = "uniform"
+    jitter_table: tuple[float, ...] = Field(default=(), max_length=16_384)
     loss: float = Field(default=0.0, ge=0, lt=1)
+    burst: float = Field(default=1.0, ge=1)
+    duplicate: float = Field(default=0.0, ge=0, lt=1)
+    reorder: float = Field(default=0.0, ge=0, lt=1)
+    corrupt: float = Field(default=0.0, ge=0, lt=1)
+    queue_bytes: int | None = Field(default=None, gt=0)
+    queue: Literal["drop-tail", "codel"] = "drop-tail"
+    medium: str = ""
 
     @model_validator(mode="after")
     def _has_two_ends(self) -> Self:
         if self.source == self.target:
             raise ValueError(f"a link from {self.source} to itself is no link")
+        return self
+
+    @model_validator(mode="after")
+    def _has_a_table_or_a_shape(self) -> Self:
+        if (self.jitter_shape == "table") != bool(self.jitter_table):
+            raise ValueError(
+                f"link {self.source} → {self.target}: a jitter of shape table has a table, and "
+                "only that has one"
+            )
+        if any(a > b for a, b in pairwise(self.jitter_table)):
+            raise ValueError(f"link {self.source} → {self.target}: a table of jitter ascends")
         return self
 
     @property
@@ -142,8 +177,34 @@ class Link(_Model):
         return (self.source, self.target)
 
 
+class Transport(_Model):
+    """How streams behave on this network: the settings of its hosts' TCP.
+
+    Attributes:
+        congestion: the law by which a sender finds its rate: ``cubic`` (RFC 9438, what Linux, macOS
+            and Windows use) or ``reno`` (RFC 5681).
+        segment_bytes: payload of a full segment (Ethernet's 1500, less IPv4, TCP and time stamps).
+        header_bytes: what each segment has on the wire beside its payload (Ethernet 14, IPv4 20,
+            TCP 20, time stamps 12).
+        initial_window: segments that may be under way at first (RFC 6928), and after an idle time.
+        minimum_rto_s: the shortest retransmission timeout (Linux: 200 ms).
+        send_buffer_bytes: what a sender may have under way to one peer before ``send`` waits.
+        timeout_s: how long a stream waits for a path before it gives up.
+    """
+
+    congestion: Literal["cubic", "reno"] = "cubic"
+    segment_bytes: int = Field(default=1_448, ge=1)
+    header_bytes: int = Field(default=66, ge=0)
+    initial_window: int = Field(default=10, ge=1)
+    minimum_rto_s: float = Field(default=0.2, gt=0)
+    send_buffer_bytes: int = Field(default=4 * 2**20, gt=0)
+    timeout_s: float = Field(default=600.0, gt=0)
+
+
 class Topology(_Model):
     """A network: nodes by name and links by ``(source, target)``, in the order of the file.
+
+    `transport` is how streams behave on it.
 
     Raises ``ValueError`` (pydantic's) when there is no node, when a key is not the name of what it
     holds, or when a link ends at a node that is not there.
@@ -152,6 +213,7 @@ class Topology(_Model):
     name: str = Field(min_length=1)
     nodes: _Nodes = Field(min_length=1)
     links: _Links = Field(default_factory=dict, validate_default=True)
+    transport: Transport = Transport()
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
@@ -167,7 +229,13 @@ class Topology(_Model):
         return self
 
     @classmethod
-    def of(cls, name: str, nodes: Iterable[Node], links: Iterable[Link]) -> Self:
+    def of(
+        cls,
+        name: str,
+        nodes: Iterable[Node],
+        links: Iterable[Link],
+        transport: Transport | None = None,
+    ) -> Self:
         """A topology of these nodes and links, with their keys made for you.
 
         Raises ``ValueError`` also when two nodes have one name, or two links one direction.
@@ -180,7 +248,7 @@ class Topology(_Model):
         for link in links:
             if by_ends.setdefault(link.ends, link) is not link:
                 raise ValueError(f"there are two links {link.source} → {link.target}")
-        return cls(name=name, nodes=by_name, links=by_ends)
+        return cls(name=name, nodes=by_name, links=by_ends, transport=transport or Transport())
 
     def neighbors(self, name: str) -> tuple[str, ...]:
         """The nodes at the other end of this node's links, in the order of the nodes."""

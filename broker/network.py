@@ -27,6 +27,7 @@ import random
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from broker.clock import NANOSECONDS, to_ns
 from faults import Conditions
@@ -51,13 +52,14 @@ class Parcel:
     size_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class Fate:
+class Fate(NamedTuple):
     """How a parcel ended. `reason` is empty for an arrival, else why it was lost."""
 
     number: int
     at_ns: int
     reason: str = ""
+    copy: int = 0
+    last: bool = True
 
 
 def wire_bytes(size_bytes: int) -> int:
@@ -169,8 +171,34 @@ class Network:
 
     # What happens.
 
-    def send(self, now_ns: int, parcel: Parcel) -> None:
+    duplicated = 0
+
+    def lookahead_ns(self, _: object) -> int:
+        soonest_s = min((link.delay_s - link.jitter_s for link in self._links.values()), default=1)
+        return max(0, to_ns(soonest_s))
+
+    def arrivals(self, until_ns: int) -> list[Fate]:
+        fates = []
+        while self._arrivals and self._arrivals[0][0] <= until_ns:
+            at_ns, number, _ = heapq.heappop(self._arrivals)
+            if self._under_way.pop(number, None) is not None:
+                fates.append(Fate(number, at_ns))
+        return fates
+
+    def send(
+        self,
+        now_ns: int,
+        number: int,
+        source: str,
+        destination: str,
+        size_bytes: int,
+        *,
+        datagram: bool = False,  # noqa: ARG002
+    ) -> None:
         """A node hands a message over. One for a node that is down is lost at once."""
+        parcel = Parcel(number, source, destination, size_bytes)
+        decided = self.advance(now_ns)
+        self._lost = decided
         if not self._conditions.is_up(parcel.destination):
             self._lost.append(Fate(parcel.number, now_ns, "destination down"))
             return

@@ -124,8 +124,9 @@ def _work(endpoint: str, assignment: Assignment, pipe: Connection) -> None:
                 if parent is not None and not parent.is_alive():
                     return
             running = worker.pump()
+        returned = worker.returned
         worker.close()
-        pipe.send(("returned", worker.returned))
+        pipe.send(("returned", returned))
     except BaseException:
         with contextlib.suppress(OSError):
             pipe.send(("failed", traceback.format_exc()))

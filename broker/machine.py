@@ -78,7 +78,8 @@ class Machine:
     """A node, its device and its program.
 
     What came of the program: `returned` (a value, once), or `failure` (traceback, and what it says
-    to a person where input was bad), at `ended_ns`.
+    to a person where input was bad), at `ended_ns`. `upcoming_ns` is what `next_ns` was when it was
+    last run; `scheduled_ns` is its driver's.
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class Machine:
         self.returned: object = None
         self.failure: tuple[str, str] | None = None
         self.reported = False
+        self.upcoming_ns: int | None = None
         self.scheduled_ns: int | None = None
         self._program = program
         self._surroundings = surroundings
@@ -204,10 +206,8 @@ class Machine:
         due then. False: it stopped where work is not done yet, and it would not be `patient`.
         """
         passes, instant_ns = 0, -1
-        while True:
-            due = self.next_ns()
-            if due is None or due >= end_ns:
-                return True
+        due = self.next_ns()
+        while due is not None and due < end_ns:
             due = max(due, now_ns)
             if due == instant_ns:
                 passes += 1
@@ -217,6 +217,9 @@ class Machine:
                 passes, instant_ns = 0, due
             if not self._run_at(due, patient):
                 return False
+            due = self.next_ns()
+        self.upcoming_ns = due
+        return True
 
     def _run_at(self, now_ns: int, patient: bool) -> bool:
         loop, node = self._loop, self.node

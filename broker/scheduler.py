@@ -19,7 +19,7 @@ import functools
 import hashlib
 import heapq
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import attrgetter, itemgetter
@@ -36,6 +36,7 @@ from broker.wire import NOBODY, PUBLISH, Frame, Kind, pack, unpack
 ROUNDS_AT_AN_INSTANT = 10_000
 INSTANT_DEADLINE_S = 900.0
 
+_Act = tuple[int, int, Callable[..., None], Sequence[Any]]
 Tap = Callable[[str, str, Frame], None]
 
 
@@ -220,27 +221,24 @@ class Scheduler:
             elif frame.flags & PUBLISH:
                 self._unpublish(frame.source, frame.destination, frame.size_bytes)
             return None
+        if fate.at_ns < self.now_ns:
+            raise BrokerError(
+                f"message {number} arrived at {to_seconds(fate.at_ns):.9f} s, which is past: the "
+                "network broke its promise of a lookahead"
+            )
         self._arriving.append(fate)
-        return Frame(
-            Kind.DELIVER,
-            frame.source,
-            frame.destination,
-            frame.sequence,
-            frame.answers,
-            frame.instant_ns,
-            frame.purpose,
-            frame.body,
-            frame.payload,
-            frame.flags,
-            fate.at_ns,
-            frame.clock_ns,
-        )
+        if not fate.last:
+            frame = replace(frame)
+        frame.kind, frame.due_ns = Kind.DELIVER, fate.at_ns
+        return frame
 
     def _in_order(self, frames: list[Frame], when: Callable[[Frame], int]) -> Iterable[Frame]:
         """By time; at one instant by a hash of seed, instant and source, then by sequence."""
         if len(frames) < 2:
             return frames
         frames.sort(key=when)
+        if len({when(frame) for frame in frames}) == len(frames):
+            return frames
         ordered: list[Frame] = []
         for at_ns, group in groupby(frames, when):
             together = list(group)
@@ -308,7 +306,7 @@ class Scheduler:
                 self._ledger.ended(fate)
             else:
                 self._late += 1
-        for at_ns, _, act, values in sorted(self._acts(sent, reports), key=itemgetter(0, 1)):
+        for at_ns, _, act, values in self._acts(sent, reports):
             if at_ns <= until_ns:
                 act(*values)
         for _, _, fact, nodes in _merged(reports, "facts"):
@@ -316,19 +314,22 @@ class Scheduler:
         for receipt in _merged(reports, "receipts"):
             self._receipt(*receipt)
 
-    def _acts(
-        self, sent: list[Frame], reports: Sequence[dict[str, Any]]
-    ) -> Iterator[tuple[int, int, Callable[..., None], Sequence[Any]]]:
+    def _acts(self, sent: list[Frame], reports: Sequence[dict[str, Any]]) -> list[_Act]:
         """What programs did that others can notice: when, in which order at one instant, and how it
         is booked. Subscriptions come before messages, and notes after them.
         """
-        for at_ns, *values in _merged(reports, "topics"):
-            yield at_ns, 0, self._turn, values
-        for frame in self._in_order(sent, attrgetter("instant_ns")):
-            act = self._publish if frame.destination == NOBODY else self._hand_over
-            yield frame.instant_ns, 1, act, (frame,)
-        for note in _merged(reports, "notes"):
-            yield note[0], 2, self._tell, note
+        acts: list[_Act] = [
+            (frame.instant_ns, 1, self._hand_over, (frame,))
+            if frame.destination != NOBODY
+            else (frame.instant_ns, 1, self._publish, (frame,))
+            for frame in self._in_order(sent, attrgetter("instant_ns"))
+        ]
+        topics, notes = _merged(reports, "topics"), _merged(reports, "notes")
+        if topics or notes:
+            acts += [(at_ns, 0, self._turn, values) for at_ns, *values in topics]
+            acts += [(note[0], 2, self._tell, note) for note in notes]
+            acts.sort(key=itemgetter(0, 1))
+        return acts
 
     def _end_ns(self) -> float:
         """The instant at which the last principal returned; infinity as long as one has not."""

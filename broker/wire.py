@@ -17,7 +17,7 @@ The high bit of a part's length says that it travels as a part of its own.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
@@ -128,8 +128,17 @@ def post(socket: zmq.Socket[bytes], frames: Sequence[Frame], *envelope: bytes) -
     """Sends frames, in as few packets as their bounds allow, each behind the `envelope` that a
     ROUTER needs. Large payloads are not copied.
     """
-    for packet in _packets(frames):
-        send_parts(socket, [*envelope, *encode(packet)])
+    if len(frames) > MAX_FRAMES:
+        post(socket, frames[:MAX_FRAMES], *envelope)
+        post(socket, frames[MAX_FRAMES:], *envelope)
+        return
+    parts = encode(frames)
+    if len(parts[0]) > MAX_PACKET_BYTES:
+        middle = len(frames) // 2
+        post(socket, frames[:middle], *envelope)
+        post(socket, frames[middle:], *envelope)
+        return
+    send_parts(socket, [*envelope, *parts])
 
 
 def send_parts(socket: zmq.Socket[bytes], parts: Sequence[Buffer], flags: int = 0) -> None:
@@ -303,17 +312,3 @@ def _payload(
 
 def _lengths(count: int) -> struct.Struct:
     return _LENGTHS[count] if count < len(_LENGTHS) else struct.Struct(f"!{count}I")
-
-
-def _packets(frames: Sequence[Frame]) -> Iterable[Sequence[Frame]]:
-    """`frames` cut where a packet would break its bounds."""
-    begin = size = 0
-    for place, frame in enumerate(frames):
-        small = sum(len(part) for part in frame.payload if len(part) < LARGE_BYTES)
-        more = _PREFIX.size + MAX_PURPOSE_BYTES + len(frame.body) + small + 4 * len(frame.payload)
-        if place > begin and (size + more > MAX_PACKET_BYTES // 2 or place - begin == MAX_FRAMES):
-            yield frames[begin:place]
-            begin, size = place, 0
-        size += more
-    if begin < len(frames):
-        yield frames[begin:]

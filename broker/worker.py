@@ -154,10 +154,10 @@ class Worker:
             if not machine.run(now_ns, end_ns, patient=False):
                 blocked.append(machine)
                 continue
-            self._put_down(number, machine.next_ns())
+            self._put_down(number, machine.upcoming_ns)
         for machine in blocked:
             machine.run(now_ns, end_ns, patient=True)
-            self._put_down(machine.number, machine.next_ns())
+            self._put_down(machine.number, machine.upcoming_ns)
         self._report(end_ns, touched.values())
 
     def _put_down(self, number: int, due_ns: int | None) -> None:

@@ -194,6 +194,9 @@ def test_many_frames_go_in_as_few_packets_as_the_bounds_allow(monkeypatch):
     packets = [decode(wire.collect(right)) for _ in range(3)]
     assert [len(packet) for packet in packets] == [4, 4, 2]
     assert [frame for packet in packets for frame in packet] == frames
+    monkeypatch.setattr(wire, "MAX_PACKET_BYTES", 2 * len(encode([SAMPLE])[0]))
+    wire.post(left, frames[:3])
+    assert [len(decode(wire.collect(right))) for _ in range(2)] == [1, 2]
     left.close(0)
     right.close(0)
     context.term()

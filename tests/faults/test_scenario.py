@@ -24,7 +24,9 @@ def test_the_example_in_the_documentation_is_a_scenario():
     scenario = faults.parse(text, "example.yaml")
     assert scenario.name == "evening-churn"
     kinds = [fault.kind for fault in scenario.timeline]
-    assert kinds == ["crash", "partition", "degrade", "slow"]
+    assert kinds == [
+        "crash", "partition", "degrade", "slow", "stop", "pause", "skew", "traffic", "degrade"
+    ]  # fmt: skip
     assert scenario.processes[0].churn.mean_up == 240 * 10**9
 
 
@@ -65,8 +67,8 @@ def test_a_partition_is_a_list_of_groups_or_says_that_it_is_one_way():
     ("text", "message"),
     [
         ("{at: 30 s, crush: a}", '#1 > crush: there is no such setting. Did you mean "crash"'),
-        ("{at: 30 s, pause: a}", "The kinds of fault are crash, slow, degrade, partition"),
-        ("{at: 30 s}", "no fault. Write one of crash, slow, degrade, partition"),
+        ("{at: 30 s, freeze: a}", "The kinds of fault are crash, stop, pause, slow, skew, degrade"),
+        ("{at: 30 s}", "no fault. Write one of crash, stop, pause, slow, skew, degrade"),
         ("{at: 30 s, crash: a, slow: {nodes: b, compute: 2x}}", "one fault, not crash and slow"),
         ("{crash: a}", "timeline #1 > at: this setting is missing"),
         ("{at: 1:30, crash: a}", '"1:30" could be a time of day'),

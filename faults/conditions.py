@@ -12,7 +12,8 @@ that overlap compose is said here and nowhere else:
   (a degrade never makes a link better), then the relative ones multiply it, then the additive ones
   are added.
 - Of its loss, duplicates, reordering and damage: the worst absolute value, then each additive one
-  is a further, independent chance; so it never reaches 1.
+  is a further, independent chance; so it never reaches 1. Where a link has no delay now, nothing
+  is reordered, for there is none to skip.
 - Of bursts the longest wins, the link's own included; where it is longer than 1 it is at least
   loss / (1 - loss), for bursts have gaps of a packet between them.
 - Two nodes are cut off from each other, or one from the other, while any partition does it. Nodes
@@ -151,11 +152,15 @@ class Conditions:
         burst = _compose(link.burst, [c.burst for c in changes], max)
         if burst > 1:
             burst = max(burst, chances["loss"] / (1 - chances["loss"]))
+        delay_s = _compose(link.delay_s, [c.delay for c in changes], max)
+        jitter_s = _compose(link.jitter_s, [c.jitter for c in changes], max)
+        if not delay_s and not jitter_s:
+            chances["reorder"] = 0.0
         return link.model_copy(
             update={
                 "bandwidth_bps": _compose(link.bandwidth_bps, [c.bandwidth for c in changes], min),
-                "delay_s": _compose(link.delay_s, [c.delay for c in changes], max),
-                "jitter_s": _compose(link.jitter_s, [c.jitter for c in changes], max),
+                "delay_s": delay_s,
+                "jitter_s": jitter_s,
                 "burst": burst,
                 **chances,
             }

@@ -59,7 +59,7 @@ def _name(text: str) -> str:
 _Name = Annotated[str, AfterValidator(_name)]
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=64)
 def _shared(table: tuple[float, ...]) -> tuple[float, ...]:
     """This table; links of one distribution share one object, which has to ascend."""
     if any(a > b for a, b in pairwise(table)):

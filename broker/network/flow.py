@@ -77,6 +77,7 @@ class Stream(Flow):
         "must",
         "next_lost",
         "queue",
+        "recover",
         "resend",
         "resume_ns",
         "round_base",
@@ -126,6 +127,7 @@ class Stream(Flow):
         self.segments = self.next_lost = 0
         self.lost = 0  # or what this round's losses mean for the window
         self.resend = 0.0
+        self.recover = 0.0  # losses before this are known to the sender
 
     # Time.
 
@@ -338,7 +340,12 @@ class Stream(Flow):
             if more:
                 silent_until = sent_ns
                 lost = TIMED_OUT
-        self.lost = max(self.lost, lost)
+        if lost == TIMED_OUT or hole >= self.recover:
+            # What was acknowledged before it still opens the window, and all that is sent until
+            # the loss is found belongs to the same recovery (RFC 6675).
+            self.lost = max(self.lost, lost)
+            self.window.acknowledge((hole - self.round_base) / self.segment)
+            self.recover = hole + self.window.size * self.segment
         self.resend += self.segment
         path = self.path
         at = sent_ns + path.travel_ns + int((path.per_byte_ns + 1 / path.speed) * self.segment)

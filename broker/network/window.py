@@ -61,6 +61,11 @@ class Window:
         self._reno += FRIENDLY
         self.size = max(self.size, min(target, self.size * _MOST_GROWTH), self._reno)
 
+    def acknowledge(self, segments: float) -> None:
+        """So many were acknowledged within a round trip whose end brings a loss to light."""
+        if self.size < self.threshold:
+            self.size = min(self.size + segments, self.threshold)
+
     def leave_slow_start(self) -> None:
         """The pipe is full: what HyStart (RFC 9406) finds from the round trips or their trains."""
         self.threshold = min(self.threshold, self.size)

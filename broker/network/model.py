@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from broker.network import datagrams, laws
@@ -115,7 +115,7 @@ class Network:
         rate = self._rates([*self._connected(path.resources, self._now), probe])[probe.index]
         rtt_s = path.rtt_ns / 1e9
         lossy = laws.window(self._transport.congestion, path.loss, rtt_s) / rtt_s
-        standing_ns = sum(resource.standing_ns for resource in path.resources)
+        standing_ns = self._wait_ns(path, self._now)
         return Cost(
             min(rate, lossy * self._most_head * 8), path.delay_s + standing_ns / 1e9, path.loss
         )
@@ -182,6 +182,7 @@ class Network:
         stream.since_ns = at_ns
         stream.speed = speed = path.speed
         stream.shared = stream.must = False
+        stream.wait_ns = 0
         queue.append((end, number, head))
         goal_ns = stream.goal_ns = at_ns + math.ceil((end - begin) / speed)
         stream.goal = end
@@ -202,6 +203,7 @@ class Network:
         if contended:
             stream.shared = True
             stream.goal_ns = NEVER
+            stream.wait_ns = self._wait_ns(path, at_ns, stream)
             self._share(at_ns, path.resources, (stream,))
         elif end > stream.limit or stream.holes:
             self._plan(stream)
@@ -402,6 +404,8 @@ class Network:
             stream.generation = -1
             self._lose_queue(stream, at_ns, "stream timeout")
             return
+        if stream.path is not None:
+            stream.wait_ns = self._wait_ns(stream.path, at_ns, stream)
         stream.next_round(at_ns)
         if stream.drained < stream.enqueued:
             self._join(stream, at_ns)
@@ -495,6 +499,21 @@ class Network:
         loss = laws.loss_at(law, window, mean_s)
         return [laws.bias(law, loss, rtt_s) for rtt_s in trips]
 
+    def _standing_ns(self, resource: Resource, now_ns: int, but: Flow | None = None) -> int:
+        """How long the queue is that streams which fill a resource leave standing there."""
+        queued = most = 0.0
+        for flow in resource.users.values():
+            if flow is but or flow.neck is not resource or flow.goal_ns <= now_ns:
+                continue
+            if isinstance(flow, Stream) and flow.full:
+                queued += flow.queued(now_ns) / flow.path.speed
+                most = max(most, flow.path.standing_ns)
+        return int(min(queued, most))
+
+    def _wait_ns(self, path: Path, now_ns: int, but: Flow | None = None) -> int:
+        """What those queues are on a way together."""
+        return sum(self._standing_ns(resource, now_ns, but) for resource in path.resources)
+
     def _share(self, now_ns: int, resources: Iterable[Resource], changed: Sequence[Stream]) -> None:
         """Shares anew what hangs together with these resources, and plans `changed` in any case."""
         flows = self._connected(resources, now_ns)
@@ -503,6 +522,7 @@ class Network:
         else:
             rates = self._rates(flows) if flows else {}
         shared = len(flows) > 1
+        necks = _necks(flows, rates)
         planned_later = {stream.index for stream in changed}
         for flow in flows:
             speed = rates[flow.index] / 8e9
@@ -513,6 +533,7 @@ class Network:
                 if flow.index not in planned_later:
                     self._plan(flow)
             flow.shared, flow.speed = shared, speed
+            flow.neck = necks[flow.index]
         for stream in changed:
             self._plan(stream)
 
@@ -606,7 +627,7 @@ class Network:
             train.corrupt = True
         resource = self._ways.resource(link)
         was_free_ns = max(resource.free_ns, at_ns)
-        taken = datagrams.transmit(train, link, resource, at_ns)
+        taken = datagrams.transmit(train, link, resource, at_ns, self._standing_ns(resource, at_ns))
         if taken is None:
             self._out.append(self._end_train(train, at_ns, "queue full"))
             return
@@ -643,6 +664,17 @@ class Network:
         if left:
             self._copies[train.number] = left
         return Fate(train.number, at_ns, reason, train.copy, not left)
+
+
+def _necks(flows: Sequence[Flow], rates: Mapping[int, float]) -> dict[int, Resource]:
+    """The resource on each flow's way that has the least to spare."""
+    load: dict[Resource, float] = {}
+    for flow in flows:
+        for resource, per_bit in zip(flow.path.resources, flow.path.per_bit, strict=True):
+            load[resource] = load.get(resource, 0.0) + rates[flow.index] * per_bit
+    return {
+        flow.index: max(flow.path.resources, key=lambda r: load[r] / r.capacity) for flow in flows
+    }
 
 
 def _timer_after(stalled_ns: int, path_back_ns: int, rto_ns: int) -> int:

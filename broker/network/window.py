@@ -20,10 +20,11 @@ class Window:
     """The window of one flow. `size` is what may be under way, in segments."""
 
     __slots__ = ("_beta", "_epoch_ns", "_initial", "_k_s", "_law", "_origin", "_peak", "_reno",
-                 "size", "threshold")  # fmt: skip
+                 "size", "threshold", "trains")  # fmt: skip
 
     def __init__(self, law: Congestion, initial: int) -> None:
         self._law, self._initial, self._beta = law, float(initial), BACK_OFF[law]
+        self.trains = law == "cubic"  # HyStart is a part of Linux's CUBIC
         self.reset()
 
     def reset(self) -> None:

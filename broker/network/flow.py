@@ -32,6 +32,7 @@ from broker.network.window import Window
 from topologies import Transport
 
 NEVER = 1 << 62
+BURST_GAIN = 4.0
 HYSTART_SPACING_NS = 1e6  # Linux: 2 ms from one acknowledgment of two segments to the next
 REPAIRED, TIMED_OUT = 1, 2
 
@@ -58,6 +59,11 @@ class Flow:
 
     def rebase(self, now_ns: int) -> None:
         """Takes note of what has drained, before the speed changes."""
+
+    @property
+    def gain(self) -> float:
+        """How much of a queue it takes beside a flow whose pipe is full."""
+        return 1.0
 
 
 class Stream(Flow):
@@ -138,6 +144,11 @@ class Stream(Flow):
         self.recover = 0.0  # losses before this are known to the sender
 
     # Time.
+
+    @property
+    def gain(self) -> float:
+        """Queues are first in, first out: what comes in a burst has taken its places at once."""
+        return 1.0 if self.full or self.window.size >= self.window.threshold else BURST_GAIN
 
     @property
     def rto_ns(self) -> int:

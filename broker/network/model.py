@@ -423,7 +423,12 @@ class Network:
             self._leave(stream, at_ns)
             return
         elif at_ns >= stream.round_end:
+            gain = stream.gain
             stream.fill(at_ns)
+            if stream.shared and stream.gain != gain:
+                self._enlist(stream)
+                self._share(at_ns, stream.path.resources, (stream,))
+                return
         else:
             stream.stop(at_ns, stream.round_end)
             self._leave(stream, at_ns)
@@ -488,16 +493,23 @@ class Network:
         return max_min(demands, capacity)
 
     def _weights(self, flows: Sequence[Flow]) -> list[float]:
-        """How flows count beside each other: the law's bias at the loss that they all see."""
+        """How flows count beside each other: the law's bias at the loss that they all see, and what
+        bursts gain on flows whose pipes are full.
+        """
         trips = [(flow.path.rtt_ns + flow.path.standing_ns) / 1e9 for flow in flows]
+        gains = [flow.gain for flow in flows]
         if max(trips) <= min(trips) * 1.001:
-            return [1.0] * len(flows)
+            return gains
         mean_s = sum(trips) / len(trips)
         share = min(flow.path.bandwidth_bps for flow in flows) / len(flows)
         window = max(share * mean_s / 8 / self._most_head, 1.0)
         law = self._transport.congestion
         loss = laws.loss_at(law, window, mean_s)
-        return [laws.bias(law, loss, rtt_s) for rtt_s in trips]
+        unit = laws.bias(law, loss, mean_s)
+        return [
+            gain * laws.bias(law, loss, rtt_s) / unit
+            for gain, rtt_s in zip(gains, trips, strict=True)
+        ]
 
     def _standing_ns(self, resource: Resource, now_ns: int, but: Flow | None = None) -> int:
         """How long the queue is that streams which fill a resource leave standing there."""

@@ -238,8 +238,11 @@ class Stream(Flow):
             self.full, self.cap_bps = False, math.inf
             self.round_end = now_ns
         if now_ns >= self.round_end:
-            self._judge(now_ns)
-            self.window.idle(idle_ns, self.rto_ns)
+            window = self.window
+            if self.lost or 2 * (self.drained - self.round_base) > window.size * self.segment:
+                self._judge(now_ns)
+            if not window.at_first:
+                window.idle(idle_ns, self.rto_ns)
             self.begin_round(now_ns)
 
     def next_round(self, now_ns: int) -> None:
@@ -252,10 +255,12 @@ class Stream(Flow):
     def begin_round(self, now_ns: int) -> None:
         """A burst of one window from now on."""
         self.round_ns, self.round_base = now_ns, self.drained
-        self.round_end = now_ns + self.rtt_ns
-        burst = self.window.size * self.segment
+        self.round_end = now_ns + self.path.rtt_ns + self.wait_ns
+        window = self.window
+        burst = window.size * self.segment
         self.limit = self.drained + burst
-        if self.losses is None and self.window.size < self.window.threshold:
+        backlog = self.enqueued - self.drained
+        if backlog > 2 * self.segment and self.losses is None and window.size < window.threshold:
             self._overflow(burst)
 
     def _overflow(self, burst: float) -> None:

@@ -61,6 +61,7 @@ class Network:
         self._most_head = self._full_bytes + self._header_bytes
         self._timeout_ns = round(topology.transport.timeout_s * 1e9)
         self._ways = Ways(topology)
+        self._generation = 0
         self._streams: dict[Pair, Stream] = {}
         self._background: list[Flow] = []
         self._trains: dict[int, Train] = {}
@@ -143,7 +144,7 @@ class Network:
             self._send_datagram(at_ns, number, source, destination, size_bytes)
             return
         stream = self._streams.get((source, destination))
-        if stream is None or stream.generation != self._ways.generation or stream.waiting:
+        if stream is None or stream.generation != self._generation or stream.waiting:
             stream = self._ready(at_ns, number, source, destination)
             if stream is None:
                 return
@@ -191,11 +192,12 @@ class Network:
         for resource in path.resources:
             users = resource.users
             if users:
-                for other in list(users.values()):
-                    if other.goal_ns <= at_ns:
-                        del users[other.index]
-                    elif other is not stream:
+                for other in users.values():
+                    if other.goal_ns > at_ns and other is not stream:
                         contended = True
+                        break
+                else:
+                    users.clear()
             users[index] = stream
             if resource.free_ns > at_ns:
                 stream.since_ns = max(stream.since_ns, resource.free_ns)
@@ -223,6 +225,7 @@ class Network:
         dead = self._ways.update(conditions)
         if dead is None:
             return
+        self._generation = self._ways.generation
         for name in dead:
             self._lose_ends(at_ns, name)
         busy = [
@@ -313,6 +316,19 @@ class Network:
 
     def _wake(self, stream: Stream, at_ns: int, to_ns: int) -> None:
         """What has arrived is told, as far ahead as nothing else happens; then its own events."""
+        queue, transit, out = stream.queue, stream.transit, self._out
+        if len(queue) == 1 and not transit and not stream.waiting and not stream.must:
+            end, number, head = queue[0]
+            path = stream.path
+            arrival_ns = stream.since_ns + math.ceil((end - stream.drained) / stream.speed)
+            arrival_ns += path.travel_ns + stream.wait_ns + int(path.per_byte_ns * head)
+            if arrival_ns == at_ns >= stream.last_ns and path.jitter is None:
+                # One small message on a quiet way, as almost always.
+                queue.clear()
+                stream.last_ns = at_ns
+                self._in_flight -= 1
+                out.append(_fate(Fate, (number, at_ns, "", 0, True)))
+                return
         ahead = to_ns
         if self._heap and self._heap[0][0] <= ahead:
             ahead = self._heap[0][0] - 1
@@ -322,7 +338,6 @@ class Network:
             ahead = min(ahead, stream.goal_ns - 1)
         ahead = max(ahead, at_ns)
         stream.settle(ahead)
-        transit, out = stream.transit, self._out
         told = 0
         while transit and transit[0][0] <= ahead:
             arrival_ns, number = transit.popleft()

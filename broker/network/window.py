@@ -35,6 +35,11 @@ class Window:
         self._epoch_ns: int | None = None
         self._origin = self._k_s = self._reno = 0.0
 
+    @property
+    def at_first(self) -> bool:
+        """Whether it is as a new connection's."""
+        return self.size == self._initial and self._epoch_ns is None
+
     def grow(self, now_ns: int, rtt_ns: int, used: float) -> None:
         """A round trip is over in which nothing was lost and `used` segments were acknowledged.
 

@@ -129,7 +129,7 @@ class Stream(Flow):
         self.round_base = 0.0
         self.full = False
         self.full_ns = 0
-        self.overflow = 0.0  # bytes that a full queue drops with the next hole
+        self.overflow = False  # the next hole is one that a full queue makes
         self.wait_ns = 0  # behind the queues of others
         self.waiting = False
         self.resume_ns = 0
@@ -264,8 +264,8 @@ class Stream(Flow):
             self._overflow(burst)
 
     def _overflow(self, burst: float) -> None:
-        """A burst of slow start comes at twice the speed at which it drains; what does not find
-        room is lost, every other segment of what comes then.
+        """A burst of slow start comes at twice the speed at which it drains; of what does not find
+        room every other segment is lost, and sent again while the queue empties.
         """
         speed = self.speed or self.path.speed
         room = self.path.queue_bytes * speed / self.path.speed
@@ -273,7 +273,7 @@ class Stream(Flow):
         hole = self.drained + burst - 2 * excess
         if excess > self.segment and hole < self.enqueued:
             self.holes.append(max(hole, self.drained))
-            self.overflow = min(excess, (self.enqueued - hole) / 2)
+            self.overflow = True
 
     def _judge(self, now_ns: int) -> None:
         """What the round trip that is over means for the window."""
@@ -357,7 +357,7 @@ class Stream(Flow):
     def take_losses(self) -> None:
         """The way is another: which segments will be lost is drawn anew."""
         self.holes.clear()
-        self.overflow = 0.0
+        self.overflow = False
         if not self.path.losses:
             self.losses = None
             return
@@ -422,8 +422,10 @@ class Stream(Flow):
             self.lost = max(self.lost, lost)
             self.window.acknowledge((hole - self.round_base) / self.segment)
             self.recover = hole + self.window.size * self.segment
-        self.resend += max(self.segment, self.overflow)
-        self.overflow = 0.0
+        if self.overflow:
+            self.overflow = False  # what found no room before the link has not used it
+        else:
+            self.resend += self.segment
         path = self.path
         at = sent_ns + path.travel_ns + self.wait_ns
         at += int((path.per_byte_ns + 1 / path.speed) * self.segment)

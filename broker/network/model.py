@@ -111,7 +111,7 @@ class Network:
         path = self._ways.path(source, destination)
         if path is None:
             return None
-        probe = Flow(self._order)
+        probe = Flow(-1)
         probe.path, probe.goal_ns = path, NEVER
         rate = self._rates([*self._connected(path.resources, self._now), probe])[probe.index]
         rtt_s = path.rtt_ns / 1e9

@@ -316,8 +316,13 @@ class Network:
 
     def _wake(self, stream: Stream, at_ns: int, to_ns: int) -> None:
         """What has arrived is told, as far ahead as nothing else happens; then its own events."""
-        queue, transit, out = stream.queue, stream.transit, self._out
-        if len(queue) == 1 and not transit and not stream.waiting and not stream.must:
+        heap, queue, transit, out = self._heap, stream.queue, stream.transit, self._out
+        own_ns = NEVER
+        if stream.waiting:
+            own_ns = stream.resume_ns
+        elif stream.must:
+            own_ns = stream.goal_ns
+        elif len(queue) == 1 and not transit:
             end, number, head = queue[0]
             path = stream.path
             arrival_ns = stream.since_ns + math.ceil((end - stream.drained) / stream.speed)
@@ -330,27 +335,39 @@ class Network:
                 out.append(_fate(Fate, (number, at_ns, "", 0, True)))
                 return
         ahead = to_ns
-        if self._heap and self._heap[0][0] <= ahead:
-            ahead = self._heap[0][0] - 1
-        if stream.waiting:
-            ahead = min(ahead, stream.resume_ns - 1)
-        elif stream.must:
-            ahead = min(ahead, stream.goal_ns - 1)
+        if heap and heap[0][0] <= ahead:
+            ahead = heap[0][0] - 1
+        if own_ns <= ahead:
+            ahead = own_ns - 1
         ahead = max(ahead, at_ns)
-        stream.settle(ahead)
-        told = 0
-        while transit and transit[0][0] <= ahead:
-            arrival_ns, number = transit.popleft()
-            out.append(_fate(Fate, (number, arrival_ns, "", 0, True)))
-            told += 1
-        self._in_flight -= told
-        if stream.waiting:
-            if at_ns >= stream.resume_ns:
+        self._tell(stream, ahead)
+        if transit and own_ns > at_ns:
+            stream.wake_ns = wake = min(own_ns, transit[0][0])
+            heapq.heappush(heap, (wake, stream.index, stream))
+            return
+        if at_ns >= own_ns:
+            if stream.waiting:
                 self._resume(stream, at_ns)
-        elif stream.must and at_ns >= stream.goal_ns:
-            self._reach_goal(stream, at_ns)
-        if stream.transit or stream.queue or stream.waiting:
+            else:
+                self._reach_goal(stream, at_ns)
+        if transit or queue or stream.waiting:
             self._plan(stream)
+
+    def _tell(self, stream: Stream, until_ns: int) -> None:
+        """What has arrived by then; nothing else happens until then."""
+        queue, transit, out = stream.queue, stream.transit, self._out
+        told = 0
+        while True:
+            while transit and transit[0][0] <= until_ns:
+                arrival_ns, number = transit.popleft()
+                out.append(_fate(Fate, (number, arrival_ns, "", 0, True)))
+                told += 1
+            if transit or not queue:
+                break
+            stream.settle(until_ns)
+            if not transit:
+                break
+        self._in_flight -= told
 
     def _plan(self, stream: Stream) -> None:
         wake = stream.aim()
@@ -498,6 +515,8 @@ class Network:
 
     def _rates(self, flows: Sequence[Flow]) -> dict[int, float]:
         weights = self._weights(flows)
+        if min(weights) == max(weights) and (share := _equal_share(flows)):
+            return {flow.index: share for flow in flows}
         demands = {
             flow.index: Demand(flow.path.uses, weight, flow.cap_bps)
             for flow, weight in zip(flows, weights, strict=True)
@@ -691,6 +710,22 @@ class Network:
         if left:
             self._copies[train.number] = left
         return Fate(train.number, at_ns, reason, train.copy, not left)
+
+
+def _equal_share(flows: Sequence[Flow]) -> float:
+    """What each gets where all cross one link and nothing else binds any of them; else 0."""
+    count = len(flows)
+    if any(per_bit != 1.0 for flow in flows for per_bit in flow.path.per_bit):
+        return 0.0
+    for resource in flows[0].path.resources:
+        users, share = resource.users, resource.capacity / count
+        if all(flow.index in users and flow.cap_bps >= share for flow in flows) and all(
+            other.capacity >= share * len(other.users)
+            for flow in flows
+            for other in flow.path.resources
+        ):
+            return share
+    return 0.0
 
 
 def _necks(flows: Sequence[Flow], rates: Mapping[int, float]) -> dict[int, Resource]:

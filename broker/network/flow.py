@@ -16,6 +16,10 @@ happens then is Linux's loss recovery: three segments behind the hole, or one an
 round trip (RACK, RFC 8985), and it is sent again, which takes one round trip more; nothing behind
 it, and the tail loss probe or the retransmission timer has to find it. What lies behind the hole in
 this flow arrives with it, not before.
+
+Of what links do to packets, damage is a loss to a stream (a checksum finds it), and duplicates are
+nothing: the receiver has those bytes. Nor is reordering: Linux sees it (RACK, D-SACK) and takes a
+few needless retransmissions back, so it is not modelled. Jitter delays, and never reorders.
 """
 
 from __future__ import annotations

@@ -70,6 +70,7 @@ def _patch() -> None:
     for name in dir(random):
         if getattr(getattr(random, name), "__self__", None) is shared:
             _replace(random, name, _own_random(name, getattr(random, name)))
+    _replace(random.Random, "seed", _own_seed(random.Random.seed))
     own_bytes = _own_random("randbytes", os.urandom)
     _replace(os, "urandom", own_bytes)
     _replace(random, "_urandom", own_bytes)
@@ -130,6 +131,17 @@ def _own_random(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
         return getattr(loop.random, name)(*args, **options)
 
     return draw
+
+
+def _own_seed(original: Callable[..., None]) -> Callable[..., None]:
+    """A generator that is made without a seed takes one from the node, not from the machine."""
+
+    def seed(generator: random.Random, a: Any = None, version: int = 2) -> None:
+        if a is None and (loop := _here()) is not None:
+            a = loop.random.getrandbits(64)
+        original(generator, a, version)
+
+    return seed
 
 
 def _own_uuid1(original: Callable[..., uuid.UUID]) -> Callable[..., uuid.UUID]:

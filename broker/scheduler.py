@@ -98,6 +98,7 @@ class Scheduler:
         self._stopped = False
 
         self.now_ns = 0
+        self._lived_ns = 0
         self._lookahead_ns = 0
         self._flying: dict[int, Frame] = {}
         self._next_of: list[int | None] = [None] * self._workers
@@ -182,6 +183,7 @@ class Scheduler:
                 self._arriving.clear()
             orders, links = [], None
             if self._lookahead_ns > 0:
+                self._lived_ns = end_ns
                 return
             if not workers and not self._happens_now():
                 return
@@ -221,7 +223,7 @@ class Scheduler:
             elif frame.flags & PUBLISH:
                 self._unpublish(frame.source, frame.destination, frame.size_bytes)
             return None
-        if fate.at_ns < self.now_ns:
+        if fate.at_ns < max(self.now_ns, self._lived_ns):
             raise BrokerError(
                 f"message {number} arrived at {to_seconds(fate.at_ns):.9f} s, which is past: the "
                 "network broke its promise of a lookahead"

@@ -32,6 +32,7 @@ EPOCH_NS = 1_767_225_600 * 10**9
 """What `time.time` says when a run begins: 2026-01-01, 00:00 UTC."""
 
 _CLOCKS = ("time", "monotonic", "perf_counter")
+_NUMPYS_FUNCTIONS = ("seed", "ranf", "sample", "set_bit_generator")
 _lock = threading.Lock()
 _guards = 0
 _saved: list[tuple[object, str, object]] = []
@@ -81,7 +82,8 @@ def _patch() -> None:
     if numpy := sys.modules.get("numpy"):
         shared = numpy.random.mtrand._rand
         for name in dir(numpy.random):
-            if getattr(getattr(numpy.random, name), "__self__", None) is shared:
+            its_own = getattr(getattr(numpy.random, name), "__self__", None) is shared
+            if its_own or name in _NUMPYS_FUNCTIONS:
                 remedy = "seed one: numpy.random.default_rng(node.random.getrandbits(64))"
                 _refuse(numpy.random, name, f"numpy.random.{name}", remedy)
 

@@ -17,6 +17,7 @@ import time
 import uuid
 from functools import partial
 
+import numpy
 import pytest
 
 import broker
@@ -109,7 +110,9 @@ def test_a_worker_that_says_less_than_it_sends_is_found_out(monkeypatch):
 # Order: of what is sent at one instant, a seeded hash says who comes first.
 
 
-MEETING = directed(*[Link(source=name, target="z", bandwidth_bps=1e6, delay_s=0.1) for name in "abcd"])
+MEETING = directed(
+    *[Link(source=name, target="z", bandwidth_bps=1e6, delay_s=0.1) for name in "abcd"]
+)
 
 
 async def tell_z(node: Node) -> None:
@@ -158,8 +161,8 @@ async def tick(node: Node) -> list[float]:
     heard: list[float] = []
 
     async def hear() -> None:
-        async for message in node:
-            heard.append(message.arrived_at)
+        while True:
+            heard.append((await node.receive()).arrived_at)
 
     task = asyncio.create_task(hear())
     for _ in range(200):
@@ -180,7 +183,7 @@ def test_messages_come_when_they_come_among_timers():
 
 def test_a_network_that_promises_too_much_is_found_out(monkeypatch):
     through(monkeypatch, Hasty)
-    with pytest.raises(BrokerError, match="message 1 arrived at 0.01.* s, which is past"):
+    with pytest.raises(BrokerError, match=r"message 1 arrived at 0\.01\d+ s, which is past"):
         broker.run({"a": tell_and_tick, "b": tick}, topology=PAIR)
 
 
@@ -218,7 +221,10 @@ class Doubling(Network):
 @pytest.mark.parametrize(
     ("broken", "says"),
     [
-        (Forgetful, "3 messages were sent and 0 duplicated, 2 have a fate, and the network holds 0"),
+        (
+            Forgetful,
+            "3 messages were sent and 0 duplicated, 2 have a fate, and the network holds 0",
+        ),
         (Doubling, "3 messages were sent and 0 duplicated, 4 have a fate, and the network holds 0"),
     ],
 )
@@ -307,13 +313,17 @@ async def fail_among_thirty(node: Node) -> list[int]:
         finally:
             order.append(number)
 
-    noise = [bytearray(61 * i) for i in range(node.place.attributes["noise"])]
-    with pytest.raises(ExceptionGroup):
+    async def start_and_fail() -> None:
         async with asyncio.TaskGroup() as group:
             for number in range(30):
                 group.create_task(wait(number))
             await asyncio.sleep(1)
-            raise ValueError(len(noise))
+            raise ValueError
+
+    noise = [bytearray(61 * i) for i in range(node.place.attributes["noise"])]
+    with pytest.raises(ExceptionGroup):
+        await start_and_fail()
+    assert len(noise) == node.place.attributes["noise"]
     return order
 
 
@@ -345,7 +355,6 @@ def test_without_a_tasks_own_hash_the_order_is_memorys(monkeypatch):
 
 
 async def look_around(_: Node) -> list[object]:
-    numpy = pytest.importorskip("numpy")
     await asyncio.sleep(1)
     return [
         random.random(),

@@ -91,8 +91,8 @@ def run_a_process() -> None:
         (run_a_process, "subprocess.Popen", "use node.compute"),
         (lambda: numpy.random.rand(2), "numpy.random.rand", "numpy.random.default_rng"),
         (lambda: numpy.random.seed(1), "numpy.random.seed", "numpy.random.default_rng"),
-        (lambda: numpy.random.normal(), "numpy.random.normal", "numpy.random.default_rng"),
-        (lambda: numpy.random.sample(), "numpy.random.sample", "numpy.random.default_rng"),
+        (lambda: numpy.random.normal(0), "numpy.random.normal", "numpy.random.default_rng"),
+        (lambda: numpy.random.sample(2), "numpy.random.sample", "numpy.random.default_rng"),
     ],
 )
 def test_what_would_leave_the_emulator_is_refused_by_name_and_with_a_remedy(
@@ -244,7 +244,8 @@ WATCHED = [
     *[(time, name) for name in ("time", "monotonic_ns", "perf_counter", "sleep")],
     *[(random, name) for name in ("random", "seed", "shuffle", "_urandom")],
     (random.Random, "seed"), (os, "urandom"), (uuid, "uuid1"), (threading.Thread, "start"),
-    (socket.socket, "__init__"), (subprocess.Popen, "__init__"), (numpy.random, "rand"), (numpy.random, "seed"),
+    (socket.socket, "__init__"), (subprocess.Popen, "__init__"), (numpy.random, "rand"),
+    (numpy.random, "seed"),
 ]  # fmt: skip
 
 

@@ -23,7 +23,7 @@ import sys
 import zlib
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
-from contextvars import Context
+from contextvars import Context, copy_context
 from typing import Any, NoReturn
 
 from broker.errors import RealWorldError, SpinError
@@ -45,6 +45,17 @@ def to_seconds(nanoseconds: int) -> float:
     return nanoseconds / NANOSECONDS
 
 
+@contextlib.contextmanager
+def driving() -> Iterator[None]:
+    """While this is open loops of nodes run in this thread; what ran here before goes on after."""
+    outer, hooks = asyncio._get_running_loop(), sys.get_asyncgen_hooks()
+    try:
+        yield
+    finally:
+        sys.set_asyncgen_hooks(*hooks)
+        asyncio._set_running_loop(outer)
+
+
 class _Task(asyncio.Task[Any]):
     """A task whose place in a set is the same in every run.
 
@@ -61,6 +72,59 @@ class _Task(asyncio.Task[Any]):
 
     def __eq__(self, other: object) -> bool:
         return self is other
+
+
+class _Handle(asyncio.Handle):
+    """A callback that is ready. asyncio's own asks the loop about debugging each time."""
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        callback: Callable[..., object],
+        args: tuple[Any, ...],
+        loop: NodeLoop,
+        context: Context | None,
+    ) -> None:
+        self._context = copy_context() if context is None else context
+        self._loop = loop
+        self._callback = callback
+        self._args = args
+        self._cancelled = False
+        self._repr = self._source_traceback = None
+
+    def cancel(self) -> None:
+        if not self._cancelled:
+            self._cancelled = True
+            self._callback = self._args = None  # type: ignore[assignment]
+
+
+class _Timer(asyncio.TimerHandle):
+    """A callback at a time. A cancelled one leaves the heap when it comes to its top."""
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        when: float,
+        callback: Callable[..., object],
+        args: tuple[Any, ...],
+        loop: NodeLoop,
+        context: Context | None,
+    ) -> None:
+        self._context = copy_context() if context is None else context
+        self._loop = loop
+        self._callback = callback
+        self._args = args
+        self._cancelled = False
+        self._repr = self._source_traceback = None
+        self._when = when
+        self._scheduled = True
+
+    def cancel(self) -> None:
+        if not self._cancelled:
+            self._cancelled = True
+            self._callback = self._args = None  # type: ignore[assignment]
 
 
 class NodeLoop(asyncio.AbstractEventLoop):
@@ -98,14 +162,13 @@ class NodeLoop(asyncio.AbstractEventLoop):
     def run_until_quiet(self, now_ns: int) -> None:
         """Runs all that is ready at `now_ns`, due timers included, until nothing is left.
 
+        Within `driving` only, so that the thread is as it was once the nodes have had their turn.
         Raises `SpinError` where a program keeps itself busy without letting time pass.
         """
         if self._fenced:
             return
         self._now_ns = now_ns
-        outer = asyncio._get_running_loop()
         asyncio._set_running_loop(self)
-        hooks = sys.get_asyncgen_hooks()
         sys.set_asyncgen_hooks(None, self._close_generator)
         self._running = True
         ready, timers = self._ready, self._timers
@@ -127,8 +190,6 @@ class NodeLoop(asyncio.AbstractEventLoop):
                     raise SpinError(self.name, to_seconds(now_ns), ran)
         finally:
             self._running = False
-            sys.set_asyncgen_hooks(*hooks)
-            asyncio._set_running_loop(outer)
 
     def next_ns(self) -> int | None:
         """The instant at which this loop next has something to do, or None."""
@@ -220,7 +281,7 @@ class NodeLoop(asyncio.AbstractEventLoop):
     def call_soon(  # type: ignore[override]
         self, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> asyncio.Handle:
-        handle = asyncio.Handle(callback, args, self, context)
+        handle = _Handle(callback, args, self, context)
         if not self._fenced:
             self._ready.append(handle)
         return handle
@@ -241,13 +302,10 @@ class NodeLoop(asyncio.AbstractEventLoop):
         *args: Any,
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
-        handle = asyncio.TimerHandle(when, callback, args, self, context)
+        handle = _Timer(when, callback, args, self, context)
         if not self._fenced and when != math.inf:
             heapq.heappush(self._timers, (self._due_ns(when), next(self._order), handle))
         return handle
-
-    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
-        """asyncio tells of a cancelled timer; it leaves the heap when it comes to the top."""
 
     def create_future(self) -> asyncio.Future[Any]:
         return asyncio.Future(loop=self)

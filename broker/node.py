@@ -212,7 +212,7 @@ class Node:
         network's `send_buffer_bytes`. A `datagram` waits for nothing, and can get lost, be doubled
         or overtaken.
         """
-        await self._send(to, header, payload, purpose, flags=DATAGRAM if datagram else 0)
+        await self._send(to, header, payload, purpose, 0, DATAGRAM if datagram else 0)
 
     async def request(
         self,
@@ -417,7 +417,7 @@ class Node:
         message = Message(
             self._surroundings.names[frame.source],
             unpack(frame.body),
-            tuple([memoryview(part).toreadonly() for part in frame.payload]),
+            tuple([_readonly(part) for part in frame.payload]) if frame.payload else (),
             frame.purpose,
             (frame.instant_ns + frame.clock_ns) / NANOSECONDS,
             loop.clock_ns() / NANOSECONDS,
@@ -553,8 +553,14 @@ def _packed(header: Header) -> bytes:
     return packed
 
 
+def _readonly(part: Buffer) -> memoryview:
+    return part if isinstance(part, memoryview) and part.readonly else memoryview(part).toreadonly()
+
+
 def _owned(payload: Sequence[Buffer]) -> tuple[bytes, ...]:
     """The payload as the sender has it now, whatever it writes into its buffers later."""
+    if not payload and isinstance(payload, tuple):
+        return ()
     if isinstance(payload, bytes | bytearray | memoryview):
         raise TypeError("a payload is a sequence of buffers; put this one into a list")
     return tuple([part if isinstance(part, bytes) else bytes(memoryview(part)) for part in payload])

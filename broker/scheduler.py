@@ -280,12 +280,15 @@ class Scheduler:
         reports: list[dict[str, Any]] = []
         counts = [0] * self._workers
         while len(reports) < len(workers):
-            worker, frame = self._bus.receive(INSTANT_DEADLINE_S)
-            if frame.kind == Kind.SEND:
-                sent.append(frame)
-                counts[worker] += 1
+            worker, frames = self._bus.receive(INSTANT_DEADLINE_S)
+            *said, last = frames
+            if last.kind == Kind.SEND:
+                said = frames
+            sent += said
+            counts[worker] += len(said)
+            if last.kind == Kind.SEND:
                 continue
-            report = unpack(frame.body)
+            report = unpack(last.body)
             if report["sent"] != counts[worker]:
                 raise BrokerError(
                     f"worker {worker} sent {report['sent']} frames, {counts[worker]} came"
@@ -460,7 +463,7 @@ class Scheduler:
         for worker in range(self._workers):
             self._bus.send(worker, [Frame(Kind.DESCRIBE)])
             self._pump()
-            _, frame = self._bus.receive(INSTANT_DEADLINE_S)
+            _, (frame,) = self._bus.receive(INSTANT_DEADLINE_S)
             waiting |= unpack(frame.body)["waiting"]
         return {name: waiting[name] for name in self._names if name in waiting}
 

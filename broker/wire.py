@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
 
@@ -95,15 +95,19 @@ class Frame:
     flags: int = 0
     due_ns: int = 0
     clock_ns: int = 0
+    _size: int = field(default=0, compare=False, repr=False)
 
     @property
     def size_bytes(self) -> int:
         """All its bytes, as they would lie in a stream."""
+        if self._size:
+            return self._size
         size = _PREFIX.size + len(self.body)
         if self.purpose:
             size += len(self.purpose.encode())
         for part in self.payload:
             size += len(part) + 4
+        self._size = size
         return size
 
 
@@ -167,7 +171,7 @@ def collect(socket: zmq.Socket[bytes], flags: int = 0) -> list[Buffer]:
 
 
 def check(frame: Frame) -> None:
-    """Raises FrameError when a frame breaks a bound, and so could never be sent."""
+    """Raises FrameError when a frame breaks a bound, and so could never be read."""
     if len(frame.purpose) > MAX_PURPOSE_BYTES // 4:
         purpose = frame.purpose.encode()
         if len(purpose) > MAX_PURPOSE_BYTES:
@@ -183,13 +187,12 @@ def check(frame: Frame) -> None:
 
 
 def encode(frames: Sequence[Frame]) -> list[Buffer]:
-    """The parts of one packet. Raises FrameError when a bound is broken."""
+    """The parts of one packet. The frames have been checked (`check`), or were decoded."""
     if len(frames) > MAX_FRAMES:
         raise FrameError(f"{len(frames):,} frames in a packet; at most {MAX_FRAMES:,}")
     inside: list[Buffer] = [_HEAD.pack(MAGIC, len(frames))]
     apart: list[Buffer] = []
     for frame in frames:
-        check(frame)
         purpose = frame.purpose.encode() if frame.purpose else b""
         payload = frame.payload
         inside.append(

@@ -19,6 +19,7 @@ from typing import Any
 import zmq
 
 from broker import guard
+from broker.clock import driving
 from broker.errors import BrokerError
 from broker.machine import Machine, dispose_of_remains
 from broker.map import Map
@@ -115,7 +116,8 @@ class Worker:
                 elif frame.kind == Kind.ORDERS:
                     self._obey(frame.instant_ns, unpack(frame.body))
                 elif frame.kind == Kind.ADVANCE:
-                    self._advance(frame.instant_ns, frame.due_ns)
+                    with driving():
+                        self._advance(frame.instant_ns, frame.due_ns)
                     return True
                 elif frame.kind == Kind.DESCRIBE:
                     body = pack({"waiting": self._describe()})

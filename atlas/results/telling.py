@@ -125,8 +125,16 @@ def fault_in_words(event: Fault) -> str:
     match event.kind:
         case "crash":
             return f"{subject} {_verb(event.nodes, 'die')}"
+        case "stop":
+            return f"{subject} {_verb(event.nodes, 'stop')}"
+        case "pause":
+            return f"{subject} {_verb(event.nodes, 'freeze')}"
         case "slow":
             return f"{subject} {_verb(event.nodes, 'compute')} slower{more}"
+        case "skew":
+            return f"the clock of {subject} goes wrong{more}"
+        case "traffic":
+            return f"others' traffic{more}: {short.partition(': ')[0] or subject}"
         case "degrade":
             where = short.partition(": ")[0] or subject
             return (

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker import FrameError, wire
-from broker.wire import Frame, Kind, decode, encode, pack, unpack
+from broker.wire import Frame, Kind, check, decode, encode, pack, unpack
 from tests.broker.worlds import STEADY
 
 FRAMES = st.builds(
@@ -168,7 +168,7 @@ def test_both_ends_keep_the_bounds(monkeypatch, bound, value, reason):
     parts = encode([SAMPLE])
     monkeypatch.setattr(wire, bound, value)
     with pytest.raises(FrameError, match=reason):
-        encode([SAMPLE])
+        check(SAMPLE)
     with pytest.raises(FrameError, match=reason):
         decode(parts)
 
@@ -203,6 +203,6 @@ def test_many_frames_go_in_as_few_packets_as_the_bounds_allow(monkeypatch):
 
 
 def test_a_purpose_is_bounded_in_bytes_not_in_characters():
-    encode([replace(SAMPLE, purpose="ä" * 32)])
+    check(replace(SAMPLE, purpose="ä" * 32))
     with pytest.raises(FrameError, match="longer than 64 bytes"):
-        encode([replace(SAMPLE, purpose="ä" * 33)])
+        check(replace(SAMPLE, purpose="ä" * 33))

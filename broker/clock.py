@@ -318,6 +318,8 @@ class NodeLoop(asyncio.AbstractEventLoop):
     def run_in_executor(  # type: ignore[override]
         self, executor: Any, func: Callable[..., Any], *args: Any
     ) -> asyncio.Future[Any]:
+        if self._fenced:
+            return self.create_future()
         if executor is None:
             if self._threads is None:
                 self._threads = concurrent.futures.ThreadPoolExecutor(max_workers=1)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import ctypes
 import math
 import os
 import threading
@@ -23,6 +24,7 @@ from typing import Any, TypeVar
 from broker.clock import NodeLoop, to_seconds
 from broker.disk import Disk
 from broker.errors import BrokerError, SpinError, WorkerError
+from broker.guard import guarded
 from broker.node import Node, Program, Surroundings
 from broker.processor import Processor
 from broker.wire import Frame, Kind
@@ -351,15 +353,29 @@ def dispose_of_remains() -> None:
 
 
 def dispose(tasks: list[asyncio.Task[Any]]) -> None:
-    """Closes tasks of fenced loops, and what their `finally` raises interests nobody."""
-    while tasks:
-        program = tasks.pop().get_coro()
-        for _ in range(_CLOSINGS):  # a `finally` that awaits does not let go at once
-            with contextlib.suppress(
-                Exception, asyncio.CancelledError, SystemExit, BaseExceptionGroup
-            ):
-                program.close()
-                break
+    """Closes tasks of fenced loops, and what their `finally` raises interests nobody.
+
+    They are closed on their own loop, where whatever they try to await never comes: a program that
+    catches everything and tries again would else do so for ever.
+    """
+    outer = asyncio._get_running_loop()
+    with guarded():
+        try:
+            while tasks:
+                _close(tasks.pop())
+        finally:
+            asyncio._set_running_loop(outer)
+
+
+def _close(task: asyncio.Task[Any]) -> None:
+    asyncio._set_running_loop(task.get_loop())
+    program = task.get_coro()
+    for _ in range(_CLOSINGS):  # a `finally` that awaits does not let go at once
+        with contextlib.suppress(Exception, asyncio.CancelledError, SystemExit, BaseExceptionGroup):
+            program.close()
+            return
+    # It never will, and must not be collected either, which would be to close it once more.
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(program))
 
 
 async def _call(program: Program, node: Node) -> object:

@@ -132,6 +132,8 @@ class Scheduler:
                 )
             self._begin_window([])
         self.now_ns = max(self._returned[number] for number in self._principals)
+        for fate in self._network.advance(self.now_ns):
+            self._ledger.ended(fate)
         self._ledger.check(self._network.in_flight() + self._late, self._network.duplicated)
 
     def _next_instant(self) -> int:
@@ -438,7 +440,7 @@ class Scheduler:
             }
             self._tell(now_ns, -1, "fault", fields)
         for action, number, *_ in strike.orders:
-            if action == "crash":
+            if action in ("crash", "boot"):
                 self._fall(number)
         first = [order for order in orders if self._troubles.runs(self._names[order[1]])]
         for order in strike.orders:
@@ -447,7 +449,7 @@ class Scheduler:
         return [*first, *strike.orders], strike.links
 
     def _fall(self, number: int) -> None:
-        """A node died: it subscribes to nothing, and who sent to it need not wait for it."""
+        """A node's program is gone: it subscribes to nothing, and who sent to it need not wait."""
         for subscribers in self._subscribers.values():
             subscribers.pop(number, None)
         for source, subscriber in list(self._published):

@@ -313,7 +313,10 @@ class NodeLoop(asyncio.AbstractEventLoop):
     def create_task(  # type: ignore[override]
         self, coro: Coroutine[Any, Any, Any], **options: Any
     ) -> asyncio.Task[Any]:
-        return _Task(next(self._task_numbers), coro, loop=self, **options)
+        task = _Task(next(self._task_numbers), coro, loop=self, **options)
+        if self._fenced:
+            coro.close()
+        return task
 
     def run_in_executor(  # type: ignore[override]
         self, executor: Any, func: Callable[..., Any], *args: Any

@@ -17,8 +17,9 @@ import os
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
+from types import CoroutineType
 from typing import Any, TypeVar
 
 from broker.clock import NodeLoop, to_seconds
@@ -146,9 +147,11 @@ class Machine:
         self._reset_work()
 
     def stop(self, now_ns: int) -> None:
-        """Cancels the program, which may clean up."""
-        if self._main is not None and not self._main.done():
-            self._stopping = True
+        """Cancels the program, which may clean up. Whatever it returns, it has not returned."""
+        if self._main is None:
+            return
+        self._stopping = True
+        if not self._main.done():
             assert self._loop is not None
             self._loop._now_ns = now_ns
             self._main.cancel("the node was stopped")
@@ -338,6 +341,8 @@ class Machine:
         """What the program waits for, as its chain of awaits."""
         if self._main is None:
             return "down"
+        if self.ended_ns is not None:
+            return "stopped"
         return f"paused in {_where(self._main)}" if self._paused else _where(self._main)
 
 
@@ -368,14 +373,35 @@ def dispose(tasks: list[asyncio.Task[Any]]) -> None:
 
 
 def _close(task: asyncio.Task[Any]) -> None:
-    asyncio._set_running_loop(task.get_loop())
-    program = task.get_coro()
-    for _ in range(_CLOSINGS):  # a `finally` that awaits does not let go at once
-        with contextlib.suppress(Exception, asyncio.CancelledError, SystemExit, BaseExceptionGroup):
-            program.close()
-            return
-    # It never will, and must not be collected either, which would be to close it once more.
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(program))
+    loop = task.get_loop()
+    asyncio._set_running_loop(loop)
+    asyncio.tasks._enter_task(loop, task)
+    try:
+        _close_awaited(task)
+    finally:
+        asyncio.tasks._leave_task(loop, task)
+
+
+def _close_awaited(task: asyncio.Task[Any]) -> None:
+    for coroutine in reversed(_awaited(task.get_coro())):
+        for _ in range(_CLOSINGS):  # a `finally` that awaits does not let go at once
+            with contextlib.suppress(
+                Exception, asyncio.CancelledError, SystemExit, BaseExceptionGroup
+            ):
+                coroutine.close()
+                break
+        else:
+            # It never will, and must not be collected either: that would close it once more.
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(coroutine))
+
+
+def _awaited(coroutine: Any) -> list[Coroutine[Any, Any, Any]]:
+    """A coroutine and those that it awaits, innermost last."""
+    chain: list[Coroutine[Any, Any, Any]] = []
+    while isinstance(coroutine, CoroutineType):
+        chain.append(coroutine)
+        coroutine = coroutine.cr_await
+    return chain
 
 
 async def _call(program: Program, node: Node) -> object:

@@ -313,11 +313,16 @@ class NodeLoop(asyncio.AbstractEventLoop):
     def create_task(  # type: ignore[override]
         self, coro: Coroutine[Any, Any, Any], **options: Any
     ) -> asyncio.Task[Any]:
-        return _Task(next(self._task_numbers), coro, loop=self, **options)
+        task = _Task(next(self._task_numbers), coro, loop=self, **options)
+        if self._fenced:
+            coro.close()
+        return task
 
     def run_in_executor(  # type: ignore[override]
         self, executor: Any, func: Callable[..., Any], *args: Any
     ) -> asyncio.Future[Any]:
+        if self._fenced:
+            return self.create_future()
         if executor is None:
             if self._threads is None:
                 self._threads = concurrent.futures.ThreadPoolExecutor(max_workers=1)

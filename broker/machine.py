@@ -11,18 +11,21 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import ctypes
 import math
 import os
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
+from types import CoroutineType
 from typing import Any, TypeVar
 
 from broker.clock import NodeLoop, to_seconds
 from broker.disk import Disk
 from broker.errors import BrokerError, SpinError, WorkerError
+from broker.guard import guarded
 from broker.node import Node, Program, Surroundings
 from broker.processor import Processor
 from broker.wire import Frame, Kind
@@ -144,9 +147,11 @@ class Machine:
         self._reset_work()
 
     def stop(self, now_ns: int) -> None:
-        """Cancels the program, which may clean up."""
-        if self._main is not None and not self._main.done():
-            self._stopping = True
+        """Cancels the program, which may clean up. Whatever it returns, it has not returned."""
+        if self._main is None:
+            return
+        self._stopping = True
+        if not self._main.done():
             assert self._loop is not None
             self._loop._now_ns = now_ns
             self._main.cancel("the node was stopped")
@@ -336,6 +341,8 @@ class Machine:
         """What the program waits for, as its chain of awaits."""
         if self._main is None:
             return "down"
+        if self.ended_ns is not None:
+            return "stopped"
         return f"paused in {_where(self._main)}" if self._paused else _where(self._main)
 
 
@@ -351,15 +358,50 @@ def dispose_of_remains() -> None:
 
 
 def dispose(tasks: list[asyncio.Task[Any]]) -> None:
-    """Closes tasks of fenced loops, and what their `finally` raises interests nobody."""
-    while tasks:
-        program = tasks.pop().get_coro()
+    """Closes tasks of fenced loops, and what their `finally` raises interests nobody.
+
+    They are closed on their own loop, where whatever they try to await never comes: a program that
+    catches everything and tries again would else do so for ever.
+    """
+    outer = asyncio._get_running_loop()
+    with guarded():
+        try:
+            while tasks:
+                _close(tasks.pop())
+        finally:
+            asyncio._set_running_loop(outer)
+
+
+def _close(task: asyncio.Task[Any]) -> None:
+    loop = task.get_loop()
+    asyncio._set_running_loop(loop)
+    asyncio.tasks._enter_task(loop, task)
+    try:
+        _close_awaited(task)
+    finally:
+        asyncio.tasks._leave_task(loop, task)
+
+
+def _close_awaited(task: asyncio.Task[Any]) -> None:
+    for coroutine in reversed(_awaited(task.get_coro())):
         for _ in range(_CLOSINGS):  # a `finally` that awaits does not let go at once
             with contextlib.suppress(
                 Exception, asyncio.CancelledError, SystemExit, BaseExceptionGroup
             ):
-                program.close()
+                coroutine.close()
                 break
+        else:
+            # It never will, and must not be collected either: that would close it once more.
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(coroutine))
+
+
+def _awaited(coroutine: Any) -> list[Coroutine[Any, Any, Any]]:
+    """A coroutine and those that it awaits, innermost last."""
+    chain: list[Coroutine[Any, Any, Any]] = []
+    while isinstance(coroutine, CoroutineType):
+        chain.append(coroutine)
+        coroutine = coroutine.cr_await
+    return chain
 
 
 async def _call(program: Program, node: Node) -> object:

@@ -99,6 +99,7 @@ class Scheduler:
         self._stopped = False
 
         self.now_ns = 0
+        self._lived_ns = 0
         self._lookahead_ns = 0
         self._flying: dict[int, Frame] = {}
         self._next_of: list[int | None] = [None] * self._workers
@@ -132,6 +133,8 @@ class Scheduler:
                 )
             self._begin_window([])
         self.now_ns = max(self._returned[number] for number in self._principals)
+        for fate in self._network.advance(self.now_ns):
+            self._ledger.ended(fate)
         self._ledger.check(self._network.in_flight() + self._late, self._network.duplicated)
 
     def _next_instant(self) -> int:
@@ -183,6 +186,7 @@ class Scheduler:
                 self._arriving.clear()
             orders, links = [], None
             if self._lookahead_ns > 0:
+                self._lived_ns = end_ns
                 return
             if not workers and not self._happens_now():
                 return
@@ -222,7 +226,7 @@ class Scheduler:
             elif frame.flags & PUBLISH:
                 self._unpublish(frame.source, frame.destination, frame.size_bytes)
             return None
-        if fate.at_ns < self.now_ns:
+        if fate.at_ns < max(self.now_ns, self._lived_ns):
             raise BrokerError(
                 f"message {number} arrived at {to_seconds(fate.at_ns):.9f} s, which is past: the "
                 "network broke its promise of a lookahead"
@@ -436,7 +440,7 @@ class Scheduler:
             }
             self._tell(now_ns, -1, "fault", fields)
         for action, number, *_ in strike.orders:
-            if action == "crash":
+            if action in ("crash", "boot"):
                 self._fall(number)
         first = [order for order in orders if self._troubles.runs(self._names[order[1]])]
         for order in strike.orders:
@@ -445,7 +449,7 @@ class Scheduler:
         return [*first, *strike.orders], strike.links
 
     def _fall(self, number: int) -> None:
-        """A node died: it subscribes to nothing, and who sent to it need not wait for it."""
+        """A node's program is gone: it subscribes to nothing, and who sent to it need not wait."""
         for subscribers in self._subscribers.values():
             subscribers.pop(number, None)
         for source, subscriber in list(self._published):

@@ -10,6 +10,7 @@ import os
 import signal
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from hypothesis import HealthCheck, settings
 
@@ -17,7 +18,7 @@ import broker
 from broker import Node
 from broker.network import HEADER_BYTES, SEGMENT_BYTES, wire_bytes
 from faults import Event
-from faults.event import Amount, Change
+from faults.event import Amount, Change, Kind
 from topologies import Device, Link, Topology
 from topologies import Node as Place
 
@@ -91,6 +92,17 @@ def degrade(
     links = ((source, target), (target, source))
     event = Event(at, "degrade", "begin", "degrade", links=links, change=change)
     return _span(until_s, event)
+
+
+def strike(
+    kind: Kind, node: str, at_s: float, until_s: float | None = None, **change: Any
+) -> list[Event]:
+    """Any fault of one node; what it changes is a `Change`'s."""
+    begin = Event(
+        round(at_s * SECOND), f"{kind}-{node}-{at_s:g}", "begin", kind, (node,),
+        change=Change(**change) if change else None,
+    )  # fmt: skip
+    return _span(until_s, begin)
 
 
 def partition(

@@ -238,10 +238,14 @@ class Ledger:
 
     def bytes_by_purpose(self) -> dict[str, int]:
         """Bytes on the wire by purpose, lost messages included, sorted by purpose."""
-        totals: dict[str, int] = {}
-        for entry in self:
-            totals[entry.purpose] = totals.get(entry.purpose, 0) + entry.wire_bytes
-        return dict(sorted(totals.items()))
+        totals: dict[int, int] = {}
+        for _, _, purpose, _, _, _, on_the_wire, *_ in RECORD.iter_unpack(self._records):
+            totals[purpose] = totals.get(purpose, 0) + on_the_wire
+        for number, _ in self._copies:
+            record = RECORD.unpack_from(self._records, (number - 1) * _length)
+            totals[record[2]] += record[6]
+        words = tuple(self._words)
+        return dict(sorted((words[purpose], total) for purpose, total in totals.items()))
 
     def fates(self) -> dict[str, int]:
         """How many messages met each fate."""
@@ -281,7 +285,7 @@ class Ledger:
         )
 
     def write_parquet(self, path: Path) -> None:
-        """Writes the trace: a row per message, copy and fault, as `broker.trace` describes it."""
+        """Writes the trace: a row per message, copy and fault, as `broker.trace` describes them."""
         from broker import trace  # noqa: PLC0415 - a heavy import that only a written trace needs
 
         trace.write(self, path)

@@ -91,7 +91,7 @@ class _Handle(asyncio.Handle):
         self._callback = callback
         self._args = args
         self._cancelled = False
-        self._repr = None
+        self._repr = self._source_traceback = None
 
     def cancel(self) -> None:
         if not self._cancelled:
@@ -117,7 +117,7 @@ class _Timer(asyncio.TimerHandle):
         self._callback = callback
         self._args = args
         self._cancelled = False
-        self._repr = None
+        self._repr = self._source_traceback = None
         self._when = when
         self._scheduled = True
 

@@ -57,7 +57,9 @@ def guarded() -> Iterator[None]:
 
 def _here() -> NodeLoop | None:
     loop = asyncio._get_running_loop()
-    return loop if isinstance(loop, NodeLoop) and not loop.trusted else None
+    if isinstance(loop, NodeLoop) and loop.is_running() and not loop.trusted:
+        return loop
+    return None
 
 
 def _patch() -> None:

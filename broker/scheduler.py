@@ -36,6 +36,7 @@ from broker.wire import NOBODY, PUBLISH, Frame, Kind, pack, unpack
 ROUNDS_AT_AN_INSTANT = 10_000
 INSTANT_DEADLINE_S = 900.0
 
+_NO_NEWS: dict[str, Any] = {}
 _Act = tuple[int, int, Callable[..., None], Sequence[Any]]
 Tap = Callable[[str, str, Frame], None]
 
@@ -286,13 +287,12 @@ class Scheduler:
             counts[worker] += len(said)
             if last.kind == Kind.SEND:
                 continue
-            report = unpack(last.body)
-            if report["sent"] != counts[worker]:
+            if last.sequence != counts[worker]:
                 raise BrokerError(
-                    f"worker {worker} sent {report['sent']} frames, {counts[worker]} came"
+                    f"worker {worker} sent {last.sequence} frames, {counts[worker]} came"
                 )
-            self._next_of[worker] = report["next"]
-            reports.append(report)
+            self._next_of[worker] = last.due_ns if last.due_ns >= 0 else None
+            reports.append(unpack(last.body) if len(last.body) > 1 else _NO_NEWS)
         self._book(sent, reports)
 
     def _book(self, sent: list[Frame], reports: Sequence[dict[str, Any]]) -> None:

@@ -72,7 +72,7 @@ def trace(
     """
     from broker import perfetto as chrome  # noqa: PLC0415 - heavy; `--help` should be quick
     from broker import timeline  # noqa: PLC0415 - as above
-    from broker import trace as traces
+    from broker import trace as traces  # noqa: PLC0415
 
     whole = traces.read(file)
     chosen = whole.chosen(

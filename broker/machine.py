@@ -212,6 +212,8 @@ class Machine:
         """
         passes, instant_ns = 0, -1
         due = self.next_ns()
+        if self._loop is not None:
+            self._loop.take_over()
         while due is not None and due < end_ns:
             due = max(due, now_ns)
             if due == instant_ns:

@@ -1,0 +1,169 @@
+"""The kernel's own TCP, through network namespaces that exist only while the rig does.
+
+`programs/rig.c` builds the route and carries the transfers out; here is decided what runs when.
+Lossy cells and long ones sleep most of the time and run side by side, several seeds in a row in
+each rig. What is short or fast runs alone, its relay spinning on a core, so that its times are exact
+to some tens of µs; whatever the rest of the way costs is measured with probes first and taken from
+the relay's delay. A run in which the relay was late is noted with the most it was late by, and does
+not count while there are better ones.
+
+Needs root, gcc, ip and tc. Nothing remains of a rig that is killed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from benchmarks.fidelity.build import NotHere, arguments, compiled
+from benchmarks.fidelity.grid import GIGA, INITIAL_WINDOW, SEGMENT_BYTES, Cell, Hop, queue_bytes
+from benchmarks.fidelity.store import Store
+
+SIDE_BY_SIDE = 32
+EXACT_BELOW_S = 1.0
+REPEATS = 5
+CHUNK_S = 40.0
+PROBED = ((1e6, 0.01), (1e7, 0.01), (1e8, 0.01), (1e9, 0.001), (1e9, 0.01))
+
+
+@contextmanager
+def rig() -> Iterator[Path]:
+    """The compiled rig. Raises `NotHere` when this machine can't run it."""
+    if os.geteuid() != 0:
+        raise NotHere("network namespaces need root; run as root (in a container of your own)")
+    for tool in ("ip", "tc"):
+        if shutil.which(tool) is None:
+            raise NotHere(f"there is no {tool}; install iproute2")
+    if not Path("/dev/net/tun").exists():
+        raise NotHere("there is no /dev/net/tun; load the module tun")
+    with tempfile.TemporaryDirectory() as folder:
+        sources = ("rig.c", "relay.c", "traffic.c")
+        options = ("-std=gnu17", "-pthread", "-Wall")
+        yield compiled(Path(folder) / "rig", "gcc", sources, options, "install gcc")
+
+
+def measure(cells: Sequence[Cell], seeds: int, store: Store, say: Callable[[str], None]) -> None:
+    """Runs the cells and puts their figures into the store."""
+    with rig() as program:
+        store.settings = _settings(program)
+        if not store.checks:
+            store.checks = {"rig": [_probe(program, rate, delay_s) for rate, delay_s in PROBED]}
+        store.write()
+        alone = [cell for cell in cells if _is_exact(cell)]
+        together = [cell for cell in cells if not _is_exact(cell)]
+        for number, cell in enumerate(alone, 1):
+            runs = _run(program, cell, 1, repeats(cell), exact=True)
+            _keep(store, cell, runs)
+            say(f"kernel alone {number}/{len(alone)} {cell.name}")
+        _side_by_side(program, together, seeds, store, say)
+
+
+def repeats(cell: Cell) -> int:
+    """How often a cell without loss is repeated, for the machine's own noise."""
+    return 2 * REPEATS + 1 if _is_exact(cell) else REPEATS
+
+
+def _is_exact(cell: Cell) -> bool:
+    return not cell.lossy and (cell.ideal_s < EXACT_BELOW_S or cell.bottleneck_bps >= GIGA)
+
+
+def _side_by_side(
+    program: Path, cells: Sequence[Cell], seeds: int, store: Store, say: Callable[[str], None]
+) -> None:
+    found: dict[str, list[dict[str, Any]]] = {cell.name: [] for cell in cells}
+    left: dict[str, int] = {}
+    with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
+        jobs = {}
+        for cell in sorted(cells, key=lambda cell: -cell.guess_s):
+            total = cell.seeds(seeds) if cell.lossy else repeats(cell)
+            size = max(1, min(total, int(CHUNK_S / cell.guess_s)))
+            for first in range(0, total, size):
+                count = min(size, total - first)
+                job = pool.submit(_run, program, cell, 1 + first, count, exact=False)
+                jobs[job] = cell
+                left[cell.name] = left.get(cell.name, 0) + 1
+        try:
+            for job in as_completed(jobs):
+                cell = jobs[job]
+                found[cell.name] += job.result()
+                left[cell.name] -= 1
+                if not left[cell.name]:
+                    _keep(store, cell, sorted(found[cell.name], key=lambda run: run["seed"]))
+                    say(f"kernel {cell.name}")
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _run(
+    program: Path, cell: Cell, first_seed: int, runs: int, *, exact: bool
+) -> list[dict[str, Any]]:
+    """Some runs in a row in one rig; those that did not end in time are missing, and said."""
+    each_s = cell.guess_s * 3 + 4 * cell.delay_s + 2
+    deadline_s = int(runs * each_s + 20)
+    command = [str(program), *arguments(cell, first_seed, runs), "--deadline", str(deadline_s)]
+    done = subprocess.run(
+        [*command, *(["--exact"] if exact else [])],
+        capture_output=True,
+        text=True,
+        timeout=deadline_s + 30,
+        check=False,
+    )
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    if len(lines) < runs:
+        why = done.stderr.strip() or f"ended with {done.returncode}"
+        print(f"kernel {cell.name}: {runs - len(lines)} runs missing: {why}", file=sys.stderr)
+    return lines
+
+
+def _keep(store: Store, cell: Cell, runs: list[dict[str, Any]]) -> None:
+    """Of repeats without loss, the half with the most punctual relay; of lossy runs, all."""
+    if not runs:
+        return
+    if not cell.lossy:
+        runs = sorted(runs, key=lambda run: run["late_us"])[: (len(runs) + 1) // 2]
+    store.put(
+        cell.name,
+        [run["seconds"] for run in runs],
+        retransmitted=round(statistics.mean(run["retransmitted"] for run in runs), 2),
+        lost=round(statistics.mean(run["lost"] for run in runs), 2),
+        late_us=round(statistics.median(run["late_us"] for run in runs)),
+        overflown=sum(run["overflown"] for run in runs),
+    )
+
+
+def _settings(program: Path) -> dict[str, Any]:
+    cell = Cell("settings", "", 10_000, (Hop(1e8, 0.001, queue_bytes(1e8, 0.001)),))
+    words = [str(program), *arguments(cell, 1, 1), "--settings", "--deadline", "20"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=True)
+    settings, run = (json.loads(line) for line in done.stdout.splitlines())
+    return {
+        **settings,
+        "segment_bytes": run["mss"],
+        "asked_segment_bytes": SEGMENT_BYTES,
+        "initial_window": f"{INITIAL_WINDOW} (the kernel's own, TCP_INIT_CWND)",
+        "minimum_rto": "200 ms (the kernel's own, TCP_RTO_MIN)",
+        "delayed_ack": "2 segments or 40 ms, quick at first (the kernel's own)",
+        "nodelay": True,
+        "offload": "sender segments in software before the wire (TSO off); no GRO at the receiver",
+        "queue": "tbf, drop-tail; burst max(6 frames, 2 ms) but at most half the queue, smoothed "
+        "by the relay; limit + burst = queue + one frame",
+    }
+
+
+def _probe(program: Path, rate_bps: float, delay_s: float) -> dict[str, Any]:
+    cell = Cell("probe", "", 0, (Hop(rate_bps, delay_s, queue_bytes(rate_bps, delay_s)),))
+    words = [str(program), *arguments(cell, 1, 0), "--probe", "--exact", "--deadline", "60"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=90, check=True)
+    told = json.loads(done.stdout.splitlines()[-1])
+    return {"asked_bps": rate_bps, "asked_delay_s": delay_s, **told}

@@ -50,7 +50,7 @@ def measure(cells: Sequence[Cell], seeds: int, store: Store, say: Callable[[str]
         jobs = {}
         left: dict[str, int] = {}
         found: dict[str, list[dict[str, Any]]] = {cell.name: [] for cell in cells}
-        for cell in cells:
+        for cell in sorted(cells, key=lambda cell: cell.lossy):
             total = runs(cell, seeds)
             for first in range(0, total, CHUNK):
                 words = arguments(cell, 1 + first, min(CHUNK, total - first))

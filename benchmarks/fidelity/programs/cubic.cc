@@ -39,7 +39,7 @@ Ptr<TcpCongestionOps> Cubic::Fork()
 	return CopyObject<Cubic>(this);
 }
 
-void Cubic::PktsAcked(Ptr<TcpSocketState> tcb, uint32_t, const Time &rtt)
+void Cubic::PktsAcked(Ptr<TcpSocketState>, uint32_t, const Time &rtt)
 {
 	double rtt_s = rtt.GetSeconds();
 
@@ -47,8 +47,7 @@ void Cubic::PktsAcked(Ptr<TcpSocketState> tcb, uint32_t, const Time &rtt)
 		return; /* as Linux: no samples in the first second after a loss */
 	if (m_minRtt == 0 || rtt_s < m_minRtt)
 		m_minRtt = rtt_s;
-	if (!m_found && tcb->m_cWnd < tcb->m_ssThresh && tcb->GetCwndInSegments() >= LOW_WINDOW)
-		WatchSlowStart(tcb, rtt_s);
+	m_sample = rtt_s;
 }
 
 /* HyStart: slow start ends when ACKs come in one train as long as half the round trip (and what
@@ -85,6 +84,11 @@ void Cubic::IncreaseWindow(Ptr<TcpSocketState> tcb, uint32_t segments)
 			m_roundStart = m_lastAck = Now();
 			m_samples = 0;
 		}
+		if (!m_found && m_sample > 0 && tcb->GetCwndInSegments() >= LOW_WINDOW)
+			WatchSlowStart(tcb, m_sample);
+		m_sample = 0;
+	}
+	if (tcb->m_cWnd < tcb->m_ssThresh) {
 		uint32_t room = (tcb->m_ssThresh - tcb->m_cWnd + tcb->m_segmentSize - 1) / tcb->m_segmentSize;
 		uint32_t taken = std::min(segments, room);
 

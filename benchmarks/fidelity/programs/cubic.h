@@ -29,7 +29,7 @@ class Cubic : public ns3::TcpCongestionOps {
 	double m_minRtt = 0;
 	/* of HyStart */
 	bool m_found = false;
-	double m_roundStart = 0, m_lastAck = 0, m_roundRtt = 0;
+	double m_roundStart = 0, m_lastAck = 0, m_roundRtt = 0, m_sample = 0;
 	uint32_t m_samples = 0;
 	ns3::SequenceNumber32 m_roundEnd{0};
 };

@@ -348,9 +348,9 @@ int main(int argc, char **argv)
 		pthread_setschedparam(pthread_self(), SCHED_RR, &urgent); /* and what it starts */
 	}
 	listening = listen_for_flows(&plan);
-	start_cross_traffic(&plan);
-	if (plan.exact || probing)
+	if (plan.size_bytes > 0 || probing)
 		probe(&plan, &relay, probing);
+	start_cross_traffic(&plan);
 	for (int i = 0; i < runs && plan.size_bytes > 0; i++)
 		transfer(&plan, &relay, listening, seed + (uint64_t)i);
 	fflush(stdout);

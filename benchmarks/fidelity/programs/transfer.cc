@@ -9,7 +9,7 @@
  * Ethernet's 14, so its rate is scaled by 1502 ÷ 1514 and a full segment takes as long as it should.
  *
  * What is set so that it is as in Linux: initial window 10, segments of 1448, SACK and time stamps,
- * an ACK for two segments or after 40 ms, RTO = SRTT + max(4 · RTTVAR, 200 ms), PRR, buffers that
+ * an ACK for two segments or after 40 ms but for each of the first 16, RTO = SRTT + max(4 · RTTVAR, 200 ms), PRR, buffers that
  * limit nothing. `cubic` is RFC 9438 with HyStart, as Linux has it (see cubic.h): ns-3 3.37's own
  * lacks the Reno-friendly region and counts ACKs instead of segments in slow start. `plain-cubic`
  * is ns-3's own.
@@ -33,6 +33,7 @@ namespace {
 
 constexpr double OWN_FRAME = 1502, ETHERNET_FRAME = 1514;
 constexpr double START_S = 5.0, LONGEST_S = 400.0;
+constexpr long long QUICK_ACKS = 16; /* TCP_MAX_QUICKACKS */
 constexpr uint16_t PORT = 5001, CROSS_PORT = 5002;
 constexpr uint32_t CROSS_PAYLOAD = 1472, CROSS_FRAME = 1514;
 
@@ -86,6 +87,8 @@ struct Flow {
 				return;
 			received += packet->GetSize();
 		}
+		if (received > QUICK_ACKS * 1448) /* for what comes after this one */
+			socket->SetAttribute("DelAckCount", UintegerValue(2));
 		if (received >= size && arrived.IsZero())
 			arrived = Simulator::Now();
 	}
@@ -105,6 +108,7 @@ struct Run {
 	{
 		Flow *flow = flows[accepted++].get();
 
+		socket->SetAttribute("DelAckCount", UintegerValue(1));
 		socket->SetRecvCallback(Callback<void, Ptr<Socket>>([this, flow](Ptr<Socket> from) {
 			bool before = flow->arrived.IsZero();
 

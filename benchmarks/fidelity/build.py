@@ -13,7 +13,7 @@ PROGRAMS = Path(__file__).parent / "programs"
 COMPILE_TIMEOUT_S = 300
 
 
-class NotHere(Exception):
+class NotHereError(Exception):
     """This machine lacks what a stack needs; the text says what."""
 
 
@@ -22,16 +22,16 @@ def compiled(
 ) -> Path:
     """Compiles `sources` (names in programs/) to `program`.
 
-    Raises `NotHere` with the remedy when there is no compiler, or when it refuses.
+    Raises `NotHereError` with the remedy when there is no compiler, or when it refuses.
     """
     if shutil.which(compiler) is None:
-        raise NotHere(f"there is no {compiler}; {remedy}")
+        raise NotHereError(f"there is no {compiler}; {remedy}")
     command = [compiler, "-O2", *(str(PROGRAMS / name) for name in sources), "-o", str(program)]
     done = subprocess.run(
         [*command, *options], capture_output=True, text=True, timeout=COMPILE_TIMEOUT_S, check=False
     )
     if done.returncode:
-        raise NotHere(f"{compiler} refused {sources[0]}; {remedy}\n{done.stderr[-2000:]}")
+        raise NotHereError(f"{compiler} refused {sources[0]}; {remedy}\n{done.stderr[-2000:]}")
     return program
 
 

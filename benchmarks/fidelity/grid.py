@@ -196,9 +196,7 @@ def _losses() -> Iterator[Cell]:
 def _shared_losses() -> Iterator[Cell]:
     for flows, loss in product((2, 8), (0.005, 0.02)):
         suffix = f"-{loss:.1%}-{flows}flows"
-        yield _link(
-            "loss-flows", MEGA, 10 * MEGA, 0.01, loss=loss, flows=flows, suffix=suffix
-        )
+        yield _link("loss-flows", MEGA, 10 * MEGA, 0.01, loss=loss, flows=flows, suffix=suffix)
 
 
 def _renos() -> Iterator[Cell]:
@@ -207,9 +205,7 @@ def _renos() -> Iterator[Cell]:
     for (rate, delay_s), loss in product(
         ((10 * MEGA, 0.01), (10 * MEGA, 0.05), (100 * MEGA, 0.01)), (0.001, 0.005, 0.02)
     ):
-        yield _link(
-            "reno-loss", MEGA, rate, delay_s, loss=loss, law="reno", suffix=f"-{loss:.1%}"
-        )
+        yield _link("reno-loss", MEGA, rate, delay_s, loss=loss, law="reno", suffix=f"-{loss:.1%}")
 
 
 def _grid() -> tuple[Cell, ...]:

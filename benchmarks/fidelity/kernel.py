@@ -1,11 +1,11 @@
 """The kernel's own TCP, through network namespaces that exist only while the rig does.
 
 `programs/rig.c` builds the route and carries the transfers out; here is decided what runs when.
-Lossy cells and long ones sleep most of the time and run side by side, several seeds in a row in
-each rig. What is short or fast runs alone, its relay spinning on a core, so that its times are exact
-to some tens of µs; whatever the rest of the way costs is measured with probes first and taken from
-the relay's delay. A run in which the relay was late is noted with the most it was late by, and does
-not count while there are better ones.
+What has no loss is repeated under a real-time policy, its relay spinning before a packet is due, so
+that times are exact to some tens of µs; what is short or fast runs alone. What the rest of the way
+costs is measured with probes first and taken from the relay's delay. Of the repeats, the half with
+the most punctual relay counts. Lossy cells sleep most of the time and run side by side, as many as
+the machine carries, several seeds in a row in each rig.
 
 Needs root, gcc, ip and tc. Nothing remains of a rig that is killed.
 """
@@ -26,29 +26,32 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.fidelity.build import NotHere, arguments, compiled
+from benchmarks.fidelity.build import NotHereError, arguments, compiled
 from benchmarks.fidelity.grid import INITIAL_WINDOW, SEGMENT_BYTES, Cell, Hop, queue_bytes
 from benchmarks.fidelity.store import Store
 
 SIDE_BY_SIDE = 40
+SLOW_SIDE_BY_SIDE = 3
 TOGETHER_BPS = 60e6
 EXACT_BELOW_S = 0.15
 EXACT_FROM_BPS = 50e6
-REPEATS = 5
+REPEATS = 7
+SHORT_REPEATS = 3
+SHORT_S = 1.0
 CHUNK_S = 40.0
 PROBED = ((1e6, 0.01), (1e7, 0.01), (1e8, 0.01), (1e9, 0.001), (1e9, 0.01))
 
 
 @contextmanager
 def rig() -> Iterator[Path]:
-    """The compiled rig. Raises `NotHere` when this machine can't run it."""
+    """The compiled rig. Raises `NotHereError` when this machine can't run it."""
     if os.geteuid() != 0:
-        raise NotHere("network namespaces need root; run as root (in a container of your own)")
+        raise NotHereError("network namespaces need root; run as root (in a container of your own)")
     for tool in ("ip", "tc"):
         if shutil.which(tool) is None:
-            raise NotHere(f"there is no {tool}; install iproute2")
+            raise NotHereError(f"there is no {tool}; install iproute2")
     if not Path("/dev/net/tun").exists():
-        raise NotHere("there is no /dev/net/tun; load the module tun")
+        raise NotHereError("there is no /dev/net/tun; load the module tun")
     with tempfile.TemporaryDirectory() as folder:
         sources = ("rig.c", "relay.c", "traffic.c")
         options = ("-std=gnu17", "-pthread", "-Wall")
@@ -62,36 +65,42 @@ def measure(cells: Sequence[Cell], seeds: int, store: Store, say: Callable[[str]
         if not store.checks:
             store.checks = {"rig": [_probe(program, rate, delay_s) for rate, delay_s in PROBED]}
         store.write()
-        alone = [cell for cell in cells if _is_exact(cell)]
-        together = [cell for cell in cells if not _is_exact(cell)]
-        for number, cell in enumerate(alone, 1):
-            runs = _run(program, cell, 1, repeats(cell), exact=True)
-            _keep(store, cell, runs)
-            say(f"kernel alone {number}/{len(alone)} {cell.name}")
-        _side_by_side(program, together, seeds, store, say)
+        alone = [cell for cell in cells if not cell.lossy and not _is_slow(cell)]
+        slow = [cell for cell in cells if not cell.lossy and _is_slow(cell)]
+        chance = [cell for cell in cells if cell.lossy]
+        _side_by_side(program, alone, seeds, store, say, most=1)
+        _side_by_side(program, slow, seeds, store, say, most=SLOW_SIDE_BY_SIDE)
+        _side_by_side(program, chance, seeds, store, say, most=SIDE_BY_SIDE)
 
 
 def repeats(cell: Cell) -> int:
     """How often a cell without loss is repeated, for the machine's own noise."""
-    return 2 * REPEATS + 1 if cell.guess_s < 1 else REPEATS
+    if cell.flows > 1 or cell.cross_bps:
+        return 2 * REPEATS - 1  # chance of phases, beside the noise
+    return REPEATS if cell.ideal_s < SHORT_S else SHORT_REPEATS
 
 
-def _is_exact(cell: Cell) -> bool:
-    short = cell.ideal_s + 2 * cell.delay_s < EXACT_BELOW_S
-    return not cell.lossy and (short or cell.bottleneck_bps >= EXACT_FROM_BPS)
+def _is_slow(cell: Cell) -> bool:
+    return cell.ideal_s > EXACT_BELOW_S and cell.bottleneck_bps < EXACT_FROM_BPS
 
 
 def _side_by_side(
-    program: Path, cells: Sequence[Cell], seeds: int, store: Store, say: Callable[[str], None]
+    program: Path,
+    cells: Sequence[Cell],
+    seeds: int,
+    store: Store,
+    say: Callable[[str], None],
+    *,
+    most: int,
 ) -> None:
     found: dict[str, list[dict[str, Any]]] = {cell.name: [] for cell in cells}
     left: dict[str, int] = {}
     load = _Load(TOGETHER_BPS)
-    with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
+    with ThreadPoolExecutor(most) as pool:
         jobs = {}
-        for cell in sorted(cells, key=lambda cell: (cell.lossy, -cell.guess_s)):
+        for cell in sorted(cells, key=lambda cell: -cell.guess_s):
             total = cell.seeds(seeds) if cell.lossy else repeats(cell)
-            size = max(1, min(total, int(CHUNK_S / cell.guess_s)))
+            size = max(1, min(total, int(CHUNK_S / cell.guess_s))) if cell.lossy else total
             for first in range(0, total, size):
                 count = min(size, total - first)
                 job = pool.submit(_run_within, load, program, cell, 1 + first, count)
@@ -138,7 +147,7 @@ def _run_within(
 ) -> list[dict[str, Any]]:
     expected_bps = cell.size_bytes * 8 * cell.flows / cell.guess_s + cell.cross_bps
     with load.share(expected_bps):
-        return _run(program, cell, first_seed, runs, exact=False)
+        return _run(program, cell, first_seed, runs, exact=not cell.lossy)
 
 
 def _run(

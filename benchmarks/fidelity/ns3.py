@@ -29,7 +29,7 @@ TIMEOUT_S = 600
 
 @contextmanager
 def simulator() -> Iterator[Path]:
-    """The compiled program. Raises `NotHere` without g++ or without ns-3's libraries."""
+    """The compiled program. Raises `NotHereError` without g++ or without ns-3's libraries."""
     options = ["-std=c++17", *(f"-lns3-{library}" for library in LIBRARIES)]
     remedy = "install g++ and libns3-dev (3.37)"
     with tempfile.TemporaryDirectory() as folder:

@@ -36,11 +36,14 @@ class Store:
         held = json.loads(path.read_text())
         return cls(backend, path, held["settings"], held["checks"], held["cells"])
 
-    def put(self, name: str, seconds: list[list[float]], **more: Any) -> None:
-        """Replaces a cell's figures and writes the file."""
+    def put(
+        self, name: str, seconds: list[list[float]], *, write: bool = True, **more: Any
+    ) -> None:
+        """Replaces a cell's figures and, unless told not to, writes the file."""
         rounded = [[float(f"{value:.6g}") for value in run] for run in seconds]
         self.cells[name] = {"seconds": rounded, **more}
-        self.write()
+        if write:
+            self.write()
 
     def write(self) -> None:
         """Writes the file, whole or not at all."""

@@ -4,6 +4,8 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <pthread.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
@@ -148,14 +150,17 @@ static int64_t give(struct relay *relay, struct lane *lane)
 	return INT64_MAX;
 }
 
-void *relay_run(void *argument)
+static void *run_side(void *argument)
 {
-	struct relay *relay = argument;
-	struct pollfd ends[2 * MAXIMUM_HOPS];
+	struct side *side = argument;
+	struct relay *relay = side->relay;
+	struct pollfd ends[MAXIMUM_HOPS];
 
 	for (int i = 0; i < relay->count; i++) {
-		ends[2 * i] = (struct pollfd){.fd = relay->hops[i].forward.from, .events = POLLIN};
-		ends[2 * i + 1] = (struct pollfd){.fd = relay->hops[i].back.from, .events = POLLIN};
+		struct hop *hop = &relay->hops[i];
+
+		ends[i].fd = side->forward ? hop->forward.from : hop->back.from;
+		ends[i].events = POLLIN;
 	}
 	while (!atomic_load_explicit(&relay->stop, memory_order_relaxed)) {
 		int64_t next_ns = INT64_MAX, wait_ns;
@@ -163,13 +168,11 @@ void *relay_run(void *argument)
 
 		for (int i = 0; i < relay->count; i++) {
 			struct hop *hop = &relay->hops[i];
+			struct lane *lane = side->forward ? &hop->forward : &hop->back;
 			int64_t due_ns;
 
-			busy += take(relay, hop, &hop->forward, 1);
-			busy += take(relay, hop, &hop->back, 0);
-			due_ns = give(relay, &hop->forward);
-			next_ns = due_ns < next_ns ? due_ns : next_ns;
-			due_ns = give(relay, &hop->back);
+			busy += take(relay, hop, lane, side->forward);
+			due_ns = give(relay, lane);
 			next_ns = due_ns < next_ns ? due_ns : next_ns;
 		}
 		wait_ns = next_ns == INT64_MAX ? 100000000 : next_ns - now_ns() - relay->spin_ns;
@@ -177,7 +180,24 @@ void *relay_run(void *argument)
 			continue;
 		struct timespec wait = {wait_ns / 1000000000, wait_ns % 1000000000};
 
-		ppoll(ends, (nfds_t)(2 * relay->count), &wait, NULL);
+		ppoll(ends, (nfds_t)relay->count, &wait, NULL);
 	}
 	return NULL;
+}
+
+void relay_start(struct relay *relay)
+{
+	struct sched_param urgent = {.sched_priority = RELAY_PRIORITY};
+
+	for (int forward = 0; forward < 2; forward++) {
+		pthread_t thread;
+
+		relay->sides[forward] = (struct side){.relay = relay, .forward = forward};
+		if (pthread_create(&thread, NULL, run_side, &relay->sides[forward]) != 0) {
+			perror("pthread_create");
+			exit(1);
+		}
+		pthread_setschedparam(thread, SCHED_RR, &urgent);
+		pthread_detach(thread);
+	}
 }

@@ -4,7 +4,8 @@
  * here, spaced to the hop's rate by a virtual clock (which only smooths: the kernel's `tbf` before
  * it holds rate and queue), delayed, and written to the other end. Loss concerns the forward
  * direction alone, is drawn per packet from a seeded generator, and happens after the rate.
- * One thread carries all hops of a route.
+ * A thread carries all hops of a route one way, and another the other way: what a packet sets off in
+ * the kernel that gets it, up to the packets that this sends in return, is the writing thread's work.
  */
 #ifndef FIDELITY_RELAY_H
 #define FIDELITY_RELAY_H
@@ -12,6 +13,7 @@
 #include <stdatomic.h>
 #include <stdint.h>
 
+#define RELAY_PRIORITY 10
 #define MAXIMUM_HOPS 8
 #define MAXIMUM_PACKET 1600
 #define FRAME_BYTES 14 /* of Ethernet, which a TUN device does not carry but a link would */
@@ -37,9 +39,15 @@ struct hop {
 	uint64_t random;
 };
 
+struct side { /* the work of one thread */
+	struct relay *relay;
+	int forward;
+};
+
 struct relay {
 	struct hop *hops;
 	int count;
+	struct side sides[2];
 	int64_t spin_ns; /* shorter waits are not slept: a wake-up is late by some tens of µs */
 	atomic_int lossy, stop;
 	atomic_llong lost, overflown, carried, late_ns;
@@ -49,6 +57,6 @@ int64_t now_ns(void);
 void relay_prepare(struct relay *relay);
 void relay_seed(struct relay *relay, uint64_t seed);
 int64_t relay_waiting(const struct relay *relay);
-void *relay_run(void *relay);
+void relay_start(struct relay *relay);
 
 #endif

@@ -284,10 +284,9 @@ int main(int argc, char **argv)
 	static struct hop hops[MAXIMUM_HOPS];
 	struct relay relay = {.hops = hops};
 	struct plan plan = {.flows = 1, .law = "cubic"};
-	struct sched_param urgent = {.sched_priority = 10};
+	struct sched_param urgent = {.sched_priority = RELAY_PRIORITY - 1};
 	uint64_t seed = 1;
 	int runs = 1, deadline_s = 60, probing = 0, telling = 0, listening;
-	pthread_t carrier;
 
 	for (int i = 1; i < argc; i++) {
 		const char *value = i + 1 < argc ? argv[i + 1] : "";
@@ -339,12 +338,9 @@ int main(int argc, char **argv)
 	if (telling)
 		print_settings();
 	relay_prepare(&relay);
-	if (pthread_create(&carrier, NULL, relay_run, &relay) != 0)
-		fail("pthread_create");
-	pthread_setschedparam(carrier, SCHED_RR, &urgent);
+	relay_start(&relay);
 	if (plan.exact) {
 		keep_cores_awake();
-		urgent.sched_priority--;
 		pthread_setschedparam(pthread_self(), SCHED_RR, &urgent); /* and what it starts */
 	}
 	listening = listen_for_flows(&plan);

@@ -1,7 +1,7 @@
 """SimGrid 3.32, as Debian has it: the lossless cells, in three settings of its network model.
 
-It has no loss, no queue and no slow start by itself; its default model (LV08) covers the last with a
-factor of 13.01 on latency, and caps each flow at TCP-gamma ÷ (2 · latency). Which Python has its
+It has no loss, no queue and no slow start by itself; its default model (LV08) covers the last with
+a factor of 13.01 on latency, and caps each flow at TCP-gamma ÷ (2 · latency). Which Python has its
 module is found by asking.
 """
 
@@ -44,10 +44,8 @@ def measure(cells: Sequence[Cell], seeds: int, store: Store, say: Callable[[str]
     """Runs the cells without loss and puts their figures into the store; `seeds` decide nothing."""
     del seeds
     python = interpreter()
-    store.settings = {
-        "SimGrid": "3.32",
-        "models": {name: list(cfg) for name, cfg in MODELS.items()},
-    }
+    models = {name: list(options) for name, options in MODELS.items()}
+    store.settings = {"SimGrid": "3.32", "models": models}
     jobs = [(cell, model) for cell in cells if not cell.lossy for model in MODELS]
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         took = pool.map(lambda job: _run(python, *job), jobs)

@@ -3,7 +3,7 @@
     python3.11 messages.py CELL_JSON [--cfg=… …]
 
 The cell is `{"size_bytes", "flows", "cross_bps", "hops": [[bandwidth_bps, delay_s], …]}`. Prints
-the completion time of each flow, as JSON. An engine lives once in a process, so a cell is a process.
+the completion time of each flow, as JSON. An engine lives once in a process: a cell is a process.
 """
 
 import json

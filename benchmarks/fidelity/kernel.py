@@ -2,7 +2,8 @@
 
 `programs/rig.c` builds the route and carries the transfers out; here is decided what runs when.
 What has no loss is repeated under a real-time policy, its relay spinning before a packet is due, so
-that times are exact to some tens of µs; what is short or fast runs alone. What the rest of the way
+that times are exact to some tens of µs; what is short or fast runs alone, the rest a few at a time
+beside the lossy cells. What the rest of the way
 costs is measured with probes first and taken from the relay's delay. Of the repeats, the half with
 the most punctual relay counts. Lossy cells sleep most of the time and run side by side, as many as
 the machine carries, several seeds in a row in each rig.
@@ -31,8 +32,8 @@ from benchmarks.fidelity.grid import INITIAL_WINDOW, SEGMENT_BYTES, Cell, Hop, q
 from benchmarks.fidelity.store import Store
 
 SIDE_BY_SIDE = 40
-SLOW_SIDE_BY_SIDE = 3
 TOGETHER_BPS = 60e6
+EXACT_TOGETHER = 4
 EXACT_BELOW_S = 0.15
 EXACT_FROM_BPS = 50e6
 REPEATS = 7
@@ -69,10 +70,9 @@ def measure(cells: Sequence[Cell], seeds: int, store: Store, say: Callable[[str]
         store.write()
         alone = [cell for cell in cells if not cell.lossy and not _is_slow(cell)]
         slow = [cell for cell in cells if not cell.lossy and _is_slow(cell)]
-        chance = [cell for cell in cells if cell.lossy]
+        lossy = [cell for cell in cells if cell.lossy]
         _side_by_side(program, alone, seeds, store, say, most=1)
-        _side_by_side(program, slow, seeds, store, say, most=SLOW_SIDE_BY_SIDE)
-        _side_by_side(program, chance, seeds, store, say, most=SIDE_BY_SIDE)
+        _side_by_side(program, [*slow, *lossy], seeds, store, say, most=SIDE_BY_SIDE)
 
 
 def repeats(cell: Cell) -> int:
@@ -100,7 +100,7 @@ def _side_by_side(
     load = _Load(TOGETHER_BPS)
     with ThreadPoolExecutor(most) as pool:
         jobs = {}
-        for cell in sorted(cells, key=lambda cell: -cell.guess_s):
+        for cell in sorted(cells, key=lambda cell: (cell.lossy, -cell.guess_s)):
             total = cell.seeds(seeds) if cell.lossy else repeats(cell)
             size = max(1, min(total, int(CHUNK_S / cell.guess_s))) if cell.lossy else total
             for first in range(0, total, size):
@@ -148,6 +148,8 @@ def _run_within(
     load: _Load, program: Path, cell: Cell, first_seed: int, runs: int
 ) -> list[dict[str, Any]]:
     expected_bps = cell.size_bytes * 8 * cell.flows / cell.guess_s + cell.cross_bps
+    if not cell.lossy:
+        expected_bps = TOGETHER_BPS / EXACT_TOGETHER
     with load.share(expected_bps):
         return _run(program, cell, first_seed, runs, exact=not cell.lossy)
 

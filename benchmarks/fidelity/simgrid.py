@@ -8,12 +8,10 @@ module is found by asking.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 from benchmarks.fidelity.build import PROGRAMS, NotHereError
 from benchmarks.fidelity.grid import Cell
@@ -24,7 +22,7 @@ MODELS = {
     "without TCP-gamma": ("--cfg=network/TCP-gamma:0",),
     "CM02": ("--cfg=network/model:CM02",),
 }
-TIMEOUT_S = 120
+TIMEOUT_S = 300
 
 
 def interpreter() -> str:
@@ -46,33 +44,35 @@ def measure(cells: Sequence[Cell], seeds: int, store: Store, say: Callable[[str]
     python = interpreter()
     models = {name: list(options) for name, options in MODELS.items()}
     store.settings = {"SimGrid": "3.32", "models": models}
-    jobs = [(cell, model) for cell in cells if not cell.lossy for model in MODELS]
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        took = pool.map(lambda job: _run(python, *job), jobs)
-        for (cell, model), seconds in zip(jobs, took, strict=True):
+    lossless = [cell for cell in cells if not cell.lossy]
+    for model in MODELS:
+        took = _run(python, lossless, model)
+        for cell, seconds in zip(lossless, took, strict=True):
             store.put(f"{cell.name} ({model})", [seconds], write=False)
+        say(f"simgrid {model}: {len(lossless)} cells")
     store.write()
-    say(f"simgrid: {len(jobs)} runs")
 
 
-def _run(python: str, cell: Cell, model: str) -> list[float]:
-    words = json.dumps(
-        {
-            "size_bytes": cell.size_bytes,
-            "flows": cell.flows,
-            "cross_bps": cell.cross_bps,
-            "hops": [[hop.bandwidth_bps, hop.delay_s] for hop in cell.hops],
-        }
-    )
-    program = PROGRAMS / "messages.py"
+def _run(python: str, cells: Sequence[Cell], model: str) -> list[list[float]]:
+    lines = [
+        json.dumps(
+            {
+                "size_bytes": cell.size_bytes,
+                "flows": cell.flows,
+                "cross_bps": cell.cross_bps,
+                "hops": [[hop.bandwidth_bps, hop.delay_s] for hop in cell.hops],
+            }
+        )
+        for cell in cells
+    ]
     done = subprocess.run(
-        [python, str(program), words, *MODELS[model]],
+        [python, str(PROGRAMS / "messages.py"), *MODELS[model]],
+        input="\n".join(lines) + "\n",
         capture_output=True,
         text=True,
         timeout=TIMEOUT_S,
         check=False,
     )
     if done.returncode:
-        raise RuntimeError(f"SimGrid, {cell.name}: {done.stderr[-500:]}")
-    seconds: list[float] = json.loads(done.stdout.splitlines()[-1])
-    return seconds
+        raise RuntimeError(f"SimGrid ended with {done.returncode}: {done.stderr[-500:]}")
+    return [json.loads(line) for line in done.stdout.splitlines()]

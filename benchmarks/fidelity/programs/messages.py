@@ -1,12 +1,14 @@
-"""The transfers of one cell in SimGrid 3.32; run by the Python that has its module.
+"""The transfers of cells in SimGrid 3.32; run by the Python that has its module.
 
-    python3.11 messages.py CELL_JSON [--cfg=… …]
+    python3.11 messages.py [--cfg=… …] < CELLS
 
-The cell is `{"size_bytes", "flows", "cross_bps", "hops": [[bandwidth_bps, delay_s], …]}`. Prints
-the completion time of each flow, as JSON. An engine lives once in a process: a cell is a process.
+A line of CELLS is `{"size_bytes", "flows", "cross_bps", "hops": [[bandwidth_bps, delay_s], …]}`.
+For each a line is printed, the completion times of its flows, as JSON. An engine lives once in a
+process, so each cell has a process of its own, forked from this one.
 """
 
 import json
+import os
 import sys
 import tempfile
 
@@ -44,10 +46,9 @@ def platform(cell: dict) -> str:
     return PLATFORM.format(hosts=hosts, links=links, routes=routes)
 
 
-def main() -> None:
-    """Runs the cell."""
-    cell = json.loads(sys.argv[1])
-    engine = simgrid.Engine(["messages", *sys.argv[2:], "--log=root.thresh:warning"])
+def run(cell: dict) -> None:
+    """Runs a cell and prints its times."""
+    engine = simgrid.Engine(["messages", *sys.argv[1:], "--log=root.thresh:warning"])
     with tempfile.NamedTemporaryFile("w", suffix=".xml") as file:
         file.write(platform(cell))
         file.flush()
@@ -63,20 +64,33 @@ def main() -> None:
         took[number] = simgrid.Engine.clock - begun
 
     def disturb() -> None:
-        stream = simgrid.Comm.sendto_init(simgrid.Host.by_name("other"), target)
+        stream = simgrid.Mailbox.by_name("other").put_init("stream", 1 << 50)
         stream.set_rate(int(cell["cross_bps"] / 8))
-        stream.set_payload_size(1 << 50)
-        stream.start()
         stream.wait()
+
+    def absorb() -> None:
+        simgrid.Mailbox.by_name("other").get()
 
     if cell["cross_bps"]:
         simgrid.Actor.create("other", simgrid.Host.by_name("other"), disturb).daemonize()
+        simgrid.Actor.create("sink", target, absorb).daemonize()
     for number in range(cell["flows"]):
         simgrid.Actor.create(
             f"sender-{number}", simgrid.Host.by_name(f"source-{number}"), send, number
         )
     engine.run()
-    print(json.dumps(took))
+    print(json.dumps(took), flush=True)
+
+
+def main() -> None:
+    """Runs the cells, one after the other; ends with 1 as soon as one fails."""
+    for line in sys.stdin:
+        child = os.fork()
+        if not child:
+            run(json.loads(line))
+            os._exit(0)
+        if os.waitpid(child, 0)[1]:
+            sys.exit(1)
 
 
 main()

@@ -338,7 +338,7 @@ int main(int argc, char **argv)
 	}
 	plan.receiver_namespace = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);
 	/* a real-time thread that spins for a second is throttled, so long transfers sleep more */
-	relay.spin_ns = plan.exact && ideal_s < 0.5 ? 300000 : 50000;
+	relay.spin_ns = !plan.exact ? 5000 : ideal_s < 0.5 ? 300000 : 50000;
 	snprintf(plan.target, sizeof plan.target, "10.%d.0.2", relay.count);
 	if (telling)
 		print_settings();

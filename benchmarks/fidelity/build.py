@@ -1,4 +1,7 @@
-"""Compiles the C and C++ programs beside this file, into a folder of the caller's."""
+"""Compiles the C and C++ programs beside this file, and runs them under a deadline.
+
+What runs is known, so that a measurement that is broken off leaves nothing running.
+"""
 
 from __future__ import annotations
 
@@ -33,6 +36,31 @@ def compiled(
     if done.returncode:
         raise NotHereError(f"{compiler} refused {sources[0]}; {remedy}\n{done.stderr[-2000:]}")
     return program
+
+
+_running: set[subprocess.Popen[str]] = set()
+
+
+def finished(command: Sequence[str], timeout_s: float) -> subprocess.CompletedProcess[str]:
+    """Runs a program to its end; kills it after the time given, and raises ``TimeoutExpired``."""
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as program:
+        _running.add(program)
+        try:
+            output, errors = program.communicate(timeout=timeout_s)
+        except BaseException:
+            program.kill()
+            raise
+        finally:
+            _running.discard(program)
+    return subprocess.CompletedProcess(list(command), program.returncode, output, errors)
+
+
+def kill_all() -> None:
+    """Ends every program that `finished` is waiting for, in whatever thread."""
+    for program in tuple(_running):
+        program.kill()
 
 
 def arguments(cell: Cell, first_seed: int, runs: int) -> list[str]:

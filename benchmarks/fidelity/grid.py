@@ -185,12 +185,11 @@ def _losses() -> Iterator[Cell]:
         (MEGA, 10 * MEGA, 0.05),
         (MEGA, 100 * MEGA, 0.01),
         (MEGA, 100 * MEGA, 0.1),
-        (10 * MEGA, 100 * MEGA, 0.01),
     )
     for (size, rate, delay_s), loss in product(places, (0.001, 0.005, 0.01, 0.02)):
         yield _link("loss", size, rate, delay_s, loss=loss, suffix=f"-{loss:.1%}")
-    for loss in (0.001, 0.005):
-        yield _link("loss", 10 * MEGA, 100 * MEGA, 0.05, loss=loss, suffix=f"-{loss:.1%}")
+    for delay_s, loss in ((0.01, 0.001), (0.01, 0.005), (0.01, 0.01), (0.05, 0.001)):
+        yield _link("loss", 10 * MEGA, 100 * MEGA, delay_s, loss=loss, suffix=f"-{loss:.1%}")
 
 
 def _shared_losses() -> Iterator[Cell]:

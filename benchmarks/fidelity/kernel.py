@@ -27,12 +27,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.fidelity.build import NotHereError, arguments, compiled
+from benchmarks.fidelity.build import NotHereError, arguments, compiled, finished, kill_all
 from benchmarks.fidelity.grid import INITIAL_WINDOW, SEGMENT_BYTES, Cell, Hop, queue_bytes
 from benchmarks.fidelity.store import Store
 
-SIDE_BY_SIDE = 32
-TOGETHER_BPS = 50e6
+SIDE_BY_SIDE = 64
+TOGETHER_BPS = 60e6
 EXACT_TOGETHER = 4
 EXACT_BELOW_S = 0.15
 EXACT_FROM_BPS = 50e6
@@ -125,7 +125,8 @@ def _side_by_side(
                     _keep(store, cell, sorted(found[cell.name], key=lambda run: run["seed"]))
                     say(f"kernel {cell.name}")
         except BaseException:
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
+            kill_all()
             raise
 
 
@@ -169,13 +170,7 @@ def _run(
     each_s = cell.guess_s * 3 + 4 * cell.delay_s + 2
     deadline_s = int(runs * each_s + 20)
     command = [str(program), *arguments(cell, first_seed, runs), "--deadline", str(deadline_s)]
-    done = subprocess.run(
-        [*command, *(["--exact"] if exact else [])],
-        capture_output=True,
-        text=True,
-        timeout=deadline_s + 30,
-        check=False,
-    )
+    done = finished([*command, *(["--exact"] if exact else [])], deadline_s + 30)
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     if len(lines) < runs:
         why = done.stderr.strip() or f"ended with {done.returncode}"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.fidelity.build import arguments, compiled
+from benchmarks.fidelity.build import arguments, compiled, finished, kill_all
 from benchmarks.fidelity.grid import Cell
 from benchmarks.fidelity.store import Store
 
@@ -65,7 +64,8 @@ def measure(cells: Sequence[Cell], seeds: int, store: Store, say: Callable[[str]
                     _keep(store, cell, found[cell.name])
                     say(f"ns3 {cell.name}")
         except BaseException:
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
+            kill_all()
             raise
 
 
@@ -77,9 +77,7 @@ def runs(cell: Cell, seeds: int) -> int:
 
 
 def _run(program: Path, words: Sequence[str]) -> list[dict[str, Any]]:
-    done = subprocess.run(
-        [str(program), *words], capture_output=True, text=True, timeout=TIMEOUT_S, check=False
-    )
+    done = finished([str(program), *words], TIMEOUT_S)
     if done.returncode:
         raise RuntimeError(f"ns-3 ended with {done.returncode}: {done.stderr[-1000:]}")
     return [json.loads(line) for line in done.stdout.splitlines()]

@@ -102,4 +102,7 @@ def _write(missing: dict[str, str]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("broken off; what was measured is kept, and --new goes on with the rest")

@@ -216,7 +216,11 @@ def _settings(program: Path) -> dict[str, Any]:
 
 
 def _probe(program: Path, rate_bps: float, delay_s: float) -> dict[str, Any]:
-    """What the rig does to packets, and to a long transfer, against what was asked of it."""
+    """What the rig does to packets, and to a long transfer, against what was asked of it.
+
+    `rate_error` is of a UDP flood, which near 1 Gbit/s is limited by its sender's processor;
+    `transfer_rate_error` of the best of some TCP transfers, slow start included.
+    """
     size_bytes = int(rate_bps / 8 * PROBE_S)
     cell = Cell("probe", "", size_bytes, (Hop(rate_bps, delay_s, queue_bytes(rate_bps, delay_s)),))
     words = [str(program), *arguments(cell, 1, PROBE_RUNS), "--probe", "--exact"]

@@ -55,10 +55,38 @@ class Resource:
         self.free_ns = 0
 
 
+class Leg:
+    """A link as it is now, with what every way over it needs to know of it.
+
+    `jitter_most_ns` is by how much jitter can shorten its delay; the rest as in `Path`.
+    """
+
+    __slots__ = ("byte_ns", "delay_ns", "jitter_most_ns", "link", "losses", "per_bit", "resource")
+
+    def __init__(self, link: Link, resource: Resource) -> None:
+        self.link, self.resource = link, resource
+        self.per_bit = 1 / link.bandwidth_bps if link.medium else 1.0
+        self.byte_ns = 8e9 / link.bandwidth_bps
+        self.delay_ns = to_ns(link.delay_s)
+        self.jitter_most_ns = 0
+        if link.jitter_s > 0:
+            least_s = max(link.delay_s + link.jitter_s * quantile(link)(0), 0)
+            self.jitter_most_ns = self.delay_ns - to_ns(least_s)
+        self.losses = tuple(
+            (f"{purpose} {link.source}>{link.target}", loss, burst)
+            for purpose, loss, burst in (
+                ("loss", link.loss, link.burst),
+                ("corrupt", link.corrupt, 1.0),
+            )
+            if loss > 0
+        )
+
+
 class Path:
     """A route as it is now.
 
     Attributes:
+        hops: each resource on the way, and the nanoseconds that a byte takes of it.
         speed: bytes a nanosecond that a flow alone has.
         travel_ns: from a segment's last bit at the bottleneck to its arrival.
         per_byte_ns: what each byte of a first segment takes more, over the other links of the
@@ -67,72 +95,79 @@ class Path:
         jitter: draws what jitter adds to `travel_ns`, or None; at least `-jitter_most_ns`.
         losses: what segments are lost to: its purpose (for its stream of chance), loss and burst.
         queue_bytes: what can wait at the slowest link.
-        standing_ns: the mean wait in it where flows that never end fill it.
-        utilization: what of the bandwidth a flow alone can use with that queue.
+        plain: whether it takes of each resource what its rate is (no media).
     """
 
     __slots__ = (
-        "bandwidth_bps", "delay_s", "jitter", "jitter_most_ns", "links", "losses", "per_bit",
-        "per_byte_ns", "queue_bytes", "resources", "rtt_ns", "speed", "standing_ns", "travel_ns",
-        "uses", "utilization",
+        "_congestion", "_slowest", "_standing", "bandwidth_bps", "hops", "jitter",
+        "jitter_most_ns", "links", "losses", "per_bit", "per_byte_ns", "plain", "queue_bytes",
+        "resources", "rtt_ns", "speed", "travel_ns",
     )  # fmt: skip
 
-    def __init__(
-        self,
-        links: Sequence[Link],
-        back: Sequence[Link] | None,
-        resource: Callable[[Link], Resource],
-        transport: Transport,
-    ) -> None:
-        self.links = tuple(links)
+    def __init__(self, legs: Sequence[Leg], back: Sequence[Leg], transport: Transport) -> None:
         taken: dict[Resource, float] = {}
-        for link in links:
-            shared = resource(link)
-            per_bit = 1 / link.bandwidth_bps if link.medium else 1.0
-            taken[shared] = taken.get(shared, 0.0) + per_bit
+        travel_ns, bytes_ns, slowest_ns = 0, 0.0, 0.0
+        losses: tuple[tuple[str, float, float], ...] = ()
+        self.jitter_most_ns = 0
+        self.jitter = None
+        for leg in legs:
+            resource, byte_ns = leg.resource, leg.byte_ns
+            taken[resource] = taken.get(resource, 0.0) + leg.per_bit
+            travel_ns += leg.delay_ns
+            bytes_ns += byte_ns
+            if byte_ns > slowest_ns:
+                slowest_ns, self._slowest = byte_ns, leg.link
+            if leg.losses:
+                losses += leg.losses
+            if leg.link.jitter_s > 0:
+                self.jitter_most_ns += leg.jitter_most_ns
+                self.jitter = _jitter([leg.link for leg in legs if leg.link.jitter_s > 0])
+        self.links = tuple([leg.link for leg in legs])
+        self.losses = losses
         self.resources = tuple(taken)
         self.per_bit = tuple(taken.values())
-        self.uses = tuple(Use(shared, per_bit) for shared, per_bit in taken.items())
-        self.bandwidth_bps = min(
-            shared.capacity / per_bit for shared, per_bit in taken.items()
-        )  # fmt: skip
+        self.plain = all([per_bit == 1.0 for per_bit in self.per_bit])
+        self.hops = tuple([(r, 8e9 * per_bit / r.capacity) for r, per_bit in taken.items()])
+        self.bandwidth_bps = min([r.capacity / per_bit for r, per_bit in taken.items()])
         self.speed = self.bandwidth_bps / 8e9
-        self.delay_s = sum(link.delay_s for link in links)
-        self.travel_ns = sum(to_ns(link.delay_s) for link in links)
-        byte_ns = [8e9 / link.bandwidth_bps for link in links]
-        self.per_byte_ns = sum(byte_ns) - max(byte_ns)
-        returning = links if back is None else back
-        there_ns = self.travel_ns + sum(byte_ns) * (
-            transport.segment_bytes + transport.header_bytes
-        )
-        back_ns = sum(to_ns(link.delay_s) + 8e9 / link.bandwidth_bps * ACK_BYTES
-                      for link in returning)  # fmt: skip
-        self.rtt_ns = max(round(there_ns + back_ns), LEAST_RTT_NS)
-        strays = [link for link in links if link.jitter_s > 0]
-        self.jitter = _jitter(strays) if strays else None
-        self.jitter_most_ns = sum(
-            to_ns(link.delay_s) - to_ns(max(link.delay_s + link.jitter_s * quantile(link)(0), 0))
-            for link in strays
-        )
-        self.losses = tuple(
-            (purpose, loss, burst)
-            for link in links
-            for purpose, loss, burst in (
-                (f"loss {link.source}>{link.target}", link.loss, link.burst),
-                (f"corrupt {link.source}>{link.target}", link.corrupt, 1.0),
-            )
-            if loss > 0
-        )
-        slowest = min(links, key=lambda link: link.bandwidth_bps)
-        self.queue_bytes = queue_bytes(slowest)
-        product = self.rtt_ns * self.speed
-        self.utilization = 1.0
-        if slowest.queue == "codel":
-            self.standing_ns = round(CODEL_TARGET_S * 1e9)
-        else:
-            self.utilization = laws.utilization(transport.congestion, self.queue_bytes / product)
-            queued = laws.standing(transport.congestion, self.queue_bytes / product) * product
-            self.standing_ns = round(queued / self.speed)
+        self.travel_ns = travel_ns
+        self.per_byte_ns = bytes_ns - slowest_ns
+        trip_ns = travel_ns + bytes_ns * (transport.segment_bytes + transport.header_bytes)
+        for leg in back or legs:
+            trip_ns += leg.delay_ns + leg.byte_ns * ACK_BYTES
+        self.rtt_ns = max(round(trip_ns), LEAST_RTT_NS)
+        self.queue_bytes = queue_bytes(self._slowest)
+        self._congestion = transport.congestion
+        self._standing = -1
+
+    @property
+    def delay_s(self) -> float:
+        """Of all its links together."""
+        return sum(link.delay_s for link in self.links)
+
+    @property
+    def uses(self) -> tuple[Use, ...]:
+        """What of each resource it takes for a bit."""
+        return tuple(map(Use, self.resources, self.per_bit))
+
+    @property
+    def standing_ns(self) -> int:
+        """The mean wait at the slowest link where flows that never end fill its queue."""
+        if self._standing < 0:
+            if self._slowest.queue == "codel":
+                self._standing = round(CODEL_TARGET_S * 1e9)
+            else:
+                product = self.rtt_ns * self.speed
+                queued = laws.standing(self._congestion, self.queue_bytes / product) * product
+                self._standing = round(queued / self.speed)
+        return self._standing
+
+    @property
+    def utilization(self) -> float:
+        """What of the bandwidth a flow alone can use with that queue."""
+        if self._slowest.queue == "codel":
+            return 1.0
+        return laws.utilization(self._congestion, self.queue_bytes / (self.rtt_ns * self.speed))
 
     @property
     def loss(self) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from broker.network import chance
-from broker.network.paths import Path, Resource
+from broker.network.paths import Leg, Path, Resource
 from broker.network.routes import Pair, Routes
 from faults import Conditions
 from topologies import Link, Topology
@@ -28,6 +28,7 @@ class Ways:
             for end in ends:
                 self._touching.setdefault(end, []).append(ends)
         self._resources: dict[Pair, Resource] = {}
+        self._legs: dict[Pair, Leg] = {}
         self._media: dict[str, Resource] = {}
         self._routes: Routes | None = None
 
@@ -55,6 +56,7 @@ class Ways:
             if ends in self.links:
                 link = self.links[ends] = conditions.link(self._topology.links[ends])
                 chance.check(link)
+                self._legs.pop(ends, None)
                 if ends in self._resources and not link.medium:
                     self._resources[ends].capacity = link.bandwidth_bps
         self.generation += 1
@@ -81,12 +83,24 @@ class Ways:
 
     def path(self, source: str, destination: str) -> Path | None:
         """The way with all that a flow needs to know of it."""
-        links = self.route(source, destination)
-        if not links:
+        if self.conditions.blocked(source, destination):
+            return None
+        there = self.routes.path(source, destination)
+        if not there:
             return None
         back = self.routes.path(destination, source)
-        returning = None if back is None else self.routes.links(back)
-        return Path(links, returning, self.resource, self._topology.transport)
+        return Path(
+            [self._leg(ends) for ends in there],
+            [self._leg(ends) for ends in back or ()],
+            self._topology.transport,
+        )
+
+    def _leg(self, ends: Pair) -> Leg:
+        found = self._legs.get(ends)
+        if found is None:
+            link = self.links[ends]
+            found = self._legs[ends] = Leg(link, self.resource(link))
+        return found
 
     @property
     def routes(self) -> Routes:

@@ -1,0 +1,387 @@
+"""All streams: what is sent goes as packets or drains as a fluid, and what happens to it then.
+
+What waits for a way is in the queue, too. The events of a stream are the arrivals of what is in
+transit, the end of a silence, and, where somebody has to be there, its goal.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Iterable
+
+from broker.network.agenda import NEVER, Agenda, Fate
+from broker.network.flow import Flow
+from broker.network.paths import Resource
+from broker.network.routes import Pair
+from broker.network.sender import TIMED_OUT, Stream
+from broker.network.shares import Shares, enlist, unlist
+from broker.network.ways import Ways
+from faults.conditions import Traffic
+from topologies import Transport
+
+_fate = tuple.__new__
+
+
+class Streams:
+    """The streams of a network, by their pair of nodes, and the traffic in the background."""
+
+    __slots__ = ("_agenda", "_background", "_full_bytes", "_header_bytes", "_most_head", "_seed",
+                 "_shares", "_streams", "_timeout_ns", "_transport", "_ways", "generation")  # fmt: skip
+
+    def __init__(
+        self, agenda: Agenda, ways: Ways, shares: Shares, transport: Transport, seed: int
+    ) -> None:
+        self._agenda, self._ways, self._shares = agenda, ways, shares
+        self._transport, self._seed = transport, seed
+        self._full_bytes, self._header_bytes = transport.segment_bytes, transport.header_bytes
+        self._most_head = self._full_bytes + self._header_bytes
+        self._timeout_ns = round(transport.timeout_s * 1e9)
+        self._streams: dict[Pair, Stream] = {}
+        self._background: list[Flow] = []
+        self.generation = 0
+
+    # Sending.
+
+    def send(self, at_ns: int, number: int, source: str, destination: str, size_bytes: int) -> None:
+        """A message is handed over."""
+        stream = self._streams.get((source, destination))
+        if stream is None or stream.generation != self.generation or stream.waiting:
+            stream = self._ready(at_ns, number, source, destination)
+            if stream is None:
+                return
+        self._agenda.in_flight += 1
+        if size_bytes <= self._full_bytes:
+            size = head = size_bytes + self._header_bytes
+        else:
+            size = size_bytes + -(-size_bytes // self._full_bytes) * self._header_bytes
+            head = self._most_head
+        begin = stream.enqueued
+        end = stream.enqueued = begin + size
+        if stream.losses is not None:
+            stream.mark(end, size)
+        queue = stream.queue
+        if stream.waiting:
+            queue.append((end, number, head))
+            return
+        if at_ns >= stream.goal_ns:
+            if queue:
+                stream.settle(at_ns)
+            stream.drained = begin
+            if at_ns >= stream.round_end or stream.full:
+                stream.open_round(at_ns)
+            if size == head and end <= stream.limit and not stream.holes:
+                self._pass(stream, at_ns, end, number, size)
+            else:
+                queue.append((end, number, head))
+                self._begin(stream, at_ns)
+            return
+        queue.append((end, number, head))
+        if end > stream.limit or stream.holes:
+            if not stream.must:
+                self._agenda.wake(stream, stream.aim())
+            return
+        stream.goal = end
+        stream.goal_ns = stream.since_ns + math.ceil((end - stream.drained) / stream.speed)
+
+    def _pass(self, stream: Stream, at_ns: int, end: int, number: int, size: int) -> None:
+        """A packet: behind the others that are queued at each link, and its arrival is known."""
+        path = stream.path
+        left = at_ns
+        wait_ns = 0
+        for resource, byte_ns in path.hops:
+            free = resource.free_ns
+            if free < at_ns:
+                free = at_ns
+            taken = math.ceil(size * byte_ns)
+            if resource.users:
+                wait_ns += self._shares.pass_by(resource, stream, at_ns, taken)
+            resource.free_ns = free = free + taken
+            if free > left:
+                left = free
+        stream.drained = stream.goal = end
+        stream.since_ns = stream.busy_ns = left
+        stream.wait_ns = wait_ns
+        at = left + path.travel_ns + wait_ns + int(path.per_byte_ns * size)
+        if path.jitter is not None:
+            at += path.jitter(stream.chance("jitter"))
+        if at < stream.last_ns:
+            at = stream.last_ns
+        stream.last_ns = at
+        transit = stream.transit
+        transit.append((at, number, left, end, size))
+        if len(transit) == 1:
+            stream.wake_ns = at
+            heapq.heappush(self._agenda.heap, (at, stream.index, stream))
+
+    def _begin(self, stream: Stream, at_ns: int) -> None:
+        """A stream that was idle begins to drain."""
+        path = stream.path
+        stream.since_ns = at_ns
+        stream.speed = path.speed
+        stream.shared = stream.must = False
+        stream.wait_ns = 0
+        index = stream.index
+        contended = False
+        for resource in path.resources:
+            users = resource.users
+            if users:
+                for other in users.values():
+                    if other.goal_ns > at_ns and other is not stream:
+                        contended = True
+                        break
+                else:
+                    users.clear()
+            users[index] = stream
+            if resource.free_ns > stream.since_ns:
+                stream.since_ns = resource.free_ns
+        if contended:
+            stream.shared = True
+            stream.goal_ns = NEVER
+            stream.wait_ns = self._shares.wait_ns(path, at_ns, stream)
+            self._shares.touch(at_ns, path.resources, (stream,))
+        else:
+            self._agenda.wake(stream, stream.aim())
+
+    # Events.
+
+    def wake(self, stream: Stream, at_ns: int, to_ns: int) -> None:
+        """What has arrived is told, as far ahead as nothing else happens; then its own events."""
+        agenda, queue, transit = self._agenda, stream.queue, stream.transit
+        own_ns = NEVER
+        if stream.waiting:
+            own_ns = stream.resume_ns
+        elif stream.must:
+            own_ns = stream.goal_ns
+        ahead = to_ns
+        if agenda.heap and agenda.heap[0][0] <= ahead:
+            ahead = agenda.heap[0][0] - 1
+        if own_ns <= ahead:
+            ahead = own_ns - 1
+        if ahead < at_ns or self._shares.dirty:
+            ahead = at_ns
+        self._tell(stream, ahead)
+        if transit and own_ns > at_ns:
+            wake = transit[0][0]
+            agenda.wake(stream, wake if wake < own_ns else own_ns)
+            return
+        if at_ns >= own_ns:
+            if stream.waiting:
+                self._resume(stream, at_ns)
+            else:
+                self._reach_goal(stream, at_ns)
+        if transit or queue or stream.waiting:
+            agenda.wake(stream, stream.aim())
+
+    def _tell(self, stream: Stream, until_ns: int) -> None:
+        """What has arrived by then; nothing else happens until then."""
+        queue, transit, fates = stream.queue, stream.transit, self._agenda.fates
+        told = 0
+        while True:
+            while transit and transit[0][0] <= until_ns:
+                item = transit.popleft()
+                fates.append(_fate(Fate, (item[1], item[0], "", 0, True)))
+                told += 1
+            if transit or not queue:
+                break
+            stream.settle(until_ns)
+            if not transit:
+                break
+        self._agenda.in_flight -= told
+
+    def early(self, stream: Stream, now_ns: int, until_ns: int) -> Iterable[Fate]:
+        """Pops those arrivals until then that stand fast."""
+        stream.settle(now_ns)
+        transit = stream.transit
+        while transit and transit[0][0] <= until_ns:
+            arrival_ns, number, _, _, _ = transit.popleft()
+            self._agenda.in_flight -= 1
+            yield _fate(Fate, (number, arrival_ns, "", 0, True))
+
+    def _resume(self, stream: Stream, at_ns: int) -> None:
+        """A silence is over: the next round, a timer, or the end of patience with a lost way."""
+        stream.waiting = False
+        stream.since_ns = at_ns
+        if stream.stalled_ns >= 0:
+            stream.stalled_ns = -1
+            stream.generation = -1
+            self._lose_queue(stream, at_ns, "stream timeout")
+            return
+        if stream.path is not None:
+            stream.wait_ns = self._shares.wait_ns(stream.path, at_ns, stream)
+        stream.next_round(at_ns)
+        if stream.drained < stream.enqueued:
+            self._join(stream, at_ns)
+
+    def _reach_goal(self, stream: Stream, at_ns: int) -> None:
+        """All is sent, or the window is used up, or a segment is lost."""
+        stream.rebase(at_ns)
+        if stream.holes and stream.drained >= stream.holes[0]:
+            until_ns = stream.lose(at_ns)
+            if until_ns:
+                stream.stop(at_ns, until_ns)
+                self._leave(stream, at_ns)
+                return
+        elif stream.drained >= stream.enqueued:
+            self._leave(stream, at_ns)
+            return
+        elif at_ns >= stream.round_end:
+            gain = stream.gain
+            stream.fill(at_ns)
+            if stream.shared and stream.gain != gain:
+                self._enlist(stream)
+                self._shares.touch(at_ns, stream.path.resources, (stream,))
+                return
+        else:
+            stream.stop(at_ns, stream.round_end)
+            self._leave(stream, at_ns)
+            return
+        self._join(stream, at_ns)
+
+    def _join(self, stream: Stream, at_ns: int) -> None:
+        """The stream sends on: with others there the sharing is solved anew."""
+        listed = all(stream.index in resource.users for resource in stream.path.resources)
+        self._enlist(stream)
+        if listed and stream.shared:
+            self._agenda.wake(stream, stream.aim())
+        else:
+            self._shares.touch(at_ns, stream.path.resources, (stream,))
+
+    def _enlist(self, stream: Stream) -> None:
+        stream.goal_ns = NEVER
+        enlist(stream)
+
+    def _leave(self, stream: Stream, at_ns: int) -> None:
+        """The stream sends no more; what it took the others get."""
+        unlist(stream)
+        if stream.shared:
+            stream.shared = stream.must = False
+            self._shares.touch(at_ns, stream.path.resources)
+
+    # Ways.
+
+    def _ready(self, at_ns: int, number: int, source: str, destination: str) -> Stream | None:
+        """The stream between two nodes on the way of now; None where the message has ended."""
+        if not self._ways.conditions.is_up(destination):
+            self._agenda.fates.append(Fate(number, at_ns, "destination down"))
+            return None
+        if source == destination:
+            self._agenda.fates.append(Fate(number, at_ns))
+            return None
+        stream = self._streams.get((source, destination))
+        if stream is None:
+            index = self._agenda.name()
+            stream = Stream(index, source, destination, self._seed, self._transport)
+            self._streams[source, destination] = stream
+        if stream.generation != self.generation:
+            stream.rebase(at_ns)
+            self._take_way(stream, at_ns)
+            if stream.waiting:
+                self._agenda.wake(stream, stream.aim())
+        return stream
+
+    def _take_way(self, stream: Stream, at_ns: int) -> None:
+        """Puts the stream on the way of now; without one it stalls, with one again it resumes once
+        its retransmission timer, doubled each time, has fired.
+        """
+        known = stream.generation >= 0
+        path = self._ways.path(stream.source, stream.destination)
+        stream.generation = self.generation
+        if path is None:
+            if stream.stalled_ns < 0:
+                stream.stop(at_ns, at_ns + self._timeout_ns)
+                stream.stalled_ns = at_ns
+            return
+        fresh = not known or not stream.full
+        stream.close_pipe()
+        moved = not known or stream.path is None or stream.path.losses != path.losses
+        stream.path = path
+        stream.speed = path.speed
+        if moved:
+            stream.take_losses()
+        if stream.stalled_ns >= 0:
+            stream.resume_ns = _timer_after(stream.stalled_ns, at_ns, stream.rto_ns)
+            stream.stalled_ns = -1
+            stream.lost = TIMED_OUT
+        elif not stream.waiting and not fresh:
+            stream.begin_round(at_ns)
+
+    def move(self, at_ns: int, generation: int, traffic: Iterable[Traffic]) -> None:
+        """The ways have changed: all that is under way is planned anew."""
+        self.generation = generation
+        busy = [
+            stream
+            for stream in self._streams.values()
+            if stream.waiting or stream.goal_ns > at_ns or stream.queue or stream.busy_ns > at_ns
+        ]
+        touched: dict[Resource, None] = {}
+        for flow in self._background:
+            touched.update(dict.fromkeys(flow.path.resources))
+            unlist(flow)
+        self._background = []
+        for stream in busy:
+            stream.rebase(at_ns)
+            stream.take_back(at_ns)
+            if stream.waiting or stream.drained < stream.enqueued:
+                if stream.path is not None:
+                    touched.update(dict.fromkeys(stream.path.resources))
+                    unlist(stream)
+                self._take_way(stream, at_ns)
+        for source in traffic:
+            path = self._ways.path(source.source, source.target)
+            if path is not None:
+                flow = Flow(self._agenda.name())
+                flow.path, flow.cap_bps, flow.goal_ns = path, source.rate_bps, NEVER
+                self._background.append(flow)
+                enlist(flow)
+                touched.update(dict.fromkeys(path.resources))
+        for stream in busy:
+            if not stream.waiting and stream.drained < stream.enqueued:
+                self._enlist(stream)
+                touched.update(dict.fromkeys(stream.path.resources))
+        self._shares.touch(at_ns, touched, busy)
+
+    # Ends.
+
+    def lose_ends(self, now_ns: int, name: str) -> None:
+        """A node died: what it had not sent out is lost, and all that was for it."""
+        agenda = self._agenda
+        for stream in self._streams.values():
+            if stream.destination == name:
+                stream.settle(now_ns)
+                reason = "destination crashed"
+                for item in stream.transit:
+                    agenda.fates.append(Fate(item[1], now_ns, reason))
+                agenda.in_flight -= len(stream.transit)
+                stream.transit.clear()
+            elif stream.source == name:
+                stream.settle(now_ns)
+                stream.take_back(now_ns)
+                reason = "source crashed"
+            else:
+                continue
+            self._lose_queue(stream, now_ns, reason)
+            stream.connect_anew()
+
+    def _lose_queue(self, stream: Stream, now_ns: int, reason: str) -> None:
+        for _, number, _ in stream.queue:
+            self._agenda.fates.append(Fate(number, now_ns, reason))
+        self._agenda.in_flight -= len(stream.queue)
+        stream.queue.clear()
+        stream.holes.clear()
+        stream.drained = stream.goal = stream.enqueued
+        stream.goal_ns = now_ns
+        stream.waiting = stream.must = False
+        stream.stalled_ns = -1
+        if stream.path is not None:
+            self._leave(stream, now_ns)
+        self._agenda.wake(stream, stream.aim())
+
+
+def _timer_after(stalled_ns: int, path_back_ns: int, rto_ns: int) -> int:
+    """The first instant at or after `path_back_ns` at which the doubled timer fires."""
+    at_ns = stalled_ns + rto_ns
+    while at_ns < path_back_ns:
+        rto_ns *= 2
+        at_ns += rto_ns
+    return at_ns

@@ -22,17 +22,18 @@ from topologies import Transport
 class Shares:
     """The sharing of all resources among the flows that use them.
 
-    `dirty` holds what was touched at `dirty_ns` and is not solved yet.
+    `dirty` says that something was touched, at `dirty_ns`, and is not solved yet.
     """
 
-    __slots__ = ("_agenda", "_changed", "_law", "_segment", "dirty", "dirty_ns")
+    __slots__ = ("_agenda", "_changed", "_law", "_segment", "_touched", "dirty", "dirty_ns")
 
     def __init__(self, agenda: Agenda, transport: Transport) -> None:
         self._agenda = agenda
         self._law = transport.congestion
         self._segment = transport.segment_bytes + transport.header_bytes
         self._changed: dict[int, Stream] = {}
-        self.dirty: dict[Resource, None] = {}
+        self._touched: dict[Resource, None] = {}
+        self.dirty = False
         self.dirty_ns = 0
 
     def touch(
@@ -40,15 +41,16 @@ class Shares:
     ) -> None:
         """Something else uses these resources now; `changed` are to be planned in any case."""
         for resource in resources:
-            self.dirty[resource] = None
-        self.dirty_ns = now_ns
+            self._touched[resource] = None
+        self.dirty, self.dirty_ns = True, now_ns
         for stream in changed:
             self._changed[stream.index] = stream
 
     def solve(self) -> None:
         """Shares anew what was touched."""
         now_ns, changed, wake = self.dirty_ns, self._changed, self._agenda.wake
-        touched, self.dirty, self._changed = self.dirty, {}, {}
+        touched, self._touched, self._changed = self._touched, {}, {}
+        self.dirty = False
         seen: dict[Resource, None] = {}
         for resource in touched:
             if resource in seen:

@@ -7,8 +7,8 @@ next segment that will be lost. So long as nothing changes nothing is computed: 
 follows from where it ends. `settle` takes what has drained out of the queue, and such a message's
 arrival stands fast; all others move when `speed` changes.
 
-A message of one segment that finds no other of its stream before it is a packet, and goes without
-all that: first in, first out, behind the packets that are queued at each link, as real ones do. Its
+A short message that finds none of its stream before it is a train of packets, and goes without all
+that: first in, first out, behind the trains that are queued at each link, as real packets do. Its
 arrival stands fast at once (until a fault takes back what has not left by `busy_ns`).
 """
 
@@ -57,16 +57,18 @@ class Fluid(Flow):
 
     __slots__ = (
         "busy_ns", "chances", "destination", "drained", "enqueued", "goal", "holes", "last_ns",
-        "limit", "must", "queue", "resume_ns", "seed", "since_ns", "source", "transit", "wait_ns",
-        "waiting",
+        "limit", "must", "queue", "resume_ns", "seed", "segment", "since_ns", "source", "transit",
+        "wait_ns", "waiting",
     )  # fmt: skip
 
-    def __init__(self, index: int, source: str, destination: str, seed: int) -> None:
+    def __init__(self, index: int, source: str, destination: str, seed: int, segment: int) -> None:
         super().__init__(index)
+        self.segment = segment  # bytes on the wire
         self.source, self.destination, self.seed = source, destination, seed
         # Each message: where it ends, its number, and the bytes of its first segment.
         self.queue: deque[tuple[int, int, int]] = deque()
-        # When it arrives, its number, when it has left the bottleneck; the rest as in the queue.
+        # When it arrives, its number, when its last byte leaves the bottleneck; of a train where it
+        # ends and its bytes.
         self.transit: deque[tuple[int, int, int, int, int]] = deque()
         self.enqueued = 0
         self.drained = 0.0
@@ -78,7 +80,7 @@ class Fluid(Flow):
         self.wait_ns = 0  # behind the queues of others
         self.waiting = False
         self.resume_ns = 0
-        self.busy_ns = 0  # packets leave until then
+        self.busy_ns = 0  # trains leave until then
         self.last_ns = 0
         self.chances: dict[str, random.Random] = {}
 
@@ -109,9 +111,8 @@ class Fluid(Flow):
             at = left + travel + int(per_byte * head)
             if jitter is not None:
                 at += jitter(self.chance("jitter"))
-            if at > last:
-                last = at
-            transit.append((last, number, left, end, head))
+            last = max(last, at)
+            transit.append((last, number, left, end, 0))
         self.last_ns = last
 
     def rebase(self, now_ns: int) -> None:
@@ -121,20 +122,20 @@ class Fluid(Flow):
         elif now_ns > self.since_ns:
             drained = self.drained + (now_ns - self.since_ns) * self.speed
             self.drained = drained if drained < self.goal else self.goal
-        if now_ns > self.since_ns:
-            self.since_ns = now_ns
+        self.since_ns = max(self.since_ns, now_ns)
 
     def take_back(self, now_ns: int) -> None:
-        """Packets that have not left yet are before the rest of the queue again."""
+        """What has not left yet of trains is before the rest of the queue again."""
         if self.busy_ns <= now_ns:
             return
-        transit = self.transit
+        transit, path = self.transit, self.path
         while transit and transit[-1][2] > now_ns:
-            _, number, _, end, head = transit.pop()
-            self.queue.appendleft((end, number, head))
-            self.drained, self.since_ns = end - head, now_ns
-            for resource, byte_ns in self.path.hops:
-                resource.free_ns = max(now_ns, resource.free_ns - int(byte_ns * head))
+            _, number, left_ns, end, size = transit.pop()
+            self.queue.appendleft((end, number, min(size, self.segment)))
+            rest = min(float(size), (left_ns - now_ns) * path.speed)
+            self.drained, self.since_ns = end - rest, now_ns
+            for resource, byte_ns in path.hops:
+                resource.free_ns = max(now_ns, resource.free_ns - int(byte_ns * rest))
         self.last_ns = transit[-1][0] if transit else now_ns
         self.goal = max(self.drained, min(self.goal, self.limit))
         self.goal_ns = NEVER if self.queue else now_ns
@@ -147,8 +148,7 @@ class Fluid(Flow):
             wake = self.resume_ns
         else:
             goal: float = self.enqueued
-            if self.limit < goal:
-                goal = self.limit
+            goal = min(goal, self.limit)
             if self.holes and self.holes[0] < goal:
                 goal = max(self.holes[0], self.drained)
             self.goal = goal

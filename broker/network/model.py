@@ -112,7 +112,7 @@ class Network:
         Raises InputError for a datagram of more than 65,507 bytes.
         """
         agenda = self._agenda
-        if agenda.heap and agenda.heap[0][0] <= at_ns or self._shares.dirty:
+        if (agenda.heap and agenda.heap[0][0] <= at_ns) or self._shares.dirty:
             self._run(at_ns)
         agenda.now = at_ns
         if datagram:
@@ -137,10 +137,9 @@ class Network:
     def advance(self, to_ns: int) -> list[Fate]:
         """Time is `to_ns` now; returns all fates until then that were not returned yet."""
         agenda = self._agenda
-        if agenda.heap and agenda.heap[0][0] <= to_ns or self._shares.dirty:
+        if (agenda.heap and agenda.heap[0][0] <= to_ns) or self._shares.dirty:
             self._run_through(to_ns)
-        if to_ns > agenda.now:
-            agenda.now = to_ns
+        agenda.now = max(agenda.now, to_ns)
         fates, agenda.fates = agenda.fates, []
         return fates
 

@@ -99,7 +99,7 @@ class Path:
     """
 
     __slots__ = (
-        "_congestion", "_slowest", "_standing", "bandwidth_bps", "hops", "jitter",
+        "_congestion", "_slowest", "_standing", "_uses", "bandwidth_bps", "hops", "jitter",
         "jitter_most_ns", "links", "losses", "per_bit", "per_byte_ns", "plain", "queue_bytes",
         "resources", "rtt_ns", "speed", "travel_ns",
     )  # fmt: skip
@@ -126,7 +126,7 @@ class Path:
         self.losses = losses
         self.resources = tuple(taken)
         self.per_bit = tuple(taken.values())
-        self.plain = all([per_bit == 1.0 for per_bit in self.per_bit])
+        self.plain = all(per_bit == 1.0 for per_bit in self.per_bit)
         self.hops = tuple([(r, 8e9 * per_bit / r.capacity) for r, per_bit in taken.items()])
         self.bandwidth_bps = min([r.capacity / per_bit for r, per_bit in taken.items()])
         self.speed = self.bandwidth_bps / 8e9
@@ -139,6 +139,7 @@ class Path:
         self.queue_bytes = queue_bytes(self._slowest)
         self._congestion = transport.congestion
         self._standing = -1
+        self._uses: tuple[Use, ...] | None = None
 
     @property
     def delay_s(self) -> float:
@@ -148,7 +149,9 @@ class Path:
     @property
     def uses(self) -> tuple[Use, ...]:
         """What of each resource it takes for a bit."""
-        return tuple(map(Use, self.resources, self.per_bit))
+        if self._uses is None:
+            self._uses = tuple(map(Use, self.resources, self.per_bit))
+        return self._uses
 
     @property
     def standing_ns(self) -> int:

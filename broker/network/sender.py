@@ -34,17 +34,17 @@ class Stream(Fluid):
 
     __slots__ = (
         "full", "full_ns", "generation", "losses", "lost", "next_lost", "overflow", "recover",
-        "resend", "round_base", "round_end", "rto_least_ns", "segment", "segments",
+        "resend", "round_base", "round_end", "rto_least_ns", "segments",
         "stalled_ns", "window",
     )  # fmt: skip
 
     def __init__(
         self, index: int, source: str, destination: str, seed: int, transport: Transport
     ) -> None:
-        super().__init__(index, source, destination, seed)
+        segment = transport.segment_bytes + transport.header_bytes
+        super().__init__(index, source, destination, seed, segment)
         self.generation = -1
         self.window = Window(transport.congestion, transport.initial_window)
-        self.segment = transport.segment_bytes + transport.header_bytes
         self.rto_least_ns = round(transport.minimum_rto_s * 1e9)
         self.round_end = 0
         self.round_base = 0.0

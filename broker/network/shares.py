@@ -160,7 +160,7 @@ class Shares:
         return sum(self.standing_ns(resource, now_ns, but) for resource in path.resources)
 
     def push_back(self, resource: Resource, now_ns: int, by_ns: int) -> None:
-        """Streams that fill a link lose the time that a packet takes of it."""
+        """Streams that fill a link lose the time that packets take of it."""
         users = [flow for flow in resource.users.values() if flow.goal_ns > now_ns]
         load = sum(
             flow.speed * 8e9 * per_bit
@@ -177,7 +177,7 @@ class Shares:
                 self._agenda.wake(flow, flow.aim())
 
     def pass_by(self, resource: Resource, stream: Stream, now_ns: int, by_ns: int) -> int:
-        """A packet goes over a resource that flows may be using: how long it waits behind what they
+        """A train goes over a resource that flows may be using: how long it waits behind what they
         leave standing there.
         """
         users = resource.users

@@ -1,4 +1,4 @@
-"""All streams: what is sent goes as packets or drains as a fluid, and what happens to it then.
+"""All streams: what is sent goes as trains or drains as a fluid, and what happens to it then.
 
 What waits for a way is in the queue, too. The events of a stream are the arrivals of what is in
 transit, the end of a silence, and, where somebody has to be there, its goal.
@@ -20,14 +20,19 @@ from broker.network.ways import Ways
 from faults.conditions import Traffic
 from topologies import Transport
 
+TRAIN_SEGMENTS = 10
+"""A longer burst would be in the way of others for too long: it mingles with them, as a fluid."""
+
 _fate = tuple.__new__
 
 
 class Streams:
     """The streams of a network, by their pair of nodes, and the traffic in the background."""
 
-    __slots__ = ("_agenda", "_background", "_full_bytes", "_header_bytes", "_most_head", "_seed",
-                 "_shares", "_streams", "_timeout_ns", "_transport", "_ways", "generation")  # fmt: skip
+    __slots__ = (
+        "_agenda", "_background", "_full_bytes", "_header_bytes", "_longest", "_most_head", "_seed",
+        "_shares", "_streams", "_timeout_ns", "_transport", "_ways", "generation",
+    )  # fmt: skip
 
     def __init__(
         self, agenda: Agenda, ways: Ways, shares: Shares, transport: Transport, seed: int
@@ -36,6 +41,7 @@ class Streams:
         self._transport, self._seed = transport, seed
         self._full_bytes, self._header_bytes = transport.segment_bytes, transport.header_bytes
         self._most_head = self._full_bytes + self._header_bytes
+        self._longest = TRAIN_SEGMENTS * self._most_head
         self._timeout_ns = round(transport.timeout_s * 1e9)
         self._streams: dict[Pair, Stream] = {}
         self._background: list[Flow] = []
@@ -65,16 +71,7 @@ class Streams:
             queue.append((end, number, head))
             return
         if at_ns >= stream.goal_ns:
-            if queue:
-                stream.settle(at_ns)
-            stream.drained = begin
-            if at_ns >= stream.round_end or stream.full:
-                stream.open_round(at_ns)
-            if size == head and end <= stream.limit and not stream.holes:
-                self._pass(stream, at_ns, end, number, size)
-            else:
-                queue.append((end, number, head))
-                self._begin(stream, at_ns)
+            self._start(stream, at_ns, begin, end, number, head)
             return
         queue.append((end, number, head))
         if end > stream.limit or stream.holes:
@@ -84,29 +81,42 @@ class Streams:
         stream.goal = end
         stream.goal_ns = stream.since_ns + math.ceil((end - stream.drained) / stream.speed)
 
-    def _pass(self, stream: Stream, at_ns: int, end: int, number: int, size: int) -> None:
-        """A packet: behind the others that are queued at each link, and its arrival is known."""
+    def _start(
+        self, stream: Stream, at_ns: int, begin: int, end: int, number: int, head: int
+    ) -> None:
+        """A message for a stream of which nothing drains: a train, or it begins to drain."""
+        if stream.queue:
+            stream.settle(at_ns)
+        stream.drained = begin
+        if at_ns >= stream.round_end or stream.full:
+            stream.open_round(at_ns)
+        if end - begin <= self._longest and end <= stream.limit and not stream.holes:
+            self._pass(stream, at_ns, end, number, end - begin, head)
+        else:
+            stream.queue.append((end, number, head))
+            self._begin(stream, at_ns)
+
+    def _pass(
+        self, stream: Stream, at_ns: int, end: int, number: int, size: int, head: int
+    ) -> None:
+        """A train: behind the others that are queued at each link, and its arrival is known."""
         path = stream.path
         left = at_ns
         wait_ns = 0
         for resource, byte_ns in path.hops:
-            free = resource.free_ns
-            if free < at_ns:
-                free = at_ns
+            free = max(resource.free_ns, at_ns)
             taken = math.ceil(size * byte_ns)
             if resource.users:
                 wait_ns += self._shares.pass_by(resource, stream, at_ns, taken)
             resource.free_ns = free = free + taken
-            if free > left:
-                left = free
+            left = max(left, free)
         stream.drained = stream.goal = end
         stream.since_ns = stream.busy_ns = left
         stream.wait_ns = wait_ns
-        at = left + path.travel_ns + wait_ns + int(path.per_byte_ns * size)
+        at = left + path.travel_ns + wait_ns + int(path.per_byte_ns * head)
         if path.jitter is not None:
             at += path.jitter(stream.chance("jitter"))
-        if at < stream.last_ns:
-            at = stream.last_ns
+        at = max(at, stream.last_ns)
         stream.last_ns = at
         transit = stream.transit
         transit.append((at, number, left, end, size))
@@ -133,8 +143,7 @@ class Streams:
                 else:
                     users.clear()
             users[index] = stream
-            if resource.free_ns > stream.since_ns:
-                stream.since_ns = resource.free_ns
+            stream.since_ns = max(stream.since_ns, resource.free_ns)
         if contended:
             stream.shared = True
             stream.goal_ns = NEVER

@@ -18,13 +18,13 @@ import uuid
 import broker
 from broker import Message, Node
 from faults import Event
-from faults.event import Amount, Change
+from faults.event import Amount, Change, Kind
 from tests.broker.worlds import SECOND, crash, partition, slow, strike
 from topologies import Device, Link, Topology, Transport
 from topologies import Node as Place
 
 NAMES = ("a", "b", "c", "d", "s")
-END_S = 8.0
+END_S = 3.0
 _BOX = Device(name="box", memory_bytes=10**6, grant_bytes=10**6, flops=1e9, source="made up")
 
 
@@ -62,33 +62,47 @@ def troubles() -> list[Event]:
     chance = random.Random(1)
     churn = [
         event
-        for i in range(6)
+        for i in range(4)
         for event in crash(
-            "b", i + chance.uniform(0.1, 0.4), i + chance.uniform(0.5, 0.9), fault=f"churn-{i}"
+            "b",
+            i * 0.6 + chance.uniform(0.1, 0.2),
+            i * 0.6 + chance.uniform(0.3, 0.5),
+            fault=f"churn-{i}",
         )
     ]
     worse = Change(
         bandwidth=Amount("relative", 0.5), delay=Amount("plus", 0.02), loss=Amount("absolute", 0.1)
     )
+    noisy = Change(rate_bps=1e6)
     links = (("a", "hub"), ("hub", "a"))
     return [
         *churn,
-        *strike("stop", "c", 2.0, 2.6),
-        *strike("pause", "d", 1.0, 1.9),
-        *strike("skew", "a", 0.5, 4.0, offset_ns=-SECOND, drift=0.05),
-        *strike("skew", "s", 1.5, drift=-0.01),
-        *slow("s", 3.0, 2.2, 3.4),
-        *partition(["a"], ["s", "d"], 3.1, 3.8),
-        Event(SECOND, "worse", "begin", "degrade", links=links, change=worse),
-        Event(4 * SECOND, "worse", "end", "degrade", links=links),
-        Event(
-            SECOND, "noise", "begin", "traffic", ("a", "s"), (("s", "a"),),
-            change=Change(rate_bps=1e6),
-        ),
-        Event(5 * SECOND, "noise", "end", "traffic", ("a", "s"), (("s", "a"),)),
-        Event(6 * SECOND, "chosen", "begin", "crash", selector="favorite of all"),
-        Event(13 * SECOND // 2, "chosen", "end", "crash", selector="favorite of all"),
-    ]  # fmt: skip
+        *strike("stop", "c", 0.8, 1.1),
+        *strike("pause", "d", 0.4, 0.7),
+        *strike("skew", "a", 0.2, 1.6, offset_ns=-SECOND, drift=0.05),
+        *strike("skew", "s", 0.6, drift=-0.01),
+        *slow("s", 3.0, 0.9, 1.3),
+        *partition(["a"], ["s", "d"], 1.2, 1.5),
+        *_from_to(0.4, 1.6, "worse", "degrade", (), links, worse),
+        *_from_to(0.3, 2.0, "noise", "traffic", ("a", "s"), (("s", "a"),), noisy),
+        Event(round(2.4 * SECOND), "chosen", "begin", "crash", selector="favorite of all"),
+        Event(round(2.6 * SECOND), "chosen", "end", "crash", selector="favorite of all"),
+    ]
+
+
+def _from_to(
+    at_s: float,
+    until_s: float,
+    fault: str,
+    kind: Kind,
+    nodes: tuple[str, ...],
+    links: tuple[tuple[str, str], ...],
+    change: Change,
+) -> list[Event]:
+    return [
+        Event(round(at_s * SECOND), fault, "begin", kind, nodes, links, change=change),
+        Event(round(until_s * SECOND), fault, "end", kind, nodes, links),
+    ]
 
 
 async def serve(node: Node) -> None:
@@ -104,7 +118,7 @@ async def serve(node: Node) -> None:
     async with asyncio.TaskGroup() as group:
         async for message in node:
             if message.topic:
-                await node.publish("progress", {"of": message.source, "at": node.now})
+                await node.publish("progress", {"of": message.source}, [bytes(1_500)])
             elif message.purpose == "asks":
                 group.create_task(answer(message))
 
@@ -144,7 +158,7 @@ async def gossip(node: Node, _: list[object]) -> None:
     while True:
         for peer in node.peers():
             await node.send(peer, {"t": node.now}, [bytes(200)], purpose="gossip", datagram=True)
-        await asyncio.sleep(0.05 + random.random() / 20)
+        await asyncio.sleep(0.1 + random.random() / 20)
 
 
 async def listen(node: Node, seen: list[object]) -> None:

@@ -40,9 +40,9 @@ def test_the_world_has_everything_in_it(once):
     _, run = once
     fates = run.ledger.fates()
     assert {
-        "delivered", "in flight", "lost", "corrupt", "destination down", "source crashed",
-        "destination crashed", "no route", "subscriber too slow",
-    } - {"in flight", "destination crashed"} <= fates.keys()  # fmt: skip
+        "delivered", "lost", "corrupt", "destination down", "source crashed", "no route",
+        "subscriber too slow",
+    } <= fates.keys()  # fmt: skip
     assert any(entry.copy for entry in run.ledger)
     assert {"asks", "answers", "flood", "gossip", "heartbeats", "news", "progress"} <= (
         run.ledger.bytes_by_purpose().keys()
@@ -51,15 +51,14 @@ def test_the_world_has_everything_in_it(once):
         "crash", "stop", "pause", "slow", "skew", "degrade", "partition", "traffic",
     }  # fmt: skip
     assert run.faults[-1].nodes == ("d",)
-    assert len(run.ledger) > 1_000
+    assert len(run.ledger) > 500
 
 
 def test_another_seed_is_another_run(once):
     assert everything(seed=2)[0] != once[0]
 
 
-@pytest.mark.parametrize("transport", ["inproc", "ipc", "tcp"])
-@pytest.mark.parametrize("workers", [1, 4])
+@pytest.mark.parametrize(("transport", "workers"), [("inproc", 1), ("ipc", 2), ("tcp", 4)])
 def test_the_digest_is_the_same_over_all_sockets_and_with_any_threads(once, transport, workers):
     assert everything(transport=transport, workers=workers)[0] == once[0]
 
@@ -67,8 +66,8 @@ def test_the_digest_is_the_same_over_all_sockets_and_with_any_threads(once, tran
 @pytest.mark.usefixtures("load")
 def test_the_digest_is_the_same_in_all_processes_under_any_hash_seed_and_under_load(once):
     ways = {
-        "0": ("1:inproc:2", "2:ipc:1", "4:tcp:1"),
-        "1": ("1:tcp:1", "2:tcp:2", "4:ipc:2"),
+        "0": ("1:inproc:2", "4:tcp:1"),
+        "1": ("1:ipc:4", "2:ipc:2"),
     }
     started = [
         subprocess.Popen(
@@ -84,7 +83,7 @@ def test_the_digest_is_the_same_in_all_processes_under_any_hash_seed_and_under_l
         for process in started:
             opened.callback(process.kill)
         printed = [process.communicate(timeout=DEADLINE_S)[0].split() for process in started]
-    assert printed == [[once[0]] * 3] * 2
+    assert printed == [[once[0]] * 2] * 2
 
 
 def test_it_would_not_be_if_ties_were_broken_by_chance(once, monkeypatch):

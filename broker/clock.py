@@ -358,6 +358,22 @@ class NodeLoop(asyncio.AbstractEventLoop):
         message = f"Exception in callback {getattr(handle, '_callback', None)!r}"
         self.call_exception_handler({"message": message, "exception": error, "handle": handle})
 
+    @contextlib.contextmanager
+    def closing(self, task: asyncio.Task[Any]) -> Iterator[None]:
+        """While this is open, a dead task's code can run as on this loop: nothing that it awaits
+        comes, and it meets no real world.
+        """
+        outer = asyncio._get_running_loop()
+        asyncio._set_running_loop(self)
+        asyncio.tasks._enter_task(self, task)
+        self._running = True
+        try:
+            yield
+        finally:
+            self._running = False
+            asyncio.tasks._leave_task(self, task)
+            asyncio._set_running_loop(outer)
+
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         if self._fenced:
             return

@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import CoroutineType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from broker.clock import NodeLoop, to_seconds
 from broker.disk import Disk
@@ -351,26 +351,14 @@ def dispose(tasks: list[asyncio.Task[Any]]) -> None:
     They are closed on their own loop, where whatever they try to await never comes: a program that
     catches everything and tries again would else do so for ever.
     """
-    outer = asyncio._get_running_loop()
     with guarded():
-        try:
-            while tasks:
-                _close(tasks.pop())
-        finally:
-            asyncio._set_running_loop(outer)
+        while tasks:
+            task = tasks.pop()
+            with cast("NodeLoop", task.get_loop()).closing(task):
+                _close(task)
 
 
 def _close(task: asyncio.Task[Any]) -> None:
-    loop = task.get_loop()
-    asyncio._set_running_loop(loop)
-    asyncio.tasks._enter_task(loop, task)
-    try:
-        _close_awaited(task)
-    finally:
-        asyncio.tasks._leave_task(loop, task)
-
-
-def _close_awaited(task: asyncio.Task[Any]) -> None:
     for coroutine in reversed(_awaited(task.get_coro())):
         for _ in range(_CLOSINGS):  # a `finally` that awaits does not let go at once
             with contextlib.suppress(

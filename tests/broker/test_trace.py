@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -255,6 +256,26 @@ def test_what_a_run_did_can_be_read_from_its_trace(tmp_path):
     assert found.about["digest"] == run.digest
     assert found.fates() == {"delivered": 3}
     assert found.faults["text"].to_pylist() == ["crash b"]
+
+
+def test_the_page_on_the_emulator_shows_what_is_printed(tmp_path, call, monkeypatch):
+    """All but the figures, which are the network's business."""
+    page = Path(__file__).parents[2] / "docs" / "emulator.md"
+    section = page.read_text(encoding="utf-8").split("### Traces\n")[1].split("\n## ")[0]
+    blocks = dict(re.findall(r"^```(python|text)\n(.*?)^```$", section, re.MULTILINE | re.DOTALL))
+    columns = re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| (`.*?) \|", section, re.MULTILINE)))
+    monkeypatch.chdir(tmp_path)
+    exec(compile(blocks["python"], str(page), "exec"), {"__name__": "example"})
+    call()  # what the example has printed
+    _, out, _ = call("trace", "trace.parquet")
+    assert _without_figures(out) == _without_figures(blocks["text"])
+    assert columns == parquet.read_schema("trace.parquet").names
+
+
+def _without_figures(text: str) -> str:
+    return re.sub(
+        r" +[\d.]+ (?:[um]?s|[KM]?i?B)\b", " #", re.sub(r"^[\d.]+ s", "#", text, flags=re.M)
+    )
 
 
 # Perfetto.

@@ -98,7 +98,7 @@ class Frame:
     flags: int = 0
     due_ns: int = 0
     clock_ns: int = 0
-    _size: int = field(default=0, compare=False, repr=False)
+    _size: int = field(default=0, init=False, compare=False, repr=False)
 
     @property
     def size_bytes(self) -> int:

@@ -120,13 +120,15 @@ class Bus:
 
     def _next(self, until: float, what: str) -> tuple[bytes, list[Frame]]:
         while True:
-            heard = self._socket.poll(_POLL_MS)
-            if time.monotonic() > until:
-                raise WorkerError(f"a worker process took too long {what}")
-            if not heard:
-                self._alive()
+            try:
+                identity, *parts = collect(self._socket, zmq.NOBLOCK)
+            except zmq.Again:
+                if not self._socket.poll(_POLL_MS):
+                    self._alive()
                 continue
-            identity, *parts = collect(self._socket)
+            finally:
+                if time.monotonic() > until:
+                    raise WorkerError(f"a worker process took too long {what}")
             try:
                 return bytes(identity), decode(parts)
             except FrameError as error:

@@ -28,7 +28,7 @@ from broker.errors import BrokerError, SpinError, WorkerError
 from broker.guard import guarded
 from broker.node import Node, Program, Surroundings
 from broker.processor import Processor
-from broker.wire import Frame, Kind
+from broker.wire import Frame
 from topologies import InputError
 from topologies import Node as Place
 
@@ -210,8 +210,13 @@ class Machine:
         """Lets all happen that is due before `end_ns`; what was due before `now_ns` (a pause) is
         due then. False: it stopped where work is not done yet, and it would not be `patient`.
         """
+        loop, node = self._loop, self.node
+        self.upcoming_ns = due = self.next_ns()
+        if due is None or due >= end_ns or loop is None or node is None:
+            return True
+        loop.take_over()
+        arrivals = self._arrivals
         passes, instant_ns = 0, -1
-        due = self.next_ns()
         while due is not None and due < end_ns:
             due = max(due, now_ns)
             if due == instant_ns:
@@ -220,38 +225,21 @@ class Machine:
                     raise SpinError(self.place.name, to_seconds(due), passes)
             else:
                 passes, instant_ns = 0, due
-            if not self._run_at(due, patient):
+            if self.work and not patient and not self._work_is_done(due):
                 return False
+            loop._now_ns = due
+            while self._looped:
+                node._deliver(self._looped.popleft())
+            while arrivals and arrivals[0].due_ns <= due:
+                node._deliver(arrivals.popleft())
+            if self.work:
+                self._finish_work(due)
+            if self.ended_ns is None:
+                loop.run_until_quiet(due)
+                if self._main is not None and self._main.done():
+                    self._end(due, self._main)
             due = self.next_ns()
         self.upcoming_ns = due
-        return True
-
-    def _run_at(self, now_ns: int, patient: bool) -> bool:
-        loop, node = self._loop, self.node
-        assert loop is not None
-        assert node is not None
-        if self.work and not patient and not self._work_is_done(now_ns):
-            return False
-        loop._now_ns = now_ns
-        arrivals = self._arrivals
-        if self.ended_ns is not None:
-            while arrivals and arrivals[0].due_ns <= now_ns:
-                if (frame := arrivals.popleft()).kind == Kind.DELIVER:
-                    node._traffic.take_up(frame)
-            return True
-        while self._looped:
-            node._deliver(self._looped.popleft())
-        while arrivals and arrivals[0].due_ns <= now_ns:
-            frame = arrivals.popleft()
-            if frame.kind == Kind.RECEIPT:
-                node._traffic.receipt(frame.source, frame.sequence or None)
-            else:
-                node._deliver(frame)
-        if self.work:
-            self._finish_work(now_ns)
-        loop.run_until_quiet(now_ns)
-        if self._main is not None and self._main.done():
-            self._end(now_ns, self._main)
         return True
 
     def _end(self, now_ns: int, main: asyncio.Task[object]) -> None:

@@ -158,7 +158,7 @@ class Node:
         self._requests: dict[int, asyncio.Future[Message]] = {}
         self._reserved = 0
         self._let_go: list[Callable[[], None]] = []
-        self._dead = False
+        self._dead = self._reads_no_more = False
         self._traffic = Traffic(loop, surroundings.send_buffer_bytes)
         self._watched: dict[str, Detector] = {}
         self._heartbeats: asyncio.Task[None] | None = None
@@ -421,6 +421,12 @@ class Node:
     # What the machine calls.
 
     def _deliver(self, frame: Frame) -> None:
+        if frame.kind == Kind.RECEIPT:
+            self._traffic.receipt(frame.source, frame.sequence or None)
+            return
+        if self._reads_no_more:
+            self._traffic.take_up(frame)
+            return
         if frame.flags & HEARTBEAT:
             self._feel(frame)
             return
@@ -463,6 +469,7 @@ class Node:
 
     def _read_no_more(self) -> None:
         """The program has ended: what came in and will come in counts as taken up."""
+        self._reads_no_more = True
         while self._inbox:
             self._traffic.take_up(self._inbox.popleft()._frame)
 

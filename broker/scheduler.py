@@ -31,12 +31,13 @@ from broker.errors import BrokerError, DeadlockError, LivelockError, ProgramErro
 from broker.ledger import FaultEntry, Ledger
 from broker.network import Fate, Network
 from broker.troubles import Order, Strike, Troubles
-from broker.wire import NOBODY, PUBLISH, Frame, Kind, pack, unpack
+from broker.wire import DATAGRAM, NOBODY, PUBLISH, Frame, Kind, pack, unpack
 
 ROUNDS_AT_AN_INSTANT = 10_000
 INSTANT_DEADLINE_S = 900.0
 
-_Act = tuple[int, int, Callable[..., None], Sequence[Any]]
+_INSTANT, _DUE = attrgetter("instant_ns"), attrgetter("due_ns")
+_NO_NEWS: dict[str, Any] = {}
 Tap = Callable[[str, str, Frame], None]
 
 
@@ -210,7 +211,7 @@ class Scheduler:
         if not arrived:
             return {}
         deliveries: dict[int, list[Frame]] = {}
-        for frame in self._in_order(arrived, attrgetter("due_ns")):
+        for frame in self._in_order(arrived, _DUE):
             deliveries.setdefault(self._owners[frame.destination], []).append(frame)
         return deliveries
 
@@ -291,13 +292,12 @@ class Scheduler:
             counts[worker] += len(said)
             if last.kind == Kind.SEND:
                 continue
-            report = unpack(last.body)
-            if report["sent"] != counts[worker]:
+            if last.sequence != counts[worker]:
                 raise BrokerError(
-                    f"worker {worker} sent {report['sent']} frames, {counts[worker]} came"
+                    f"worker {worker} sent {last.sequence} frames, {counts[worker]} came"
                 )
-            self._next_of[worker] = report["next"]
-            reports.append(report)
+            self._next_of[worker] = last.due_ns if last.due_ns >= 0 else None
+            reports.append(unpack(last.body) if len(last.body) > 1 else _NO_NEWS)
         self._book(sent, reports)
 
     def _book(self, sent: list[Frame], reports: Sequence[dict[str, Any]]) -> None:
@@ -314,30 +314,36 @@ class Scheduler:
                 self._ledger.ended(fate)
             else:
                 self._late += 1
-        for at_ns, _, act, values in self._acts(sent, reports):
-            if at_ns <= until_ns:
-                act(*values)
+        topics, notes = _merged(reports, "topics"), _merged(reports, "notes")
+        self._act(self._in_order(sent, _INSTANT), topics, notes, until_ns)
         for _, _, fact, nodes in _merged(reports, "facts"):
             self._facts[fact] = tuple(nodes)
         for receipt in _merged(reports, "receipts"):
             self._receipt(*receipt)
 
-    def _acts(self, sent: list[Frame], reports: Sequence[dict[str, Any]]) -> list[_Act]:
-        """What programs did that others can notice: when, in which order at one instant, and how it
-        is booked. Subscriptions come before messages, and notes after them.
+    def _act(
+        self,
+        ordered: Iterable[Frame],
+        topics: Sequence[Any],
+        notes: Sequence[Any],
+        until_ns: float,
+    ) -> None:
+        """What programs did that others can notice, in order of time. At one instant subscriptions
+        come before messages, and notes after them.
         """
-        acts: list[_Act] = [
-            (frame.instant_ns, 1, self._hand_over, (frame,))
-            if frame.destination != NOBODY
-            else (frame.instant_ns, 1, self._publish, (frame,))
-            for frame in self._in_order(sent, attrgetter("instant_ns"))
+        if not topics and not notes:
+            for frame in ordered:
+                if frame.instant_ns <= until_ns:
+                    self._hand_over(frame)
+            return
+        acts: list[tuple[int, int, Callable[..., None], Sequence[Any]]] = [
+            (frame.instant_ns, 1, self._hand_over, (frame,)) for frame in ordered
         ]
-        topics, notes = _merged(reports, "topics"), _merged(reports, "notes")
-        if topics or notes:
-            acts += [(at_ns, 0, self._turn, values) for at_ns, *values in topics]
-            acts += [(note[0], 2, self._tell, note) for note in notes]
-            acts.sort(key=itemgetter(0, 1))
-        return acts
+        acts += [(at_ns, 0, self._turn, values) for at_ns, *values in topics]
+        acts += [(note[0], 2, self._tell, note) for note in notes]
+        for at_ns, _, act, values in sorted(acts, key=itemgetter(0, 1)):
+            if at_ns <= until_ns:
+                act(*values)
 
     def _end_ns(self) -> float:
         """The instant at which the last principal returned; infinity as long as one has not."""
@@ -346,6 +352,9 @@ class Scheduler:
         return max(self._returned[number] for number in self._principals)
 
     def _hand_over(self, frame: Frame) -> None:
+        if frame.destination == NOBODY:
+            self._publish(frame)
+            return
         source, destination = self._names[frame.source], self._names[frame.destination]
         entry = self._ledger.sent(source, destination, frame)
         if self._tap is not None:
@@ -364,7 +373,7 @@ class Scheduler:
             source,
             destination,
             entry.size_bytes,
-            datagram=bool(frame.flags & 1),
+            datagram=bool(frame.flags & DATAGRAM),
         )
 
     # What one node's program has to do with another's beside messages.

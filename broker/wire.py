@@ -80,9 +80,10 @@ class Frame:
 
     `source` and `destination` are numbers of nodes in the order of the run's programs.
     `instant_ns` is when the message was sent (SEND, DELIVER), or the instant that is meant
-    (control); `due_ns` is when it arrives (DELIVER) or where a window ends (ADVANCE); `clock_ns` is
-    how far the sender's own clock was ahead. `answers` is the sequence number of the request this
-    replies to, or 0.
+    (control); `due_ns` is when it arrives (DELIVER), where a window ends (ADVANCE), or when the
+    worker next has something to do (QUIET; -1: never); `clock_ns` is how far the sender's own clock
+    was ahead. `sequence` counts a node's messages, or what was sent in a window (QUIET). `answers`
+    is the sequence number of the request this replies to, or 0.
     """
 
     kind: Kind

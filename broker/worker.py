@@ -224,10 +224,12 @@ class Worker:
             "ended": ended,
             "failed": failed,
         }
-        body: dict[str, Any] = {what: things for what, things in said_of.items() if things}
-        body["sent"] = len(frames)
-        body["next"] = self._agenda[0][0] if self._agenda else None
-        frames.append(Frame(Kind.QUIET, instant_ns=end_ns, body=pack(body)))
+        news = {what: things for what, things in said_of.items() if things}
+        quiet = Frame(Kind.QUIET, sequence=len(frames), instant_ns=end_ns)
+        quiet.due_ns = self._agenda[0][0] if self._agenda else -1
+        if news:
+            quiet.body = pack(news)
+        frames.append(quiet)
         post(self._socket, frames)
 
     def _describe(self) -> dict[str, str]:

@@ -118,7 +118,7 @@ def partition(
 
 LIFE = network("a-hub", "b-hub", "c-hub", "s-hub", bandwidth_bps=4e5, delay_s=0.004)
 LIFE_FAULTS = [
-    *crash("b", 0.5, 1.0),
+    *crash("b", 0.48, 1.0),
     *degrade("s", "hub", 0.5, 0.2, 2.0),
     *partition(["a"], ["s"], 0.7, 0.9),
     *slow("c", 3.0, 0.3, 1.5),

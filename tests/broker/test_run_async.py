@@ -84,7 +84,7 @@ def test_a_loop_goes_on_while_a_run_is_under_way():
 
 
 def test_two_runs_at_once_know_nothing_of_each_other():
-    async def draw(node: Node) -> list[object]:
+    async def draw(_: Node) -> list[object]:
         drawn = []
         for _ in range(50):
             await asyncio.sleep(1)
@@ -263,7 +263,8 @@ def test_work_under_way_when_its_node_dies_commits_nothing():
     assert committed == [1]
 
 
-def test_a_cancelled_run_does_not_wait_for_work_that_takes_long():
+@pytest.mark.parametrize("how", ["compute", "to_thread"])
+def test_a_cancelled_run_does_not_wait_for_work_that_takes_long(how):
     release, begun = threading.Event(), threading.Event()
 
     def work() -> None:
@@ -271,12 +272,14 @@ def test_a_cancelled_run_does_not_wait_for_work_that_takes_long():
         release.wait(60)
 
     async def main(node: Node) -> None:
-        await node.compute(work, flops=1e9)
+        if how == "compute":
+            await node.compute(work, flops=1e9)
+        else:
+            await asyncio.to_thread(work)
 
     async def outside() -> float:
         running = asyncio.create_task(broker.run_async({"a": main}, topology=PAIR))
-        while not begun.is_set():
-            await asyncio.sleep(0.001)
+        await asyncio.to_thread(begun.wait, 60)
         began = time.monotonic()
         running.cancel()
         with contextlib.suppress(asyncio.CancelledError):

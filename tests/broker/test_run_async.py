@@ -236,11 +236,12 @@ def test_computations_give_the_same_with_any_number_of_threads():
 
 def test_work_under_way_when_its_node_dies_commits_nothing():
     """It ends long after the death, in the next incarnation's time, and nobody hears of it."""
-    restarted = threading.Event()
+    begun, restarted = threading.Event(), threading.Event()
     ended: list[int] = []
     committed: list[int] = []
 
     def work(incarnation: int) -> int:
+        begun.set()
         if incarnation == 0:
             assert restarted.wait(60)
         ended.append(incarnation)
@@ -252,8 +253,12 @@ def test_work_under_way_when_its_node_dies_commits_nothing():
         committed.append(await node.compute(lambda: work(node.incarnation), flops=2e9))
         return node.now
 
-    run = broker.run({"a": main, "b": listen}, topology=PAIR, faults=crash("a", 1, 3),
-                     background=["b"], workers=2)  # fmt: skip
+    async def see_it_begin(node: Node) -> None:
+        assert await node.compute(lambda: begun.wait(60), flops=5e8)
+
+    run = broker.run(
+        {"a": main, "b": see_it_begin}, topology=PAIR, faults=crash("a", 1, 3), workers=3
+    )
     assert run.returned["a"] == 5
     assert committed == [1]
     deadline = time.monotonic() + 60

@@ -189,6 +189,49 @@ def test_a_network_that_promises_too_much_is_found_out(monkeypatch):
         broker.run({"a": tell_and_tick, "b": tick}, topology=PAIR)
 
 
+HALF_WAY = directed(
+    *[
+        Link(source=a, target=b, bandwidth_bps=1e6, delay_s=0.01, duplicate=0.5)
+        for a, b in (("a", "hub"), ("hub", "b"), ("b", "hub"), ("hub", "a"))
+    ]
+)
+
+
+async def tell_and_hear(node: Node) -> list[int]:
+    """Datagrams over two links, so that there is always one half-way when a window begins."""
+    (peer,) = node.peers()
+    heard: list[int] = []
+
+    async def hear() -> None:
+        while True:
+            heard.append((await node.receive()).header["i"])
+
+    task = asyncio.create_task(hear())
+    for i in range(60):
+        await node.send(peer, {"i": i}, datagram=True)
+        await asyncio.sleep(0.0037)
+    await asyncio.sleep(1)
+    task.cancel()
+    return heard
+
+
+def test_a_datagram_that_is_half_way_arrives_in_time_and_each_copy_has_a_fate_of_its_own():
+    run = broker.run({"a": tell_and_hear, "b": tell_and_hear}, topology=HALF_WAY)
+    copies = [entry.copy for entry in run.ledger]
+    assert set(copies) == {0, 1, 2}
+    assert run.ledger.fates() == {"delivered": len(copies)}
+    for node, heard in run.returned.items():
+        arrived = [entry for entry in run.ledger if entry.destination == node]
+        assert len(heard) == len(arrived)
+        assert set(heard) == set(range(60))
+
+
+def test_without_a_look_at_what_is_half_way_it_would_be_late(monkeypatch):
+    monkeypatch.setattr(Network, "certain_ns", lambda _, until_ns: until_ns)
+    with pytest.raises(BrokerError, match="which is past"):
+        broker.run({"a": tell_and_hear, "b": tell_and_hear}, topology=HALF_WAY)
+
+
 # The ledger: sent + duplicated = delivered + dropped + in flight.
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import broker
-from broker import BrokerError, DeadlockError, Node, ProgramError, guard
+from broker import BrokerError, DeadlockError, Node, ProgramError, WorkerError, clock, guard
 from faults import ScenarioError
 from faults.event import Event
 from tests.broker.worlds import SECOND, crash, fail_at_two, life, network, slow, wait_for_ever
@@ -293,6 +293,24 @@ def test_a_cancelled_run_does_not_wait_for_work_that_takes_long(how):
 
     try:
         assert asyncio.run(outside()) < 30
+    finally:
+        release.set()
+
+
+@pytest.mark.parametrize("how", ["compute", "to_thread"])
+def test_work_that_never_ends_is_reported(monkeypatch, how):
+    monkeypatch.setattr(clock, "_WORK_DEADLINE_S", 0.2)
+    release = threading.Event()
+
+    async def main(node: Node) -> None:
+        if how == "compute":
+            await node.compute(lambda: release.wait(60), flops=1e9)
+        else:
+            await asyncio.to_thread(release.wait, 60)
+
+    try:
+        with pytest.raises(WorkerError, match=r"node a took more than 0 s"):
+            broker.run({"a": main}, topology=PAIR)
     finally:
         release.set()
 

@@ -159,17 +159,20 @@ class NodeLoop(asyncio.AbstractEventLoop):
 
     # What the scheduler calls.
 
+    def take_over(self) -> None:
+        """It is this loop that runs in this thread now."""
+        asyncio._set_running_loop(self)
+        sys.set_asyncgen_hooks(None, self._close_generator)
+
     def run_until_quiet(self, now_ns: int) -> None:
         """Runs all that is ready at `now_ns`, due timers included, until nothing is left.
 
-        Within `driving` only, so that the thread is as it was once the nodes have had their turn.
-        Raises `SpinError` where a program keeps itself busy without letting time pass.
+        Within `driving` and after `take_over` only. Raises `SpinError` where a program keeps itself
+        busy without letting time pass.
         """
         if self._fenced:
             return
         self._now_ns = now_ns
-        asyncio._set_running_loop(self)
-        sys.set_asyncgen_hooks(None, self._close_generator)
         self._running = True
         ready, timers = self._ready, self._timers
         ran = 0
@@ -184,7 +187,12 @@ class NodeLoop(asyncio.AbstractEventLoop):
                     continue
                 handle = ready.popleft()
                 if not handle._cancelled:
-                    handle._run()
+                    try:
+                        handle._context.run(handle._callback, *handle._args)  # type: ignore[attr-defined]
+                    except (SystemExit, KeyboardInterrupt):
+                        raise
+                    except BaseException as error:
+                        self._tell(handle, error)
                 ran += 1
                 if ran > _SPIN_LIMIT:
                     raise SpinError(self.name, to_seconds(now_ns), ran)
@@ -230,10 +238,10 @@ class NodeLoop(asyncio.AbstractEventLoop):
 
     def monotonic_ns(self) -> int:
         """What `loop.time()` shows, in nanoseconds."""
-        at_ns = self._now_ns + self._monotonic_ahead_ns
         if self._drift:
-            at_ns += round(self._drift * (self._now_ns - self._skewed_since_ns))
-        return at_ns
+            drifted_ns = round(self._drift * (self._now_ns - self._skewed_since_ns))
+            return self._now_ns + self._monotonic_ahead_ns + drifted_ns
+        return self._now_ns + self._monotonic_ahead_ns
 
     def _due_ns(self, when: float) -> int:
         """The first instant of the run at which the monotonic clock shows `when`, or now."""
@@ -293,7 +301,11 @@ class NodeLoop(asyncio.AbstractEventLoop):
         *args: Any,
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
-        return self.call_at(self.time() + delay, callback, *args, context=context)
+        when = self.monotonic_ns() / NANOSECONDS + delay
+        handle = _Timer(when, callback, args, self, context)
+        if not self._fenced and when != math.inf:
+            heapq.heappush(self._timers, (self._due_ns(when), next(self._order), handle))
+        return handle
 
     def call_at(  # type: ignore[override]
         self,
@@ -313,11 +325,16 @@ class NodeLoop(asyncio.AbstractEventLoop):
     def create_task(  # type: ignore[override]
         self, coro: Coroutine[Any, Any, Any], **options: Any
     ) -> asyncio.Task[Any]:
-        return _Task(next(self._task_numbers), coro, loop=self, **options)
+        task = _Task(next(self._task_numbers), coro, loop=self, **options)
+        if self._fenced:
+            coro.close()
+        return task
 
     def run_in_executor(  # type: ignore[override]
         self, executor: Any, func: Callable[..., Any], *args: Any
     ) -> asyncio.Future[Any]:
+        if self._fenced:
+            return self.create_future()
         if executor is None:
             if self._threads is None:
                 self._threads = concurrent.futures.ThreadPoolExecutor(max_workers=1)
@@ -335,6 +352,27 @@ class NodeLoop(asyncio.AbstractEventLoop):
             yield
         finally:
             self.trusted = outer
+
+    def _tell(self, handle: asyncio.Handle, error: BaseException) -> None:
+        """A callback raised; the loop goes on, as asyncio's does."""
+        message = f"Exception in callback {getattr(handle, '_callback', None)!r}"
+        self.call_exception_handler({"message": message, "exception": error, "handle": handle})
+
+    @contextlib.contextmanager
+    def closing(self, task: asyncio.Task[Any]) -> Iterator[None]:
+        """While this is open, a dead task's code can run as on this loop: nothing that it awaits
+        comes, and it meets no real world.
+        """
+        outer = asyncio._get_running_loop()
+        asyncio._set_running_loop(self)
+        asyncio.tasks._enter_task(self, task)
+        self._running = True
+        try:
+            yield
+        finally:
+            self._running = False
+            asyncio.tasks._leave_task(self, task)
+            asyncio._set_running_loop(outer)
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         if self._fenced:

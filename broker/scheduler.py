@@ -31,13 +31,13 @@ from broker.errors import BrokerError, DeadlockError, LivelockError, ProgramErro
 from broker.ledger import FaultEntry, Ledger
 from broker.network import Fate, Network
 from broker.troubles import Order, Strike, Troubles
-from broker.wire import NOBODY, PUBLISH, Frame, Kind, pack, unpack
+from broker.wire import DATAGRAM, NOBODY, PUBLISH, Frame, Kind, pack, unpack
 
 ROUNDS_AT_AN_INSTANT = 10_000
 INSTANT_DEADLINE_S = 900.0
 
+_INSTANT, _DUE = attrgetter("instant_ns"), attrgetter("due_ns")
 _NO_NEWS: dict[str, Any] = {}
-_Act = tuple[int, int, Callable[..., None], Sequence[Any]]
 Tap = Callable[[str, str, Frame], None]
 
 
@@ -99,6 +99,7 @@ class Scheduler:
         self._stopped = False
 
         self.now_ns = 0
+        self._lived_ns = 0
         self._lookahead_ns = 0
         self._flying: dict[int, Frame] = {}
         self._next_of: list[int | None] = [None] * self._workers
@@ -132,6 +133,8 @@ class Scheduler:
                 )
             self._begin_window([])
         self.now_ns = max(self._returned[number] for number in self._principals)
+        for fate in self._network.advance(self.now_ns):
+            self._ledger.ended(fate)
         self._ledger.check(self._network.in_flight() + self._late, self._network.duplicated)
 
     def _next_instant(self) -> int:
@@ -170,6 +173,7 @@ class Scheduler:
             fates = early + self._network.advance(now_ns)
             early = []
             if end_ns > now_ns + 1:
+                end_ns = self._network.certain_ns(end_ns)
                 fates += self._network.arrivals(end_ns - 1)
             deliveries = self._settle(fates, end_ns)
             workers = {
@@ -183,6 +187,7 @@ class Scheduler:
                 self._arriving.clear()
             orders, links = [], None
             if self._lookahead_ns > 0:
+                self._lived_ns = end_ns
                 return
             if not workers and not self._happens_now():
                 return
@@ -206,7 +211,7 @@ class Scheduler:
         if not arrived:
             return {}
         deliveries: dict[int, list[Frame]] = {}
-        for frame in self._in_order(arrived, attrgetter("due_ns")):
+        for frame in self._in_order(arrived, _DUE):
             deliveries.setdefault(self._owners[frame.destination], []).append(frame)
         return deliveries
 
@@ -222,7 +227,7 @@ class Scheduler:
             elif frame.flags & PUBLISH:
                 self._unpublish(frame.source, frame.destination, frame.size_bytes)
             return None
-        if fate.at_ns < self.now_ns:
+        if fate.at_ns < max(self.now_ns, self._lived_ns):
             raise BrokerError(
                 f"message {number} arrived at {to_seconds(fate.at_ns):.9f} s, which is past: the "
                 "network broke its promise of a lookahead"
@@ -309,30 +314,36 @@ class Scheduler:
                 self._ledger.ended(fate)
             else:
                 self._late += 1
-        for at_ns, _, act, values in self._acts(sent, reports):
-            if at_ns <= until_ns:
-                act(*values)
+        topics, notes = _merged(reports, "topics"), _merged(reports, "notes")
+        self._act(self._in_order(sent, _INSTANT), topics, notes, until_ns)
         for _, _, fact, nodes in _merged(reports, "facts"):
             self._facts[fact] = tuple(nodes)
         for receipt in _merged(reports, "receipts"):
             self._receipt(*receipt)
 
-    def _acts(self, sent: list[Frame], reports: Sequence[dict[str, Any]]) -> list[_Act]:
-        """What programs did that others can notice: when, in which order at one instant, and how it
-        is booked. Subscriptions come before messages, and notes after them.
+    def _act(
+        self,
+        ordered: Iterable[Frame],
+        topics: Sequence[Any],
+        notes: Sequence[Any],
+        until_ns: float,
+    ) -> None:
+        """What programs did that others can notice, in order of time. At one instant subscriptions
+        come before messages, and notes after them.
         """
-        acts: list[_Act] = [
-            (frame.instant_ns, 1, self._hand_over, (frame,))
-            if frame.destination != NOBODY
-            else (frame.instant_ns, 1, self._publish, (frame,))
-            for frame in self._in_order(sent, attrgetter("instant_ns"))
+        if not topics and not notes:
+            for frame in ordered:
+                if frame.instant_ns <= until_ns:
+                    self._hand_over(frame)
+            return
+        acts: list[tuple[int, int, Callable[..., None], Sequence[Any]]] = [
+            (frame.instant_ns, 1, self._hand_over, (frame,)) for frame in ordered
         ]
-        topics, notes = _merged(reports, "topics"), _merged(reports, "notes")
-        if topics or notes:
-            acts += [(at_ns, 0, self._turn, values) for at_ns, *values in topics]
-            acts += [(note[0], 2, self._tell, note) for note in notes]
-            acts.sort(key=itemgetter(0, 1))
-        return acts
+        acts += [(at_ns, 0, self._turn, values) for at_ns, *values in topics]
+        acts += [(note[0], 2, self._tell, note) for note in notes]
+        for at_ns, _, act, values in sorted(acts, key=itemgetter(0, 1)):
+            if at_ns <= until_ns:
+                act(*values)
 
     def _end_ns(self) -> float:
         """The instant at which the last principal returned; infinity as long as one has not."""
@@ -341,6 +352,9 @@ class Scheduler:
         return max(self._returned[number] for number in self._principals)
 
     def _hand_over(self, frame: Frame) -> None:
+        if frame.destination == NOBODY:
+            self._publish(frame)
+            return
         source, destination = self._names[frame.source], self._names[frame.destination]
         entry = self._ledger.sent(source, destination, frame)
         if self._tap is not None:
@@ -359,7 +373,7 @@ class Scheduler:
             source,
             destination,
             entry.size_bytes,
-            datagram=bool(frame.flags & 1),
+            datagram=bool(frame.flags & DATAGRAM),
         )
 
     # What one node's program has to do with another's beside messages.
@@ -436,7 +450,7 @@ class Scheduler:
             }
             self._tell(now_ns, -1, "fault", fields)
         for action, number, *_ in strike.orders:
-            if action == "crash":
+            if action in ("crash", "boot"):
                 self._fall(number)
         first = [order for order in orders if self._troubles.runs(self._names[order[1]])]
         for order in strike.orders:
@@ -445,7 +459,7 @@ class Scheduler:
         return [*first, *strike.orders], strike.links
 
     def _fall(self, number: int) -> None:
-        """A node died: it subscribes to nothing, and who sent to it need not wait for it."""
+        """A node's program is gone: it subscribes to nothing, and who sent to it need not wait."""
         for subscribers in self._subscribers.values():
             subscribers.pop(number, None)
         for source, subscriber in list(self._published):

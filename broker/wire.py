@@ -53,6 +53,8 @@ HEARTBEAT = 2
 """Flag: a failure detector's question or answer, which no program sees."""
 PUBLISH = 4
 """Flag: for all who subscribe to the topic that stands in the purpose's place."""
+ANSWER = 8
+"""Flag: the answer to a message. Who asks has room for it, so it waits for none."""
 
 
 class Kind(IntEnum):

@@ -237,5 +237,5 @@ class Worker:
         return {
             machine.place.name: machine.describe()
             for machine in self._machines.values()
-            if machine.ended_ns is None
+            if not machine.has_returned
         }

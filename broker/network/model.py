@@ -8,10 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from broker.network import datagrams, laws
+from broker.network.chance import least_delay_s
 from broker.network.datagrams import Fortune, Train
 from broker.network.flow import NEVER, TIMED_OUT, Flow, Stream
 from broker.network.paths import Path, Resource
-from broker.network.routes import Pair
+from broker.network.routes import Pair, to_ns
 from broker.network.segments import LARGEST_DATAGRAM
 from broker.network.sharing import Demand, max_min
 from broker.network.ways import Ways
@@ -267,6 +268,18 @@ class Network:
         self._now = max(self._now, to_ns)
         fates, self._out = self._out, []
         return fates
+
+    def certain_ns(self, until_ns: int) -> int:
+        """Until when `arrivals` tells all there is, `until_ns` at most (itself no more than the
+        lookahead from now): a datagram on its way has fewer links before it than one yet to be
+        sent.
+        """
+        for train in self._trains.values():
+            if not train.arriving and train.wake_ns < until_ns:
+                links = self._ways.route(train.at_node, train.destination) or ()
+                least_ns = sum(to_ns(least_delay_s(link)) for link in links)
+                until_ns = min(until_ns, train.wake_ns + least_ns)
+        return until_ns
 
     def arrivals(self, until_ns: int) -> list[Fate]:
         """Pops those arrivals until then that nothing sent from now on can change any more: they
@@ -656,7 +669,7 @@ class Network:
         if train.copy == 0 and fortune.happens(train, link, "duplicate", link.duplicate):
             twin = train.twin(self._next_index())
             self._trains[twin.index] = twin
-            self._copies[train.number] = 2
+            self._copies[train.number] = self._copies.get(train.number, 1) + 1
             self._in_flight += 1
             self.duplicated += 1
             self._cross(train, link, at_ns)

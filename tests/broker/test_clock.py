@@ -16,6 +16,7 @@ from broker.clock import NodeLoop, driving, to_ns, to_seconds
 
 def run(loop: NodeLoop, now_ns: int) -> None:
     with driving():
+        loop.take_over()
         loop.run_until_quiet(now_ns)
 
 

@@ -26,11 +26,12 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from contextvars import Context, copy_context
 from typing import Any, NoReturn
 
-from broker.errors import RealWorldError, SpinError
+from broker.errors import RealWorldError, SpinError, WorkerError
 
 NANOSECONDS = 1_000_000_000
 _SPIN_LIMIT = 1_000_000
-_OUTSIDE_DEADLINE_S = 600.0
+_WORK_DEADLINE_S = 600.0
+_LOOK_S = 0.2
 
 _log = logging.getLogger(__name__)
 
@@ -54,6 +55,20 @@ def driving() -> Iterator[None]:
     finally:
         sys.set_asyncgen_hooks(*hooks)
         asyncio._set_running_loop(outer)
+
+
+def wait_for(
+    work: concurrent.futures.Future[Any], what: str, interrupted: Callable[[], bool]
+) -> None:
+    """Waits until real work is done, however it ends. Raises WorkerError when that takes too long,
+    or when it is `interrupted`.
+    """
+    for _ in range(math.ceil(_WORK_DEADLINE_S / _LOOK_S)):
+        if work.done() or concurrent.futures.wait((work,), _LOOK_S).done:
+            return
+        if interrupted():
+            raise WorkerError(f"{what} was not waited for: the run was stopped")
+    raise WorkerError(f"{what} took more than {_WORK_DEADLINE_S:.0f} s")
 
 
 class _Task(asyncio.Task[Any]):
@@ -138,8 +153,9 @@ class NodeLoop(asyncio.AbstractEventLoop):
     collector finalizes later finds a loop that takes nothing on.
     """
 
-    def __init__(self, name: str, seed: str = "") -> None:
+    def __init__(self, name: str, seed: str = "", interrupted: Callable[[], bool] = bool) -> None:
         self.name = name
+        self.interrupted = interrupted
         self.random = random.Random(f"{seed}:global:{name}")
         self.trusted = False
         self._now_ns = 0
@@ -270,8 +286,9 @@ class NodeLoop(asyncio.AbstractEventLoop):
         submitted.
         """
         work, future = self._outside.popleft()
+        wait_for(work, f"a thread of node {self.name}", self.interrupted)
         try:
-            result = work.result(timeout=_OUTSIDE_DEADLINE_S)
+            result = work.result()
         except BaseException as error:
             if not isinstance(error, Exception | concurrent.futures.CancelledError):
                 raise
@@ -353,18 +370,13 @@ class NodeLoop(asyncio.AbstractEventLoop):
         finally:
             self.trusted = outer
 
-    def _tell(self, handle: asyncio.Handle, error: BaseException) -> None:
-        """A callback raised; the loop goes on, as asyncio's does."""
-        message = f"Exception in callback {getattr(handle, '_callback', None)!r}"
-        self.call_exception_handler({"message": message, "exception": error, "handle": handle})
-
     @contextlib.contextmanager
     def closing(self, task: asyncio.Task[Any]) -> Iterator[None]:
         """While this is open, a dead task's code can run as on this loop: nothing that it awaits
         comes, and it meets no real world.
         """
-        outer = asyncio._get_running_loop()
-        asyncio._set_running_loop(self)
+        outer, hooks = asyncio._get_running_loop(), sys.get_asyncgen_hooks()
+        self.take_over()
         asyncio.tasks._enter_task(self, task)
         self._running = True
         try:
@@ -372,7 +384,13 @@ class NodeLoop(asyncio.AbstractEventLoop):
         finally:
             self._running = False
             asyncio.tasks._leave_task(self, task)
+            sys.set_asyncgen_hooks(*hooks)
             asyncio._set_running_loop(outer)
+
+    def _tell(self, handle: asyncio.Handle, error: BaseException) -> None:
+        """A callback raised; the loop goes on, as asyncio's does."""
+        message = f"Exception in callback {getattr(handle, '_callback', None)!r}"
+        self.call_exception_handler({"message": message, "exception": error, "handle": handle})
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         if self._fenced:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import secrets
 import tempfile
@@ -158,6 +159,12 @@ class _Plan:
         if self._scheduler is not None:
             self._scheduler.stop()
 
+    def _check(self, pool: WorkerProcesses) -> None:
+        """Asked while the bus waits for other processes."""
+        if self._stopped:
+            raise BrokerError("the run was stopped from outside")
+        pool.check()
+
     def run(
         self,
         faults: Scenario | Sequence[Event],
@@ -186,14 +193,14 @@ class _Plan:
             if self._processes == 1:
                 dealer = _open(context, zmq.DEALER, opened)
                 dealer.connect(endpoint)
-                local = Worker(assignments[0], dealer)
+                local = Worker(assignments[0], dealer, lambda: self._stopped)
                 opened.callback(local.close)
                 local.hello()
                 pump = local.pump
             else:
                 pool = WorkerProcesses(endpoint, assignments)
                 opened.callback(pool.end)
-                alive = pool.check
+                alive = functools.partial(self._check, pool)
             bus = Bus(socket, self._owners, tokens, ledger, alive)
             bus.wait_for_all(JOIN_DEADLINE_S)
             self._scheduler = scheduler = Scheduler(

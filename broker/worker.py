@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -44,10 +44,16 @@ class Assignment:
 class Worker:
     """Runs the nodes of an `Assignment`, driven by the frames that come over `socket`."""
 
-    def __init__(self, assignment: Assignment, socket: zmq.Socket[bytes]) -> None:
+    def __init__(
+        self,
+        assignment: Assignment,
+        socket: zmq.Socket[bytes],
+        interrupted: Callable[[], bool] = bool,
+    ) -> None:
         dispose_of_remains()
         self._assignment = assignment
         self._socket = socket
+        self.interrupted = interrupted
         self._threads = ThreadPoolExecutor(assignment.threads, thread_name_prefix="compute")
         self._numbers = {name: number for number, name in enumerate(assignment.names)}
         self._map = Map(assignment.topology)

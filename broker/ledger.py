@@ -7,8 +7,8 @@ The digest is SHA-256 over every message in the order in which it was sent (ends
 times in nanoseconds, fate, and a fingerprint of what it carried) and every fault that was applied.
 Two runs with the same digest carried the same bytes at the same instants.
 
-A run may book millions of messages, so the books are some 75 bytes for each, and an
-`Entry` is made only for who looks at one.
+A run may book millions of messages, so the books are some 75 bytes for each, and an `Entry` is made
+only for who looks at one.
 """
 
 from __future__ import annotations
@@ -36,9 +36,8 @@ RECORD = struct.Struct("<IIIIQqqq16sB")
 length of its body, what it answers, its size, its bytes on the wire, the instant, its fingerprint,
 and whether it is a datagram."""
 _MOST_REASONS = 256
-_BLOCK_BITS = 12
-_BLOCK_MASK = (1 << _BLOCK_BITS) - 1
-_NOT_ENDED = array("q", [-1]) * (1 << _BLOCK_BITS)
+_ROOM = 4_096
+_NOT_ENDED = array("q", [-1]) * _ROOM
 
 _pack = RECORD.pack_into
 _length = RECORD.size
@@ -96,9 +95,9 @@ class Columns:
     (number, copy, ended_ns, fate).
     """
 
-    records: bytes
+    records: bytearray
     ended_ns: bytes
-    fates: bytes
+    fates: bytearray
     copies: tuple[tuple[int, int, int, int], ...]
     words: tuple[str, ...]
     reasons: tuple[str, ...]
@@ -113,10 +112,9 @@ class Ledger:
         self._header_bytes = self._transport.header_bytes
         self._datagram_bytes: dict[int, int] = {}
         self._count = 0
-        self._blocks: list[bytearray] = []
-        self._ends: list[tuple[array[int], bytearray]] = []
-        self._block = bytearray()
-        self._free_at = 0
+        self._records = bytearray()
+        self._ended_ns = array("q")
+        self._fates = bytearray()
         self._copies: dict[tuple[int, int], tuple[int, int]] = {}
         self._words: dict[str, int] = {}
         self._reasons = {IN_FLIGHT: 0, "": 1}
@@ -143,16 +141,16 @@ class Ledger:
             on_the_wire = self._datagram_bytes.get(size) or self._as_datagram(size)
         else:
             on_the_wire = size + (-(-size // self._segment_bytes) or 1) * self._header_bytes
-        at = self._free_at
-        if at == len(self._block):
-            at = self._new_block()
+        count = self._count
+        if count == len(self._fates):
+            self._grow()
         words, purpose = self._words, frame.purpose
         if source not in words or destination not in words or purpose not in words:
             for word in (source, destination, purpose):
                 words.setdefault(word, len(words))
         _pack(
-            self._block,
-            at,
+            self._records,
+            count * _length,
             words[source],
             words[destination],
             words[purpose],
@@ -164,9 +162,8 @@ class Ledger:
             content.digest(),
             datagram,
         )
-        self._free_at = at + _length
         self._wire_total += on_the_wire
-        self._count = number = self._count + 1
+        self._count = number = count + 1
         return _tuple(Booking, (number, size))
 
     def ended(self, fate: Fate) -> None:
@@ -174,22 +171,21 @@ class Ledger:
         number, at_ns, reason, copy, _ = fate
         if not 0 < number <= self._count:
             raise LedgerError(f"message {number} ended, and was never sent")
-        code = self._reasons.get(reason)
-        if code is None:
-            code = self._reasons[reason] = len(self._reasons)
-        ended_ns, fates = self._ends[(number - 1) >> _BLOCK_BITS]
-        at = (number - 1) & _BLOCK_MASK
-        before = self._copies.get((number, copy), (0, 0))[1] if copy else fates[at]
+        reasons, place = self._reasons, number - 1
+        if reason not in reasons:
+            reasons[reason] = len(reasons)
+        fates = self._fates
+        before = self._copies.get((number, copy), (0, 0))[1] if copy else fates[place]
         if before:
             earlier = self._names_of_fates()[before]
             raise LedgerError(
                 f"message {number} ended twice: {earlier}, then {reason or DELIVERED}"
             )
         if copy:
-            self._copies[number, copy] = at_ns, code
+            self._copies[number, copy] = at_ns, reasons[reason]
         else:
-            ended_ns[at] = at_ns
-            fates[at] = code
+            self._ended_ns[place] = at_ns
+            fates[place] = reasons[reason]
         self._ended += 1
 
     def fault(self, entry: FaultEntry) -> None:
@@ -213,12 +209,12 @@ class Ledger:
 
     def __iter__(self) -> Iterator[Entry]:
         """Messages in the order in which they were sent, then copies as they ended."""
-        words, reasons = tuple(self._words), self._names_of_fates()
-        records = self._records()
-        ends = zip(RECORD.iter_unpack(records), self._ended_ns(), self._fates(), strict=True)
+        books = self.columns()
+        records, words, reasons = books.records, books.words, books.reasons
+        ends = zip(RECORD.iter_unpack(records), self._ended_ns, books.fates, strict=False)
         for number, (record, ended_ns, code) in enumerate(ends, 1):
             yield _entry(number, record, words, ended_ns, reasons[code])
-        for (number, copy), (ended_ns, code) in self._copies.items():
+        for number, copy, ended_ns, code in books.copies:
             record = RECORD.unpack_from(records, (number - 1) * _length)
             yield _entry(number, record, words, ended_ns, reasons[code], copy)
 
@@ -247,37 +243,35 @@ class Ledger:
 
     def bytes_by_purpose(self) -> dict[str, int]:
         """Bytes on the wire by purpose, lost messages included, sorted by purpose."""
+        books = self.columns()
         totals: dict[int, int] = {}
-        records = self._records()
-        for _, _, purpose, _, _, _, on_the_wire, *_ in RECORD.iter_unpack(records):
+        for _, _, purpose, _, _, _, on_the_wire, *_ in RECORD.iter_unpack(books.records):
             totals[purpose] = totals.get(purpose, 0) + on_the_wire
-        for number, _ in self._copies:
-            record = RECORD.unpack_from(records, (number - 1) * _length)
+        for number, *_ in books.copies:
+            record = RECORD.unpack_from(books.records, (number - 1) * _length)
             totals[record[2]] += record[6]
-        words = tuple(self._words)
-        return dict(sorted((words[purpose], total) for purpose, total in totals.items()))
+        return dict(sorted((books.words[purpose], total) for purpose, total in totals.items()))
 
     def fates(self) -> dict[str, int]:
         """How many messages met each fate."""
-        counts = Counter(self._fates())
-        counts.update(code for _, code in self._copies.values())
-        names = self._names_of_fates()
-        return dict(sorted((names[code], count) for code, count in counts.items()))
+        books = self.columns()
+        counts = Counter(books.fates)
+        counts.update(code for *_, code in books.copies)
+        return dict(sorted((books.reasons[code], count) for code, count in counts.items()))
 
     def digest(self) -> str:
         """SHA-256, in hexadecimal, over all entries and faults."""
-        names = self._names_of_fates()
-        codes = self._fates()
-        seen = dict.fromkeys([*codes, *(code for _, code in self._copies.values())])
+        books = self.columns()
+        seen = dict.fromkeys([*books.fates, *(code for *_, code in books.copies)])
         places = bytearray(_MOST_REASONS)  # by first use: the books don't say which ended first
         for place, code in enumerate(seen):
             places[code] = place
-        heading = (tuple(self._words), [names[code] for code in seen], self._count)
+        heading = (books.words, [books.reasons[code] for code in seen], self._count)
         total = hashlib.sha256(repr(heading).encode())
-        total.update(self._records())
-        total.update(_little(self._ended_ns()))
-        total.update(codes.translate(places))
-        for (number, copy), (ended_ns, code) in self._copies.items():
+        total.update(books.records)
+        total.update(books.ended_ns)
+        total.update(books.fates.translate(places))
+        for number, copy, ended_ns, code in books.copies:
             total.update(repr((number, copy, ended_ns, places[code])).encode())
         for fault in self._faults:
             total.update(
@@ -288,9 +282,9 @@ class Ledger:
     def columns(self) -> Columns:
         """The books as they lie in memory, copied."""
         return Columns(
-            self._records(),
-            _little(self._ended_ns()),
-            self._fates(),
+            self._records[: self._count * _length],
+            _little(self._ended_ns[: self._count]),
+            self._fates[: self._count],
             tuple((*key, *end) for key, end in self._copies.items()),
             tuple(self._words),
             self._names_of_fates(),
@@ -307,27 +301,11 @@ class Ledger:
         self._datagram_bytes[size] = on_the_wire
         return on_the_wire
 
-    def _new_block(self) -> int:
-        """Makes room for more records, and says where it begins."""
-        self._block = bytearray(_length << _BLOCK_BITS)
-        self._blocks.append(self._block)
-        self._ends.append((_NOT_ENDED[:], bytearray(1 << _BLOCK_BITS)))
-        return 0
-
-    def _records(self) -> bytes:
-        """All records, copied."""
-        return b"".join(self._blocks)[: self._count * _length]
-
-    def _ended_ns(self) -> array[int]:
-        """When each message ended, copied; -1 where it has not."""
-        joined = array("q")
-        for ended_ns, _ in self._ends:
-            joined.extend(ended_ns)
-        return joined[: self._count]
-
-    def _fates(self) -> bytes:
-        """The number of each message's fate, copied."""
-        return b"".join([fates for _, fates in self._ends])[: self._count]
+    def _grow(self) -> None:
+        """Makes room for the next messages, none of which has ended."""
+        self._records += bytes(_length * _ROOM)
+        self._ended_ns.extend(_NOT_ENDED)
+        self._fates += bytes(_ROOM)
 
     def _names_of_fates(self) -> tuple[str, ...]:
         return tuple(reason or DELIVERED for reason in self._reasons)

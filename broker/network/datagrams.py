@@ -39,9 +39,9 @@ class Train:
         self.corrupt = self.arriving = False
 
     def twin(self, index: int) -> Train:
-        """The same once more: each has a number of its own as `copy`."""
-        self.twins += 1
+        """The same once more."""
         twin = Train(index, self.number, self.source, self.destination, self.size, self.packets)
+        self.twins += 1
         twin.at_node, twin.copy, twin.lag_ns = self.at_node, self.twins, self.lag_ns
         twin.wake_ns, twin.corrupt = self.wake_ns, self.corrupt
         return twin

@@ -23,8 +23,8 @@ from topologies import InputError, Link, Topology
 class Fate(NamedTuple):
     """How a copy of a message ended.
 
-    `reason` is empty for an arrival, else why it was lost. `copy` is 0 for the message itself, and
-    counts the duplicates of a datagram; `last` says that no further fate of this number will come.
+    `reason` is empty for an arrival, else why it was lost. `copy` counts the duplicates of a
+    datagram from 1; `last` says that no further fate of this number will come.
     """
 
     number: int

@@ -20,6 +20,7 @@ import logging
 import math
 import random
 import sys
+import weakref
 import zlib
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
@@ -168,6 +169,7 @@ class NodeLoop(asyncio.AbstractEventLoop):
         self._timers: list[tuple[int, int, asyncio.TimerHandle]] = []
         self._order = itertools.count()
         self._task_numbers = itertools.count(zlib.crc32(name.encode()) << 24)
+        self._tasks: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
         self._running = False
         self._fenced = False
         self._outside: deque[tuple[concurrent.futures.Future[Any], asyncio.Future[Any]]] = deque()
@@ -267,6 +269,10 @@ class NodeLoop(asyncio.AbstractEventLoop):
             due_ns = since_ns + math.ceil((due_ns - since_ns) / (1.0 + self._drift))
         return max(due_ns, self._now_ns)
 
+    def tasks(self) -> list[asyncio.Task[Any]]:
+        """Its tasks that have not ended; `asyncio.all_tasks` would look at those of all nodes."""
+        return [task for task in self._tasks if not task.done()]
+
     def fence(self) -> None:
         """The node died: drop what is ready and what is due, and take nothing more."""
         self._fenced = True
@@ -343,6 +349,7 @@ class NodeLoop(asyncio.AbstractEventLoop):
         self, coro: Coroutine[Any, Any, Any], **options: Any
     ) -> asyncio.Task[Any]:
         task = _Task(next(self._task_numbers), coro, loop=self, **options)
+        self._tasks.add(task)
         if self._fenced:
             coro.close()
         return task

@@ -139,7 +139,7 @@ class Machine:
         self.node._die()
         self._loop.fence()
         self._lane.clear()
-        self._graves += asyncio.all_tasks(self._loop)
+        self._graves += self._loop.tasks()
         self.node = self._loop = self._main = None
         self.ended_ns = None
         self.reported = self._stopping = False

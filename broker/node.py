@@ -187,7 +187,8 @@ class Node:
 
     def peers(self) -> tuple[str, ...]:
         """The other nodes that run a program, in the order of the run."""
-        return tuple(name for name in self._surroundings.names if name != self.name)
+        names = tuple(self._surroundings.names)
+        return names[: self._number] + names[self._number + 1 :]
 
     def link(self, peer: str, *, back: bool = False) -> Route:
         """What the way to `peer` costs now, or from it with `back`: degraded links as they are.

@@ -127,14 +127,9 @@ class Ledger:
 
     def sent(self, source: str, destination: str, frame: Frame) -> Booking:
         """Books a message that a node handed over. Its number counts from 1 in order of sending."""
-        body = frame.body
         content = self._fingerprint()
-        content.update(body)
-        payload = frame.payload
-        for part in payload:
+        for part in frame.carried():
             content.update(part)
-        if len(payload) > 1:
-            content.update(repr([len(part) for part in payload]).encode())
         size = frame.size_bytes
         datagram = frame.flags & DATAGRAM
         if datagram:
@@ -154,7 +149,7 @@ class Ledger:
             words[source],
             words[destination],
             words[purpose],
-            len(body),
+            frame.body_bytes,
             frame.answers,
             size,
             on_the_wire,

@@ -1,25 +1,28 @@
 """A node's own event loop, on virtual time.
 
 Each node of a run has one `NodeLoop`. A loop never sleeps and never looks at the machine's clock:
-the scheduler tells it what time it is and lets it run until nothing is ready at that instant.
-Because the loops share nothing but messages, the order in which a scheduler steps them within an
-instant can't be seen by any program.
+its driver tells it what time it is and lets it run until nothing is ready at that instant. Because
+the loops share nothing but messages, the order in which a driver steps them can't be seen by any
+program.
 
-Time is whole nanoseconds inside and float seconds at asyncio's own face (`loop.time()`).
+Time is whole nanoseconds inside and float seconds at asyncio's own face (`loop.time()`). A loop's
+clock can drift: its seconds are then longer or shorter than the run's, and so are its timeouts.
 """
 
 from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import heapq
 import itertools
 import logging
 import math
+import random
 import sys
 import zlib
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from contextvars import Context
 from typing import Any, NoReturn
 
@@ -71,9 +74,16 @@ class NodeLoop(asyncio.AbstractEventLoop):
     collector finalizes later finds a loop that takes nothing on.
     """
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self, name: str, seed: str = "") -> None:
+        self.name = name
+        self.random = random.Random(f"{seed}:global:{name}")
+        self.trusted = False
         self._now_ns = 0
+        self._drift = 0.0
+        self._offset_ns = 0
+        self._ahead_ns = 0
+        self._monotonic_ahead_ns = 0
+        self._skewed_since_ns = 0
         self._ready: deque[asyncio.Handle] = deque()
         self._timers: list[tuple[int, int, asyncio.TimerHandle]] = []
         self._order = itertools.count()
@@ -98,21 +108,23 @@ class NodeLoop(asyncio.AbstractEventLoop):
         hooks = sys.get_asyncgen_hooks()
         sys.set_asyncgen_hooks(None, self._close_generator)
         self._running = True
+        ready, timers = self._ready, self._timers
         ran = 0
         try:
             while True:
-                self._collect_due()
-                if not self._ready:
+                while timers and timers[0][0] <= now_ns:
+                    ready.append(heapq.heappop(timers)[2])
+                if not ready:
                     if not self._outside:
                         return
                     self._wait_outside()
                     continue
-                handle = self._ready.popleft()
-                if not handle.cancelled():
+                handle = ready.popleft()
+                if not handle._cancelled:
                     handle._run()
                 ran += 1
                 if ran > _SPIN_LIMIT:
-                    raise SpinError(self._name, to_seconds(now_ns), ran)
+                    raise SpinError(self.name, to_seconds(now_ns), ran)
         finally:
             self._running = False
             sys.set_asyncgen_hooks(*hooks)
@@ -124,9 +136,51 @@ class NodeLoop(asyncio.AbstractEventLoop):
             return None
         if self._ready:
             return self._now_ns
-        while self._timers and self._timers[0][2].cancelled():
+        while self._timers and self._timers[0][2]._cancelled:
             heapq.heappop(self._timers)
         return self._timers[0][0] if self._timers else None
+
+    def skew(self, now_ns: int, offset_ns: int, drift: float) -> None:
+        """From now on this node's clock is `offset_ns` ahead and gains `drift` seconds a second.
+
+        With (0, 0.0) it is right again. `loop.time()` is the monotonic clock, as asyncio wants it:
+        it feels the drift, and never an offset, nor the correction afterwards.
+        """
+        passed_ns = round(self._drift * (now_ns - self._skewed_since_ns))
+        self._monotonic_ahead_ns += passed_ns
+        self._ahead_ns = self._ahead_ns + passed_ns if offset_ns or drift else 0
+        self._offset_ns, self._drift, self._skewed_since_ns = offset_ns, drift, now_ns
+        self._now_ns = now_ns
+        self._timers = [
+            (self._due_ns(timer.when()), order, timer) for _, order, timer in self._timers
+        ]
+        heapq.heapify(self._timers)
+
+    def ahead_ns(self) -> int:
+        """How far the node's clock is ahead of the run's time now; negative when it is behind."""
+        if self._drift:
+            drifted_ns = round(self._drift * (self._now_ns - self._skewed_since_ns))
+            return self._offset_ns + self._ahead_ns + drifted_ns
+        return self._offset_ns + self._ahead_ns
+
+    def clock_ns(self) -> int:
+        """Nanoseconds since the run began, by the node's own clock."""
+        return self._now_ns + self.ahead_ns()
+
+    def monotonic_ns(self) -> int:
+        """What `loop.time()` shows, in nanoseconds."""
+        at_ns = self._now_ns + self._monotonic_ahead_ns
+        if self._drift:
+            at_ns += round(self._drift * (self._now_ns - self._skewed_since_ns))
+        return at_ns
+
+    def _due_ns(self, when: float) -> int:
+        """The first instant of the run at which the monotonic clock shows `when`, or now."""
+        due_ns = to_ns(when) - self._monotonic_ahead_ns
+        if self._drift:
+            since_ns = self._skewed_since_ns
+            due_ns = since_ns + math.ceil((due_ns - since_ns) / (1.0 + self._drift))
+        return max(due_ns, self._now_ns)
 
     def fence(self) -> None:
         """The node died: drop what is ready and what is due, and take nothing more."""
@@ -141,10 +195,6 @@ class NodeLoop(asyncio.AbstractEventLoop):
         """An asynchronous generator was left half-way: its `finally` runs as a task, as ever."""
         if not self._fenced:
             self.create_task(generator.aclose())
-
-    def _collect_due(self) -> None:
-        while self._timers and self._timers[0][0] <= self._now_ns:
-            self._ready.append(heapq.heappop(self._timers)[2])
 
     def _wait_outside(self) -> None:
         """Waits for the oldest work in a thread: time stands still meanwhile, order is as
@@ -165,7 +215,7 @@ class NodeLoop(asyncio.AbstractEventLoop):
     # What asyncio and programs call.
 
     def time(self) -> float:
-        return to_seconds(self._now_ns)
+        return self.monotonic_ns() / NANOSECONDS
 
     def call_soon(  # type: ignore[override]
         self, callback: Callable[..., object], *args: Any, context: Context | None = None
@@ -193,8 +243,7 @@ class NodeLoop(asyncio.AbstractEventLoop):
     ) -> asyncio.TimerHandle:
         handle = asyncio.TimerHandle(when, callback, args, self, context)
         if not self._fenced and when != math.inf:
-            due_ns = max(to_ns(when), self._now_ns)
-            heapq.heappush(self._timers, (due_ns, next(self._order), handle))
+            heapq.heappush(self._timers, (self._due_ns(when), next(self._order), handle))
         return handle
 
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
@@ -216,15 +265,25 @@ class NodeLoop(asyncio.AbstractEventLoop):
                 self._threads = concurrent.futures.ThreadPoolExecutor(max_workers=1)
             executor = self._threads
         future = self.create_future()
-        self._outside.append((executor.submit(func, *args), future))
+        with self.trust():
+            self._outside.append((executor.submit(func, *args), future))
         return future
+
+    @contextlib.contextmanager
+    def trust(self) -> Iterator[None]:
+        """While this is open it is the emulator that acts, as when it starts a thread for work."""
+        outer, self.trusted = self.trusted, True
+        try:
+            yield
+        finally:
+            self.trusted = outer
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         if self._fenced:
             return
         error = context.get("exception")
         _log.error(
-            "node %s at %.6f s: %s", self._name, self.time(), context["message"], exc_info=error
+            "node %s at %.6f s: %s", self.name, self.time(), context["message"], exc_info=error
         )
 
     def default_exception_handler(self, context: dict[str, Any]) -> None:
@@ -254,7 +313,7 @@ class NodeLoop(asyncio.AbstractEventLoop):
 
 def _refuse(method: str) -> Callable[..., NoReturn]:
     def refuse(self: NodeLoop, *_: object, **__: object) -> NoReturn:
-        raise RealWorldError(self._name, method, "use what the node gives: send, receive, compute")
+        raise RealWorldError(self.name, method, "use what the node gives: send, receive, compute")
 
     refuse.__name__ = method
     refuse.__doc__ = f"Refused: `{method}` would leave the emulator."

@@ -14,20 +14,26 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
-from broker.clock import NodeLoop, to_seconds
+from broker.clock import NANOSECONDS, NodeLoop
 from broker.disk import Disk
 from broker.errors import BrokerError, DeviceMemoryError
-from broker.wire import Buffer, Frame, Kind, encode, pack, unpack
+from broker.suspicion import INTERVAL_S, Detector
+from broker.wire import DATAGRAM, HEARTBEAT, NOBODY, PUBLISH, Buffer, Frame, Kind, check, pack, unpack
 from topologies import Device
 from topologies import Node as Place
 
 T = TypeVar("T")
 Header = dict[str, Any]
+_HEARTBEATS = "heartbeats"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Message:
-    """What arrived. `payload` parts are read-only; times are virtual seconds."""
+    """What arrived. `payload` parts are read-only.
+
+    `sent_at` is by the sender's clock and `arrived_at` by the receiver's, in seconds since the run
+    began: clocks can be wrong. `topic` is not empty where the message was published.
+    """
 
     source: str
     header: Header
@@ -36,23 +42,32 @@ class Message:
     sent_at: float
     arrived_at: float
     _node: Node = field(repr=False)
-    _sequence: int = field(repr=False)
+    _frame: Frame = field(repr=False)
+
+    @property
+    def topic(self) -> str:
+        """The topic it was published under, or an empty string."""
+        return self.purpose if self._frame.flags & PUBLISH else ""
 
     async def reply(
         self, header: Header, payload: Sequence[Buffer] = (), *, purpose: str | None = None
     ) -> None:
         """Answers a request. The purpose is the request's own unless another is given."""
         await self._node._send(
-            self.source, header, payload, purpose or self.purpose, answers=self._sequence
+            self.source, header, payload, purpose or self.purpose, self._frame.sequence
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """What the way to a peer costs when nothing is broken and nobody else uses it."""
+    """What the way to a peer costs now when nobody else uses it.
+
+    `loss` is the share of packets that get lost on the way.
+    """
 
     bandwidth_bps: float
     delay_s: float
+    loss: float = 0.0
 
 
 class Reservation:
@@ -75,18 +90,33 @@ class Reservation:
 
 
 class Surroundings(Protocol):
-    """What a node needs from the worker it lives in."""
+    """What a node needs to know of the run it is in."""
 
     @property
     def names(self) -> Sequence[str]: ...
 
-    def number(self, name: str) -> int: ...
+    @property
+    def seed(self) -> int: ...
 
-    def next_sequence(self, name: str) -> int: ...
+    @property
+    def send_buffer_bytes(self) -> int: ...
+
+    def number(self, name: str) -> int: ...
 
     def route(self, source: str, destination: str) -> Route | None: ...
 
-    def compute(self, name: str, work: Callable[[], T], flops: float) -> asyncio.Future[T]: ...
+
+class Body(Protocol):
+    """What a node needs of the machine it runs on."""
+
+    @property
+    def surroundings(self) -> Surroundings: ...
+
+    def next_sequence(self) -> int: ...
+
+    def compute(self, work: Callable[[], T], flops: float) -> asyncio.Future[T]: ...
+
+    def loop_back(self, frame: Frame) -> None: ...
 
 
 class Node:
@@ -97,29 +127,27 @@ class Node:
     """
 
     def __init__(
-        self,
-        place: Place,
-        incarnation: int,
-        loop: NodeLoop,
-        disk: Disk,
-        surroundings: Surroundings,
-        seed: int,
+        self, place: Place, incarnation: int, loop: NodeLoop, disk: Disk, body: Body
     ) -> None:
         self.place = place
         self.incarnation = incarnation
         self.disk = disk
-        self.random = random.Random(f"{seed}:program:{place.name}:{incarnation}")
+        surroundings = body.surroundings
+        self.random = random.Random(f"{surroundings.seed}:program:{place.name}:{incarnation}")
         self._loop = loop
+        self._body = body
         self._surroundings = surroundings
-        self._outbox: list[Frame] = []
-        self._notes: list[dict[str, Any]] = []
-        self._facts: dict[str, list[str]] = {}
+        self._number = surroundings.number(place.name)
         self._inbox: deque[Message] = deque()
         self._readers: deque[asyncio.Future[None]] = deque()
         self._requests: dict[int, asyncio.Future[Message]] = {}
         self._reserved = 0
         self._let_go: list[Callable[[], None]] = []
         self._dead = False
+        self._traffic = Traffic(loop, surroundings.send_buffer_bytes)
+        self._watched: dict[str, Detector] = {}
+        self._heartbeats: asyncio.Task[None] | None = None
+        self.said = Said()
 
     # Where and when.
 
@@ -137,17 +165,18 @@ class Node:
 
     @property
     def now(self) -> float:
-        """Virtual seconds since the run began."""
-        return self._loop.time()
+        """Seconds since the run began, by this node's clock; a `skew` makes it wrong."""
+        return self._loop.clock_ns() / NANOSECONDS
 
     def peers(self) -> tuple[str, ...]:
         """The other nodes that run a program, in the order of the run."""
         return tuple(name for name in self._surroundings.names if name != self.name)
 
     def link(self, peer: str, *, back: bool = False) -> Route:
-        """What the undisturbed way to `peer` costs, or from it with `back`.
+        """What the way to `peer` costs now, or from it with `back`: degraded links as they are.
 
-        Raises BrokerError where the topology has no such way.
+        Whether the peer is there at all is not told: the way is that of the topology. Raises
+        BrokerError where it has none.
         """
         ends = (peer, self.name) if back else (self.name, peer)
         route = self._surroundings.route(*ends)
@@ -158,10 +187,21 @@ class Node:
     # Messages.
 
     async def send(
-        self, to: str, header: Header, payload: Sequence[Buffer] = (), *, purpose: str = ""
+        self,
+        to: str,
+        header: Header,
+        payload: Sequence[Buffer] = (),
+        *,
+        purpose: str = "",
+        datagram: bool = False,
     ) -> None:
-        """Sends one message. It arrives, or one of its ends died; the sender isn't told which."""
-        await self._send(to, header, payload, purpose)
+        """Sends one message. It arrives, or one of its ends died; the sender isn't told which.
+
+        Waits while the peer has not taken up what was sent before, once that is more than the
+        network's `send_buffer_bytes`. A `datagram` waits for nothing, and can get lost, be doubled
+        or overtaken.
+        """
+        await self._send(to, header, payload, purpose, flags=DATAGRAM if datagram else 0)
 
     async def request(
         self,
@@ -173,54 +213,138 @@ class Node:
         timeout: float,  # noqa: ASYNC109 - the deadline is part of a request's meaning
     ) -> Message:
         """Sends a message and waits for its reply. Raises TimeoutError after `timeout` seconds."""
-        sequence = await self._send(to, header, payload, purpose)
-        future: asyncio.Future[Message] = self._loop.create_future()
-        self._requests[sequence] = future
+        sequence = 0
         try:
             async with asyncio.timeout(timeout):
+                sequence = await self._send(to, header, payload, purpose)
+                future: asyncio.Future[Message] = self._loop.create_future()
+                self._requests[sequence] = future
                 return await future
         finally:
             self._requests.pop(sequence, None)
 
+    async def publish(self, topic: str, header: Header, payload: Sequence[Buffer] = ()) -> None:
+        """Sends one message to each node that subscribes to `topic` now.
+
+        One who does not keep up with reading loses messages ("subscriber too slow"), as with
+        ZeroMQ's PUB; the publisher never waits.
+        """
+        if not topic:
+            raise BrokerError(f"node {self.name} publishes without a topic")
+        if not self._dead:
+            self._hand_over(NOBODY, _packed(header), _owned(payload), topic, 0, PUBLISH)
+
+    def subscribe(self, topic: str) -> None:
+        """From now on messages published under `topic` come in by `receive`. A crash forgets it."""
+        self.said.topics.append((self._loop._now_ns, topic, True))
+
+    def unsubscribe(self, topic: str) -> None:
+        """No more of that topic."""
+        self.said.topics.append((self._loop._now_ns, topic, False))
+
     async def receive(self, timeout: float | None = None) -> Message:  # noqa: ASYNC109
         """The next message that answers no request. Raises TimeoutError after `timeout` seconds."""
-        async with asyncio.timeout(timeout):
-            while not self._inbox:
-                reader: asyncio.Future[None] = self._loop.create_future()
-                self._readers.append(reader)
-                try:
-                    await reader
-                except BaseException:
-                    if reader in self._readers:
-                        self._readers.remove(reader)
-                    self._wake_reader()  # where this one was woken and cancelled before it ran
-                    raise
-        return self._inbox.popleft()
+        if not self._inbox:
+            if timeout is None:
+                await self._wait_for_mail()
+            else:
+                async with asyncio.timeout(timeout):
+                    await self._wait_for_mail()
+        message = self._inbox.popleft()
+        self._traffic.take_up(message._frame)
+        return message
+
+    async def _wait_for_mail(self) -> None:
+        while not self._inbox:
+            reader: asyncio.Future[None] = self._loop.create_future()
+            self._readers.append(reader)
+            try:
+                await reader
+            except BaseException:
+                if reader in self._readers:
+                    self._readers.remove(reader)
+                self._wake_reader()  # where this one was woken and cancelled before it ran
+                raise
 
     def __aiter__(self) -> Node:
         return self
 
-    async def __anext__(self) -> Message:
-        return await self.receive()
+    def __anext__(self) -> Awaitable[Message]:
+        return self.receive()
+
+    def suspects(self, peer: str) -> bool:
+        """Whether `peer` has been silent for longer than is like it.
+
+        A failure detector (see `broker.suspicion`), not an oracle: it can be wrong both ways. The
+        first question begins the watch: from then on the peer is asked for a sign of life every
+        second, in messages that cost what messages do.
+        """
+        self._surroundings.number(peer)
+        detector = self._watched.get(peer)
+        if detector is None:
+            detector = self._watched[peer] = Detector(self._loop.time())
+            if self._heartbeats is None:
+                self._heartbeats = self._loop.create_task(self._ask_for_life())
+        return detector.suspects(self._loop.time())
+
+    async def _ask_for_life(self) -> None:
+        while True:
+            for peer in self._watched:
+                await self._send(peer, {}, (), _HEARTBEATS, flags=HEARTBEAT | DATAGRAM)
+            await asyncio.sleep(INTERVAL_S)
 
     async def _send(
-        self, to: str, header: Header, payload: Sequence[Buffer], purpose: str, answers: int = 0
+        self,
+        to: str,
+        header: Header,
+        payload: Sequence[Buffer],
+        purpose: str,
+        answers: int = 0,
+        flags: int = 0,
     ) -> int:
         if self._dead:
             return 0
+        number = self._surroundings.number(to)
+        body, owned = _packed(header), _owned(payload)
+        if not flags & DATAGRAM and number != self._number:
+            if number in self._traffic.full:
+                await self._traffic.room(number)
+                sequence = self._hand_over(number, body, owned, purpose, answers, flags)
+                self._traffic.next_turn(number)
+                return sequence
+        return self._hand_over(number, body, owned, purpose, answers, flags)
+
+    def _hand_over(
+        self,
+        number: int,
+        body: bytes,
+        payload: tuple[Buffer, ...],
+        purpose: str,
+        answers: int,
+        flags: int,
+    ) -> int:
+        loop = self._loop
         frame = Frame(
             Kind.SEND,
-            self._surroundings.number(self.name),
-            self._surroundings.number(to),
-            self._surroundings.next_sequence(self.name),
+            self._number,
+            number,
+            self._body.next_sequence(),
             answers,
-            self._loop._now_ns,
+            loop._now_ns,
             purpose,
-            _packed(header),
-            _owned(payload),
+            body,
+            payload,
+            flags,
+            0,
+            loop.ahead_ns(),
         )
-        encode(frame)
-        self._outbox.append(frame)
+        check(frame)
+        self.said.frames.append(frame)
+        if number == self._number:
+            frame.due_ns = frame.instant_ns
+            self._body.loop_back(frame)
+        elif not flags:
+            self._traffic.sent(number, frame.size_bytes)
         return frame.sequence
 
     # The device.
@@ -232,7 +356,7 @@ class Node:
         what it changes until it ends. Its result, or the exception it raised, is what awaiting
         gives.
         """
-        return self._surroundings.compute(self.name, work, flops)
+        return self._body.compute(work, flops)
 
     def reserve(self, size_bytes: int, purpose: str = "a reservation") -> Reservation:
         """Holds device memory out of what the device grants. Raises DeviceMemoryError."""
@@ -258,12 +382,12 @@ class Node:
     def note(self, event: str, **fields: Any) -> None:
         """Tells the experimenter something. It costs no network and no time."""
         if not self._dead:
-            self._notes.append({"event": event, "fields": unpack(_packed(fields))})
+            self.said.notes.append((self._loop._now_ns, event, unpack(_packed(fields))))
 
     def declare(self, fact: str, nodes: Sequence[str]) -> None:
         """States what only a run can know, so that a scenario can name it: "host of client-3"."""
         if not self._dead:
-            self._facts[fact] = list(nodes)
+            self.said.facts.append((self._loop._now_ns, fact, list(nodes)))
 
     def on_crash(self, let_go: Callable[[], None]) -> None:
         """Calls `let_go` when the node dies, to drop large things that its memory held.
@@ -273,26 +397,42 @@ class Node:
         """
         self._let_go.append(let_go)
 
-    # What the worker calls.
+    # What the machine calls.
 
-    def _deliver(self, source: str, frame: Frame, sent_ns: int) -> None:
+    def _deliver(self, frame: Frame) -> None:
+        if frame.flags & HEARTBEAT:
+            self._feel(frame)
+            return
+        loop = self._loop
         message = Message(
-            source,
+            self._surroundings.names[frame.source],
             unpack(frame.body),
-            tuple(memoryview(part).toreadonly() for part in frame.payload),
+            tuple([memoryview(part).toreadonly() for part in frame.payload]),
             frame.purpose,
-            to_seconds(sent_ns),
-            self._loop.time(),
+            (frame.instant_ns + frame.clock_ns) / NANOSECONDS,
+            loop.clock_ns() / NANOSECONDS,
             self,
-            frame.sequence,
+            frame,
         )
+        if self._watched and (detector := self._watched.get(message.source)) is not None:
+            detector.alive(loop.time())
         if frame.answers:
+            self._traffic.take_up(frame)
             future = self._requests.get(frame.answers)
             if future is not None and not future.done():
                 future.set_result(message)
             return
         self._inbox.append(message)
         self._wake_reader()
+
+    def _feel(self, frame: Frame) -> None:
+        """A heartbeat: a question is answered at once, an answer is a sign of life."""
+        source = self._surroundings.names[frame.source]
+        if not frame.answers:
+            flags = HEARTBEAT | DATAGRAM
+            self._hand_over(frame.source, b"\x80", (), _HEARTBEATS, frame.sequence, flags)
+        elif (detector := self._watched.get(source)) is not None:
+            detector.alive(self._loop.time())
 
     def _wake_reader(self) -> None:
         while self._inbox and self._readers:
@@ -301,12 +441,99 @@ class Node:
                 reader.set_result(None)
                 break
 
+    def _read_no_more(self) -> None:
+        """The program has ended: what came in and will come in counts as taken up."""
+        while self._inbox:
+            self._traffic.take_up(self._inbox.popleft()._frame)
+
     def _die(self) -> None:
         self._dead = True
-        self._outbox.clear()
+        self.said.clear()
         self._inbox.clear()
         for let_go in self._let_go:
             let_go()
+
+
+@dataclass(slots=True)
+class Said:
+    """What a node has said since it was last asked, with the instants, in nanoseconds."""
+
+    frames: list[Frame] = field(default_factory=list)
+    notes: list[tuple[int, str, dict[str, Any]]] = field(default_factory=list)
+    facts: list[tuple[int, str, list[str]]] = field(default_factory=list)
+    topics: list[tuple[int, str, bool]] = field(default_factory=list)
+
+    def clear(self) -> None:
+        """Nothing was said."""
+        for things in (self.frames, self.notes, self.facts, self.topics):
+            things.clear()  # type: ignore[attr-defined]
+
+
+class Traffic:
+    """How much is under way between a node and each peer, and who has to wait therefore.
+
+    A receiver reports what it has taken up each time a quarter of the buffer has come together; a
+    sender waits while a whole buffer and more is neither taken up nor lost. So neither the network
+    nor a slow reader holds more than that of any sender, plus one message.
+    """
+
+    def __init__(self, loop: NodeLoop, buffer_bytes: int) -> None:
+        self._loop = loop
+        self._buffer_bytes = buffer_bytes
+        self._under_way: dict[int, int] = {}
+        self._taken: dict[tuple[int, bool], int] = {}
+        self._waiting: dict[int, deque[asyncio.Future[None]]] = {}
+        self.full: dict[int, None] = {}
+        self.receipts: list[tuple[int, int, int, bool]] = []
+
+    def sent(self, peer: int, size_bytes: int) -> None:
+        """So many bytes more are on their way to `peer`."""
+        total = self._under_way[peer] = self._under_way.get(peer, 0) + size_bytes
+        if total >= self._buffer_bytes:
+            self.full[peer] = None
+
+    async def room(self, peer: int) -> None:
+        """Waits until something can be sent to `peer`, behind those who wait already."""
+        waiting = self._waiting.setdefault(peer, deque())
+        while peer in self.full:
+            turn: asyncio.Future[None] = self._loop.create_future()
+            waiting.append(turn)
+            try:
+                await turn
+            except BaseException:
+                if turn in waiting:
+                    waiting.remove(turn)
+                self.next_turn(peer)
+                raise
+
+    def receipt(self, peer: int, size_bytes: int | None) -> None:
+        """`peer` has taken up so many bytes, or they are lost; None is all there were."""
+        left = 0 if size_bytes is None else max(self._under_way.get(peer, 0) - size_bytes, 0)
+        self._under_way[peer] = left
+        if left < self._buffer_bytes:
+            self.full.pop(peer, None)
+            self.next_turn(peer)
+
+    def take_up(self, frame: Frame) -> None:
+        """The program has this message now."""
+        if frame.flags & DATAGRAM:
+            return
+        published = bool(frame.flags & PUBLISH)
+        key = (frame.source, published)
+        taken = self._taken.get(key, 0) + frame.size_bytes
+        if taken * 4 >= self._buffer_bytes:
+            self.receipts.append((self._loop._now_ns, frame.source, taken, published))
+            taken = 0
+        self._taken[key] = taken
+
+    def next_turn(self, peer: int) -> None:
+        """Lets the next one send who waits for `peer`, if there is room."""
+        waiting = self._waiting.get(peer)
+        while waiting and peer not in self.full:
+            turn = waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                break
 
 
 def _packed(header: Header) -> bytes:
@@ -320,7 +547,7 @@ def _owned(payload: Sequence[Buffer]) -> tuple[bytes, ...]:
     """The payload as the sender has it now, whatever it writes into its buffers later."""
     if isinstance(payload, bytes | bytearray | memoryview):
         raise TypeError("a payload is a sequence of buffers; put this one into a list")
-    return tuple(part if isinstance(part, bytes) else bytes(memoryview(part)) for part in payload)
+    return tuple([part if isinstance(part, bytes) else bytes(memoryview(part)) for part in payload])
 
 
 Program = Callable[[Node], Awaitable[object]]

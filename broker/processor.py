@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from broker.clock import NANOSECONDS, to_seconds
@@ -37,7 +38,9 @@ class Processor:
         self._jobs.append(_Job(number, flops))
 
     def set_factor(self, now_ns: int, factor: float) -> None:
-        """From now on the device runs at `factor` of its speed (0.25: four times slower)."""
+        """From now on the device runs at `factor` of its speed (0.25: four times slower; 0.0: it
+        stands still).
+        """
         if self._jobs:
             done = to_seconds(now_ns - self._since_ns) * self._flops * self._factor
             self._jobs[0].remaining_flops = max(self._jobs[0].remaining_flops - done, 0.0)
@@ -46,10 +49,19 @@ class Processor:
 
     def next_end_ns(self) -> int | None:
         """The instant at which the computation under way ends, or None when the device is idle."""
-        if not self._jobs:
+        if not self._jobs or not self._factor:
             return None
         seconds = self._jobs[0].remaining_flops / (self._flops * self._factor)
         return self._since_ns + math.ceil(seconds * NANOSECONDS)
+
+    def due(self, now_ns: int) -> Iterator[int]:
+        """The numbers of the computations that have ended by `now_ns`, in order; they stay."""
+        end_ns = self._since_ns
+        for job in self._jobs if self._factor else ():
+            end_ns += math.ceil(job.remaining_flops / (self._flops * self._factor) * NANOSECONDS)
+            if end_ns > now_ns:
+                break
+            yield job.number
 
     def finish_due(self, now_ns: int) -> list[int]:
         """The numbers of the computations that have ended by `now_ns`, in order."""

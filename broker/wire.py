@@ -1,19 +1,23 @@
 """Frames on the socket, and their bounds.
 
-A frame is a ZeroMQ multipart message: a fixed binary prefix for routing, one msgpack body that only
-the ends unpack, and raw payload parts that nobody copies or unpacks on the way. `decode` checks
-every size before it trusts anything, and raises `FrameError` with the reason.
+A ZeroMQ message carries any number of frames: the packet. Its first part has them one behind the
+other, small payloads included; payload parts of 64 KiB and more follow as parts of their own, so
+that nobody copies them on the way. A frame is a fixed binary prefix for routing, a msgpack body
+that only the ends unpack, and raw payload parts that nobody unpickles. `decode` checks every size
+before it trusts anything, and raises `FrameError` with the reason.
 
-    prefix   magic 2s · kind u8 · parts u16 · source u32 · destination u32 ·
-             sequence u64 · answers u64 · instant i64 · purpose length u8, purpose
-    body     msgpack map
-    payload  `parts` raw frames
+    packet   magic 2s · count u16 · frames · [large payload parts]
+    frame    kind u8 · flags u8 · parts u16 · source u32 · destination u32 · sequence u64 ·
+             answers u64 · instant i64 · due i64 · clock i64 · purpose length u8 · body length u32 ·
+             purpose · body · part length u32 … · small payload parts
+
+The high bit of a part's length says that it travels as a part of its own.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
@@ -24,19 +28,31 @@ import zmq.backend
 
 from broker.errors import FrameError
 
-MAGIC = b"A1"
+MAGIC = b"A2"
 MAX_NODES = 65_536
+MAX_FRAMES = 65_535
+MAX_PACKET_BYTES = 64 * 2**20
 MAX_BODY_BYTES = 16 * 2**20
 MAX_PAYLOAD_BYTES = 512 * 2**20
 MAX_PARTS = 4_096
 MAX_PURPOSE_BYTES = 64
 NOBODY = 0xFFFF_FFFF
-_LARGE_BYTES = 65_536
+LARGE_BYTES = 65_536
+_APART = 0x8000_0000
 _MORE = int(zmq.SNDMORE)
 
-_PREFIX = struct.Struct("!2sBHIIQQqB")
+_HEAD = struct.Struct("!2sH")
+_PREFIX = struct.Struct("!BBHIIQQqqqBI")
+_LENGTHS = tuple(struct.Struct(f"!{count}I") for count in range(17))
 
 Buffer = bytes | memoryview
+
+DATAGRAM = 1
+"""Flag: this message goes as a datagram, and may be lost, doubled or overtaken."""
+HEARTBEAT = 2
+"""Flag: a failure detector's question or answer, which no program sees."""
+PUBLISH = 4
+"""Flag: for all who subscribe to the topic that stands in the purpose's place."""
 
 
 class Kind(IntEnum):
@@ -44,23 +60,27 @@ class Kind(IntEnum):
 
     HELLO = 1  # worker → bus: I am here
     SEND = 2  # worker → bus: a node's message
-    QUIET = 3  # worker → bus: nothing is ready here any more at this instant
-    DELIVER = 4  # bus → worker: a message that arrives at this instant
-    ADVANCE = 5  # bus → worker: it is this instant now; run
+    QUIET = 3  # worker → bus: nothing is ready here any more until the window's end
+    DELIVER = 4  # bus → worker: a message that arrives, and when
+    ADVANCE = 5  # bus → worker: run until then
     DESCRIBE = 6  # bus → worker: who waits for what?
     CLOSE = 7  # bus → worker: the run is over
+    ORDERS = 8  # bus → worker: what happens to nodes at a window's beginning
+    RECEIPT = 9  # bus → worker: `source` has taken up `sequence` bytes; 0: all there were are lost
 
 
 _KINDS = {int(kind): kind for kind in Kind}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Frame:
     """One frame.
 
     `source` and `destination` are numbers of nodes in the order of the run's programs.
     `instant_ns` is when the message was sent (SEND, DELIVER), or the instant that is meant
-    (control). `answers` is the sequence number of the request this replies to, or 0.
+    (control); `due_ns` is when it arrives (DELIVER) or where a window ends (ADVANCE); `clock_ns` is
+    how far the sender's own clock was ahead. `answers` is the sequence number of the request this
+    replies to, or 0.
     """
 
     kind: Kind
@@ -70,18 +90,21 @@ class Frame:
     answers: int = 0
     instant_ns: int = 0
     purpose: str = ""
-    body: bytes = b"\x80"
+    body: Buffer = b"\x80"
     payload: tuple[Buffer, ...] = ()
+    flags: int = 0
+    due_ns: int = 0
+    clock_ns: int = 0
 
     @property
     def size_bytes(self) -> int:
         """All its bytes, as they would lie in a stream."""
-        return (
-            _PREFIX.size
-            + len(self.purpose.encode())
-            + len(self.body)
-            + sum(len(part) for part in self.payload)
-        )
+        size = _PREFIX.size + len(self.body)
+        if self.purpose:
+            size += len(self.purpose.encode())
+        for part in self.payload:
+            size += len(part) + 4
+        return size
 
 
 def pack(value: dict[str, Any]) -> bytes:
@@ -101,95 +124,189 @@ def unpack(body: Buffer) -> dict[str, Any]:
     return value
 
 
-def post(socket: zmq.Socket[bytes], frame: Frame, *envelope: bytes) -> None:
-    """Sends a frame, behind the `envelope` that a ROUTER needs. Large payloads are not copied."""
+def post(socket: zmq.Socket[bytes], frames: Sequence[Frame], *envelope: bytes) -> None:
+    """Sends frames, in as few packets as their bounds allow, each behind the `envelope` that a
+    ROUTER needs. Large payloads are not copied.
+    """
+    for packet in _packets(frames):
+        send_parts(socket, [*envelope, *encode(packet)])
+
+
+def send_parts(socket: zmq.Socket[bytes], parts: Sequence[Buffer], flags: int = 0) -> None:
+    """Sends a multipart message; large parts are not copied."""
     send = zmq.backend.Socket.send  # `send_multipart` does sums with enums, at twice the price
-    parts = [*envelope, *encode(frame)]
     last = len(parts) - 1
     for place, part in enumerate(parts):
-        flags = _MORE if place < last else 0
-        if len(part) < _LARGE_BYTES:
-            send(socket, part, flags)
+        more = flags | _MORE if place < last else flags
+        if len(part) < LARGE_BYTES:
+            send(socket, part, more)
         else:
-            send(socket, part, flags, copy=False)
+            send(socket, part, more, copy=False)
 
 
-def collect(socket: zmq.Socket[bytes]) -> list[Buffer]:
-    """The parts of the next multipart message, not copied."""
+def collect(socket: zmq.Socket[bytes], flags: int = 0) -> list[Buffer]:
+    """The parts of the next multipart message; large ones are not copied."""
     receive = zmq.backend.Socket.recv
     parts: list[Buffer] = []
     more = True
     while more:
-        part = receive(socket, copy=False)
-        parts.append(part.buffer if len(part) else b"")
+        part = receive(socket, flags, copy=False)
+        size = len(part)
+        parts.append(part.bytes if size < LARGE_BYTES else part.buffer)
         more = part.more
     return parts
 
 
-def encode(frame: Frame) -> list[Buffer]:
-    """The parts of the multipart message. Raises FrameError when a bound is broken."""
-    purpose = frame.purpose.encode()
-    if len(purpose) > MAX_PURPOSE_BYTES:
-        raise FrameError(f"purpose {frame.purpose!r} is longer than {MAX_PURPOSE_BYTES} bytes")
-    _check_sizes(frame.body, frame.payload)
-    prefix = _PREFIX.pack(
-        MAGIC,
-        frame.kind,
-        len(frame.payload),
-        frame.source,
-        frame.destination,
-        frame.sequence,
-        frame.answers,
-        frame.instant_ns,
-        len(purpose),
-    )
-    return [prefix + purpose, frame.body, *frame.payload]
+def check(frame: Frame) -> None:
+    """Raises FrameError when a frame breaks a bound, and so could never be sent."""
+    if len(frame.purpose) > MAX_PURPOSE_BYTES // 4:
+        purpose = frame.purpose.encode()
+        if len(purpose) > MAX_PURPOSE_BYTES:
+            raise FrameError(f"purpose {frame.purpose!r} is longer than {MAX_PURPOSE_BYTES} bytes")
+    if len(frame.body) > MAX_BODY_BYTES:
+        raise FrameError(f"body of {len(frame.body):,} bytes; at most {MAX_BODY_BYTES:,}")
+    if frame.payload:
+        if len(frame.payload) > MAX_PARTS:
+            raise FrameError(f"{len(frame.payload):,} payload parts; at most {MAX_PARTS:,}")
+        total = sum(len(part) for part in frame.payload)
+        if total > MAX_PAYLOAD_BYTES:
+            raise FrameError(f"payload of {total:,} bytes; at most {MAX_PAYLOAD_BYTES:,}")
 
 
-def decode(parts: Sequence[Buffer]) -> Frame:
-    """The frame in a multipart message. Raises FrameError with the reason it can't be one."""
-    if len(parts) < 2:
-        raise FrameError(f"{len(parts)} part(s); a frame has a prefix and a body")
-    prefix = bytes(parts[0])
-    if len(prefix) < _PREFIX.size:
-        raise FrameError(f"prefix of {len(prefix)} bytes; it has at least {_PREFIX.size}")
-    magic, kind, count, source, destination, sequence, answers, instant, purpose_length = (
-        _PREFIX.unpack_from(prefix)
-    )
+def encode(frames: Sequence[Frame]) -> list[Buffer]:
+    """The parts of one packet. Raises FrameError when a bound is broken."""
+    if len(frames) > MAX_FRAMES:
+        raise FrameError(f"{len(frames):,} frames in a packet; at most {MAX_FRAMES:,}")
+    inside: list[Buffer] = [_HEAD.pack(MAGIC, len(frames))]
+    apart: list[Buffer] = []
+    for frame in frames:
+        check(frame)
+        purpose = frame.purpose.encode() if frame.purpose else b""
+        payload = frame.payload
+        inside.append(
+            _PREFIX.pack(
+                frame.kind,
+                frame.flags,
+                len(payload),
+                frame.source,
+                frame.destination,
+                frame.sequence,
+                frame.answers,
+                frame.instant_ns,
+                frame.due_ns,
+                frame.clock_ns,
+                len(purpose),
+                len(frame.body),
+            )
+        )
+        if purpose:
+            inside.append(purpose)
+        inside.append(frame.body)
+        if payload:
+            sizes = [len(part) for part in payload]
+            marked = [size | _APART if size >= LARGE_BYTES else size for size in sizes]
+            inside.append(_lengths(len(marked)).pack(*marked))
+            for size, part in zip(sizes, payload, strict=True):
+                (apart if size >= LARGE_BYTES else inside).append(part)
+    return [b"".join(inside), *apart]
+
+
+def decode(parts: Sequence[Buffer]) -> list[Frame]:
+    """The frames in a packet. Raises FrameError with the reason it can't be one."""
+    if not parts:
+        raise FrameError("0 parts; a packet has at least one")
+    packet = memoryview(parts[0])
+    end = len(packet)
+    if end < _HEAD.size:
+        raise FrameError(f"packet of {end} bytes; it has at least {_HEAD.size}")
+    if end > MAX_PACKET_BYTES:
+        raise FrameError(f"packet of {end:,} bytes; at most {MAX_PACKET_BYTES:,}")
+    magic, count = _HEAD.unpack_from(packet)
     if magic != MAGIC:
-        raise FrameError("not a frame of this protocol")
+        raise FrameError("not a packet of this protocol")
+    frames: list[Frame] = []
+    at = _HEAD.size
+    apart = 1
+    for _ in range(count):
+        frame, at, apart = _decode_one(packet, at, end, parts, apart)
+        frames.append(frame)
+    if at != end:
+        raise FrameError(f"{end - at:,} bytes after the last frame")
+    if apart != len(parts):
+        raise FrameError(f"{len(parts) - apart:,} part(s) that no frame has spoken of")
+    return frames
+
+
+def _decode_one(
+    packet: memoryview, at: int, end: int, parts: Sequence[Buffer], apart: int
+) -> tuple[Frame, int, int]:
+    if at + _PREFIX.size > end:
+        raise FrameError("the packet ends within a prefix")
+    (
+        kind, flags, count, source, destination, sequence, answers, instant, due, clock,
+        purpose_length, body_length,
+    ) = _PREFIX.unpack_from(packet, at)  # fmt: skip
     known = _KINDS.get(kind)
     if known is None:
         raise FrameError(f"unknown kind {kind}")
-    payload = tuple(parts[2:])
-    if count != len(payload):
-        raise FrameError(f"{len(payload)} payload part(s) where the prefix says {count}")
-    purpose = prefix[_PREFIX.size :]
-    if len(purpose) != purpose_length or purpose_length > MAX_PURPOSE_BYTES:
-        raise FrameError("purpose has the wrong length")
-    _check_sizes(parts[1], payload)
-    try:
-        text = purpose.decode()
-    except UnicodeDecodeError as error:
-        raise FrameError(f"purpose is not UTF-8: {error}") from error
-    return Frame(
-        known,
-        source,
-        destination,
-        sequence,
-        answers,
-        instant,
-        text,
-        bytes(parts[1]),
-        payload,
-    )
+    if purpose_length > MAX_PURPOSE_BYTES:
+        raise FrameError(f"purpose of {purpose_length} bytes; at most {MAX_PURPOSE_BYTES}")
+    if body_length > MAX_BODY_BYTES:
+        raise FrameError(f"body of {body_length:,} bytes; at most {MAX_BODY_BYTES:,}")
+    if count > MAX_PARTS:
+        raise FrameError(f"{count:,} payload parts; at most {MAX_PARTS:,}")
+    at += _PREFIX.size
+    body_at = at + purpose_length
+    lengths_at = body_at + body_length
+    next_at = lengths_at + 4 * count
+    if next_at > end:
+        raise FrameError("the packet ends within a frame")
+    text = ""
+    if purpose_length:
+        try:
+            text = str(packet[at:body_at], "utf-8")
+        except UnicodeDecodeError as error:
+            raise FrameError(f"purpose is not UTF-8: {error}") from error
+    payload: tuple[Buffer, ...] = ()
+    if count:
+        found: list[Buffer] = []
+        total = 0
+        for length in _lengths(count).unpack_from(packet, lengths_at):
+            size = length & ~_APART
+            total += size
+            if total > MAX_PAYLOAD_BYTES:
+                raise FrameError(f"payload of {total:,} bytes; at most {MAX_PAYLOAD_BYTES:,}")
+            if length & _APART:
+                if size < LARGE_BYTES or apart >= len(parts) or len(parts[apart]) != size:
+                    raise FrameError(f"no part of {size:,} bytes where a frame speaks of one")
+                found.append(parts[apart])
+                apart += 1
+            else:
+                if size >= LARGE_BYTES or next_at + size > end:
+                    raise FrameError("the packet ends within a payload")
+                found.append(packet[next_at : next_at + size])
+                next_at += size
+        payload = tuple(found)
+    frame = Frame(
+        known, source, destination, sequence, answers, instant, text,
+        packet[body_at:lengths_at], payload, flags, due, clock,
+    )  # fmt: skip
+    return frame, next_at, apart
 
 
-def _check_sizes(body: Buffer, payload: Sequence[Buffer]) -> None:
-    if len(body) > MAX_BODY_BYTES:
-        raise FrameError(f"body of {len(body):,} bytes; at most {MAX_BODY_BYTES:,}")
-    if len(payload) > MAX_PARTS:
-        raise FrameError(f"{len(payload):,} payload parts; at most {MAX_PARTS:,}")
-    total = sum(len(part) for part in payload)
-    if total > MAX_PAYLOAD_BYTES:
-        raise FrameError(f"payload of {total:,} bytes; at most {MAX_PAYLOAD_BYTES:,}")
+def _lengths(count: int) -> struct.Struct:
+    return _LENGTHS[count] if count < len(_LENGTHS) else struct.Struct(f"!{count}I")
+
+
+def _packets(frames: Sequence[Frame]) -> Iterable[Sequence[Frame]]:
+    """`frames` cut where a packet would break its bounds."""
+    begin = size = 0
+    for place, frame in enumerate(frames):
+        small = sum(len(part) for part in frame.payload if len(part) < LARGE_BYTES)
+        more = _PREFIX.size + MAX_PURPOSE_BYTES + len(frame.body) + small + 4 * len(frame.payload)
+        if place > begin and (size + more > MAX_PACKET_BYTES // 2 or place - begin == MAX_FRAMES):
+            yield frames[begin:place]
+            begin, size = place, 0
+        size += more
+    if begin < len(frames):
+        yield frames[begin:]

@@ -1,44 +1,29 @@
-"""The nodes that live in one process, behind one DEALER socket.
+"""The nodes that live in one process, behind one DEALER socket, in virtual time.
 
-A worker is told an instant, what arrives then and what breaks then; it runs its nodes until none
-has anything to do, hands over what they sent, and says when it next has something to do. Real work
-runs in threads meanwhile: a worker only waits for it when its virtual end has come. That is where
-parallelism comes from, and why it can't change a result.
+A worker is told a window of time, what arrives in it and what breaks at its beginning; it runs its
+nodes through it, hands over what they sent, and says when it next has something to do. Within a
+window its nodes can't hear of each other, so each runs through by itself. Real work runs in threads
+meanwhile: a worker only waits for it when its virtual end has come and nothing else is left to do.
+That is where parallelism comes from, and why it can't change a result.
 """
 
 from __future__ import annotations
 
-import asyncio
-import atexit
-import contextlib
-import math
-import os
-import threading
-import traceback
-from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import heapq
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import zmq
 
-from broker.clock import NodeLoop, to_seconds
-from broker.disk import Disk
-from broker.errors import BrokerError, SpinError, WorkerError
-from broker.network import Network
-from broker.node import Node, Programs, Route
-from broker.processor import Processor
+from broker import guard
+from broker.errors import BrokerError
+from broker.machine import Machine, dispose_of_remains
+from broker.map import Map
+from broker.node import Programs, Route
 from broker.wire import Frame, Kind, collect, decode, pack, post, unpack
-from topologies import InputError, Topology
-from topologies import Node as Place
-
-T = TypeVar("T")
-
-WORK_DEADLINE_S = 600.0
-_PASSES_AT_AN_INSTANT = 10_000
-_CLOSINGS = 8
-_HERE = os.path.dirname(__file__)  # noqa: PTH120 - as code objects spell it
+from topologies import Topology
 
 
 @dataclass(frozen=True)
@@ -54,169 +39,87 @@ class Assignment:
     threads: int
 
 
-class _Lane:
-    """Runs one device's work in the shared threads, one at a time and in order."""
-
-    def __init__(self, threads: ThreadPoolExecutor) -> None:
-        self._threads = threads
-        self._lock = threading.Lock()
-        self._waiting: deque[tuple[Callable[[], object], Future[Any]]] = deque()
-        self._busy = False
-
-    def submit(self, work: Callable[[], object]) -> Future[Any]:
-        done: Future[Any] = Future()
-        with self._lock:
-            self._waiting.append((work, done))
-            if not self._busy:
-                self._busy = True
-                self._threads.submit(self._run)
-        return done
-
-    def clear(self) -> None:
-        with self._lock:
-            self._waiting.clear()
-
-    def _run(self) -> None:
-        while True:
-            with self._lock:
-                if not self._waiting:
-                    self._busy = False
-                    return
-                work, done = self._waiting.popleft()
-            try:
-                done.set_result(work())
-            except BaseException as error:
-                done.set_exception(error)
-
-
-class _Machine:
-    """One node: what stays over crashes (disk, numbers) and what a crash takes (loop, memory,
-    work).
-    """
-
-    def __init__(self, place: Place, threads: ThreadPoolExecutor) -> None:
-        self.place = place
-        self.disk = Disk()
-        self.sequence = 0
-        self.factor = 1.0
-        self._threads = threads
-        self.node: Node | None = None
-        self.loop: NodeLoop | None = None
-        self.main: asyncio.Task[object] | None = None
-        self.ended = False
-        self._graves: list[asyncio.Task[Any]] = []
-        self._reset_work()
-
-    def _reset_work(self) -> None:
-        flops = self.place.device.flops if self.place.device else 0.0
-        self.processor = Processor(flops)
-        self.processor.set_factor(0, self.factor)
-        self.lane = _Lane(self._threads)
-        self.work: dict[int, tuple[Future[Any], asyncio.Future[Any]]] = {}
-        self.work_count = 0
-
-    def crash(self) -> None:
-        """Nothing of the program runs any more. It is kept, fenced, so that no `finally` runs
-        either.
-        """
-        if self.loop is None or self.node is None:
-            return
-        self.node._die()
-        self.loop.fence()
-        self.lane.clear()
-        self._graves += asyncio.all_tasks(self.loop)
-        self.node = self.loop = self.main = None
-        self.ended = False
-        self._reset_work()
-
-    def close(self) -> None:
-        """The run is over: what still waits is closed, and its `finally` reaches nobody."""
-        _remains.extend(self._graves)
-        self._graves.clear()
-        self.crash()
-        _dispose(self._graves)
-
-    def next_ns(self) -> int | None:
-        if self.loop is None:
-            return None
-        candidates = (self.loop.next_ns(), self.processor.next_end_ns())
-        return min((ns for ns in candidates if ns is not None), default=None)
-
-
 class Worker:
     """Runs the nodes of an `Assignment`, driven by the frames that come over `socket`."""
 
     def __init__(self, assignment: Assignment, socket: zmq.Socket[bytes]) -> None:
-        _dispose_of_remains()
+        dispose_of_remains()
         self._assignment = assignment
         self._socket = socket
         self._threads = ThreadPoolExecutor(assignment.threads, thread_name_prefix="compute")
         self._numbers = {name: number for number, name in enumerate(assignment.names)}
+        self._map = Map(assignment.topology)
         nodes = assignment.topology.nodes
         self._machines = {
-            name: _Machine(nodes[name], self._threads) for name in assignment.programs
+            self._numbers[name]: Machine(
+                nodes[name], self._numbers[name], program, self, self._threads
+            )
+            for name, program in assignment.programs.items()
         }
-        self._map = Network(assignment.topology, 0)
-        self._now_ns = 0
-        self._arrived: list[Frame] = []
-        self.returned: dict[str, object] = {}
+        self._agenda: list[tuple[int, int]] = []
 
-    # What nodes call (`Surroundings`).
+    @property
+    def returned(self) -> dict[str, object]:
+        """What programs have returned, by node."""
+        return {
+            machine.place.name: machine.returned
+            for machine in self._machines.values()
+            if machine.has_returned
+        }
+
+    # What nodes ask (`Surroundings`).
 
     @property
     def names(self) -> Sequence[str]:
+        """All nodes of the run, in its order."""
         return self._assignment.names
 
-    def number(self, name: str) -> int:
-        if name not in self._numbers:
-            raise BrokerError(f"no program runs on a node {name!r}")
-        return self._numbers[name]
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        return self._assignment.seed
 
-    def next_sequence(self, name: str) -> int:
-        machine = self._machines[name]
-        machine.sequence += 1
-        return machine.sequence
+    @property
+    def send_buffer_bytes(self) -> int:
+        """What may be under way from one node to another before it has to wait."""
+        return self._assignment.topology.transport.send_buffer_bytes
+
+    def number(self, name: str) -> int:
+        """A node's place in the order of the run. Raises BrokerError where no program is."""
+        number = self._numbers.get(name)
+        if number is None:
+            raise BrokerError(f"no program runs on a node {name!r}")
+        return number
 
     def route(self, source: str, destination: str) -> Route | None:
-        links = self._map.route(source, destination)
-        if links is None:
-            return None
-        bandwidth = min((link.bandwidth_bps for link in links), default=float("inf"))
-        return Route(bandwidth, sum(link.delay_s for link in links))
-
-    def compute(self, name: str, work: Callable[[], T], flops: float) -> asyncio.Future[T]:
-        machine = self._machines[name]
-        if machine.loop is None or machine.place.device is None:
-            raise BrokerError(f"node {name} has no device to compute on")
-        if not 0 <= flops < math.inf:
-            raise BrokerError(f"node {name}: flops is {flops}; it counts operations, 0 or more")
-        future: asyncio.Future[T] = machine.loop.create_future()
-        machine.work_count += 1
-        machine.work[machine.work_count] = (machine.lane.submit(work), future)
-        machine.processor.submit(self._now_ns, machine.work_count, flops)
-        return future
+        """What the way costs now, or None where the topology has none."""
+        return self._map.route(source, destination)
 
     # The conversation with the bus.
 
     def hello(self) -> None:
         """Joins the run."""
         body = {"index": self._assignment.index, "token": self._assignment.token}
-        self._send(Frame(Kind.HELLO, body=pack(body)))
+        post(self._socket, [Frame(Kind.HELLO, body=pack(body))])
 
     def pump(self) -> bool:
-        """Reads frames until an instant is done (True) or the run is over (False)."""
+        """Reads packets until a window is done (True) or the run is over (False)."""
         while True:
-            frame = decode(collect(self._socket))
-            if frame.kind is Kind.DELIVER:
-                self._arrived.append(frame)
-            elif frame.kind is Kind.ADVANCE:
-                self._advance(frame)
-                return True
-            elif frame.kind is Kind.DESCRIBE:
-                self._send(Frame(Kind.QUIET, body=pack({"waiting": self._describe()})))
-                return True
-            elif frame.kind is Kind.CLOSE:
-                return False
+            for frame in decode(collect(self._socket)):
+                if frame.kind in (Kind.DELIVER, Kind.RECEIPT):
+                    self._machines[frame.destination].arrive(frame)
+                    self._put_down(frame.destination, frame.due_ns)
+                elif frame.kind == Kind.ORDERS:
+                    self._obey(frame.instant_ns, unpack(frame.body))
+                elif frame.kind == Kind.ADVANCE:
+                    self._advance(frame.instant_ns, frame.due_ns)
+                    return True
+                elif frame.kind == Kind.DESCRIBE:
+                    body = pack({"waiting": self._describe()})
+                    post(self._socket, [Frame(Kind.QUIET, body=body)])
+                    return True
+                elif frame.kind == Kind.CLOSE:
+                    return False
 
     def close(self) -> None:
         """Drops all nodes; real work still under way is not waited for."""
@@ -224,169 +127,108 @@ class Worker:
             machine.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _send(self, frame: Frame) -> None:
-        post(self._socket, frame)
+    def _obey(self, now_ns: int, orders: dict[str, Any]) -> None:
+        """What happens to nodes before anything else at this instant."""
+        if "links" in orders:
+            self._map.change(orders["links"])
+        for action, number, *values in orders["actions"]:
+            self._act(self._machines[number], action, now_ns, values)
+            self._put_down(number, self._machines[number].next_ns())
 
-    def _advance(self, frame: Frame) -> None:
-        self._now_ns = frame.instant_ns
-        order = unpack(frame.body)
-        for action, number, value in order["actions"]:
-            self._act(action, self._assignment.names[number], value)
-        for arrival in self._arrived:
-            machine = self._machines[self._assignment.names[arrival.destination]]
-            if machine.node is not None and machine.loop is not None:
-                machine.loop._now_ns = self._now_ns
-                source = self._assignment.names[arrival.source]
-                machine.node._deliver(source, arrival, arrival.instant_ns)
-        self._arrived.clear()
-        failed = self._run_all()
-        self._report(failed)
+    def _advance(self, now_ns: int, end_ns: int) -> None:
+        """Runs the window from `now_ns` until before `end_ns`."""
+        touched: dict[int, Machine] = {}
+        agenda = self._agenda
+        blocked: list[Machine] = []
+        with guard.guarded():
+            while agenda and agenda[0][0] < end_ns:
+                due_ns, number = heapq.heappop(agenda)
+                machine = self._machines[number]
+                if machine.scheduled_ns != due_ns:
+                    continue
+                machine.scheduled_ns = None
+                touched[number] = machine
+                if not machine.run(now_ns, end_ns, patient=False):
+                    blocked.append(machine)
+                    continue
+                self._put_down(number, machine.next_ns())
+            for machine in blocked:
+                machine.run(now_ns, end_ns, patient=True)
+                self._put_down(machine.number, machine.next_ns())
+        self._report(end_ns, touched.values())
 
-    def _act(self, action: str, name: str, value: float) -> None:
-        machine = self._machines[name]
+    def _put_down(self, number: int, due_ns: int | None) -> None:
+        """Notes on the agenda when a node is next to be run, if that is earlier than noted."""
+        if due_ns is None:
+            return
+        machine = self._machines[number]
+        if machine.scheduled_ns is None or due_ns < machine.scheduled_ns:
+            machine.scheduled_ns = due_ns
+            heapq.heappush(self._agenda, (due_ns, number))
+
+    def _act(self, machine: Machine, action: str, now_ns: int, values: Sequence[Any]) -> None:
         if action == "boot":
-            loop = NodeLoop(name)  # type: ignore[abstract]  # the rest is set below the class
-            loop._now_ns = self._now_ns
-            node = Node(machine.place, int(value), loop, machine.disk, self, self._assignment.seed)
-            machine.loop, machine.node = loop, node
-            machine.main = loop.create_task(_call(self._assignment.programs[name], node))
+            machine.crash()
+            machine.boot(now_ns, *values)
         elif action == "crash":
             machine.crash()
+        elif action == "stop":
+            machine.stop(now_ns)
+        elif action == "pause":
+            machine.pause(now_ns, *values)
         elif action == "speed":
-            machine.factor = value
-            machine.processor.set_factor(self._now_ns, value)
+            machine.set_speed(now_ns, *values)
+        elif action == "skew":
+            machine.skew(now_ns, *values)
 
-    def _run_all(self) -> dict[str, tuple[str, str]]:
-        """Runs every node until none has anything to do at this instant; returns who failed, and
-        how.
-        """
-        failed: dict[str, tuple[str, str]] = {}
-        for name, machine in self._machines.items():
-            passes = 0
-            while machine.loop is not None and not machine.ended:
-                due = machine.next_ns()
-                if due is None or due > self._now_ns:
-                    break
-                passes += 1
-                if passes > _PASSES_AT_AN_INSTANT:
-                    raise SpinError(name, to_seconds(self._now_ns), passes)
-                self._finish_work(machine)
-                machine.loop.run_until_quiet(self._now_ns)
-                if machine.main is not None and machine.main.done():
-                    machine.ended = True
-                    error = (
-                        asyncio.CancelledError("the program was cancelled")
-                        if machine.main.cancelled()
-                        else machine.main.exception()
-                    )
-                    if error is None:
-                        self.returned[name] = machine.main.result()
-                    else:
-                        failed[name] = _account(error)
-        return failed
-
-    def _finish_work(self, machine: _Machine) -> None:
-        for number in machine.processor.finish_due(self._now_ns):
-            done, future = machine.work.pop(number)
-            try:
-                error = done.exception(timeout=WORK_DEADLINE_S)
-            except TimeoutError:
-                raise WorkerError(
-                    f"work on node {machine.place.name} took more than {WORK_DEADLINE_S:.0f} s"
-                ) from None
-            if future.done():
-                continue
-            if isinstance(error, StopIteration):
-                future.set_exception(RuntimeError("work raised StopIteration"))
-            elif error is not None:
-                future.set_exception(error)
-            else:
-                future.set_result(done.result())
-
-    def _report(self, failed: dict[str, tuple[str, str]]) -> None:
-        sent = 0
-        notes: list[list[Any]] = []
-        facts: list[list[Any]] = []
-        for name, machine in self._machines.items():
-            node = machine.node
-            if node is None:
-                continue
-            for frame in node._outbox:
-                self._send(frame)
-            sent += len(node._outbox)
-            node._outbox.clear()
-            notes += [[name, note["event"], note["fields"]] for note in node._notes]
-            node._notes.clear()
-            facts += [[name, fact, nodes] for fact, nodes in node._facts.items()]
-            node._facts.clear()
-        pending = [ns for machine in self._machines.values() if not machine.ended
-                   and (ns := machine.next_ns()) is not None]  # fmt: skip
-        body = {
-            "sent": sent,
-            "next": min(pending, default=None),
+    def _report(self, end_ns: int, machines: Iterable[Machine]) -> None:
+        """Hands over what the nodes sent, and says how they are."""
+        frames: list[Frame] = []
+        notes: list[tuple[int, int, str, dict[str, Any]]] = []
+        facts: list[tuple[int, int, str, list[str]]] = []
+        topics: list[tuple[int, int, str, bool]] = []
+        receipts: list[tuple[int, int, int, int, bool]] = []
+        ended: list[tuple[int, int, bool]] = []
+        failed: list[tuple[int, int, str, str]] = []
+        for machine in machines:
+            number = machine.number
+            if machine.node is not None:
+                said = machine.node.said
+                frames += said.frames
+                if said.notes:
+                    notes += [(at_ns, number, event, what) for at_ns, event, what in said.notes]
+                if said.facts:
+                    facts += [(at_ns, number, fact, nodes) for at_ns, fact, nodes in said.facts]
+                if said.topics:
+                    topics += [(at_ns, number, topic, on) for at_ns, topic, on in said.topics]
+                said.clear()
+                owed = machine.node._traffic.receipts
+                receipts += [(at_ns, number, *receipt) for at_ns, *receipt in owed]
+                owed.clear()
+            if machine.ended_ns is not None and not machine.reported:
+                machine.reported = True
+                if machine.failure is not None:
+                    failed.append((machine.ended_ns, number, *machine.failure))
+                else:
+                    ended.append((machine.ended_ns, number, machine.has_returned))
+        said_of = {
             "notes": notes,
             "facts": facts,
-            "ended": [name for name, machine in self._machines.items() if machine.ended],
+            "topics": topics,
+            "receipts": receipts,
+            "ended": ended,
             "failed": failed,
         }
-        self._send(Frame(Kind.QUIET, instant_ns=self._now_ns, body=pack(body)))
+        body: dict[str, Any] = {what: things for what, things in said_of.items() if things}
+        body["sent"] = len(frames)
+        body["next"] = self._agenda[0][0] if self._agenda else None
+        frames.append(Frame(Kind.QUIET, instant_ns=end_ns, body=pack(body)))
+        post(self._socket, frames)
 
     def _describe(self) -> dict[str, str]:
         """What each node's program waits for, as its innermost line."""
         return {
-            name: _where(machine.main) if machine.main is not None else "down"
-            for name, machine in self._machines.items()
-            if not machine.ended
+            machine.place.name: machine.describe()
+            for machine in self._machines.values()
+            if machine.ended_ns is None
         }
-
-
-# A coroutine can't be dropped without running its `finally`. So that no crashed program's ever runs
-# within a run, nor while somebody looks at what came of it, these are kept until the next run.
-_remains: list[asyncio.Task[Any]] = []
-
-
-@atexit.register
-def _dispose_of_remains() -> None:
-    _dispose(_remains)
-
-
-def _dispose(tasks: list[asyncio.Task[Any]]) -> None:
-    """Closes tasks of fenced loops, and what their `finally` raises interests nobody."""
-    while tasks:
-        program = tasks.pop().get_coro()
-        for _ in range(_CLOSINGS):  # a `finally` that awaits does not let go at once
-            with contextlib.suppress(
-                Exception, asyncio.CancelledError, SystemExit, BaseExceptionGroup
-            ):
-                program.close()
-                break
-
-
-async def _call(program: Callable[[Node], Any], node: Node) -> object:
-    return await program(node)
-
-
-def _account(error: BaseException) -> tuple[str, str]:
-    """An exception's traceback, and what it tells a person where bad input was the cause."""
-    cause = error
-    while isinstance(cause, BaseExceptionGroup):
-        cause = cause.exceptions[0]
-    problem = str(cause) if isinstance(cause, InputError) else ""
-    return "".join(traceback.format_exception(error)), problem
-
-
-def _where(task: asyncio.Task[object]) -> str:
-    """The chain of awaits of a task, outermost first, without this room's own frames."""
-    places: list[str] = []
-    awaited: Any = task.get_coro()
-    while awaited is not None:
-        code = getattr(awaited, "cr_frame", None)
-        if code is None:
-            break
-        path = code.f_code.co_filename
-        if os.path.dirname(path) != _HERE:  # noqa: PTH120
-            places.append(f"{code.f_code.co_qualname} ({os.path.basename(path)}:{code.f_lineno})")  # noqa: PTH119
-        else:
-            places.append(f"{code.f_code.co_name}()")
-        awaited = getattr(awaited, "cr_await", None)
-    return " → ".join(place for place in places if place != "_call()")

@@ -28,7 +28,7 @@ from broker.bus import Bus
 from broker.clock import to_ns, to_seconds
 from broker.errors import BrokerError, DeadlockError, LivelockError, ProgramError
 from broker.ledger import FaultEntry, Ledger
-from broker.network import Fate, Network, Parcel
+from broker.network import Fate, Network
 from broker.node import Programs
 from broker.processes import WorkerProcesses
 from broker.wire import MAX_NODES, Frame, Kind, pack, unpack
@@ -330,9 +330,7 @@ class _Scheduler:
         )
         if self._tap is not None:
             self._tap(source, destination, frame)
-        self._network.send(
-            self._now_ns, Parcel(entry.number, source, destination, entry.size_bytes)
-        )
+        self._network.send(self._now_ns, entry.number, source, destination, entry.size_bytes)
 
     def _read(self, reports: Sequence[dict[str, Any]]) -> None:
         """Passes on what programs noted, declared and died of, in the order of the run's nodes."""

@@ -219,5 +219,7 @@ def test_a_gateway_without_a_program_can_die_too():
     programs = {"a": main, "c": far}
     healthy = broker.run(programs, topology=PAIR).returned["a"]
     run = broker.run(programs, topology=PAIR, faults=crash("b", 0, 1))
-    # Stalled at 0 s; the timer fires after 0.2, 0.6 and 1.4 s.
-    assert run.returned["a"] == pytest.approx(1.4 + healthy, abs=1e-7)
+    # Stalled at 0 s; the timer (0.2 s and a round trip over two links of 10 ms and 8 Mbit/s) fires
+    # after one, three and seven times its time.
+    timer = 0.2 + 4 * 0.01 + 2 * (1_514 + 66) * 8 / 8e6
+    assert run.returned["a"] == pytest.approx(7 * timer + healthy, abs=1e-7)

@@ -31,7 +31,8 @@ from broker.errors import (
 )
 from broker.ledger import Ledger
 from broker.node import Message, Node, Program, Programs, Reservation, Route
-from broker.run import Note, Observer, Run, Tap, run
+from broker.run import Run, run, run_async
+from broker.scheduler import Note, Observer, Tap
 from broker.wire import Frame
 
 __all__ = [
@@ -58,4 +59,5 @@ __all__ = [
     "Tap",
     "WorkerError",
     "run",
+    "run_async",
 ]

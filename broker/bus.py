@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hmac
 import time
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 
 import zmq
 
 from broker.errors import FrameError, WorkerError
 from broker.ledger import Ledger
-from broker.wire import Frame, Kind, collect, decode, post, unpack
+from broker.wire import NOBODY, PUBLISH, Frame, Kind, collect, decode, post, unpack
 
 _POLL_MS = 500
 
@@ -42,11 +43,12 @@ class Bus:
         self._alive = alive
         self._worker_of: dict[bytes, int] = {}
         self._identity_of: dict[int, bytes] = {}
+        self._read: deque[tuple[bytes, Frame]] = deque()
 
-    def send(self, worker: int, frame: Frame) -> None:
-        """Sends a frame to a worker. Raises WorkerError where it is gone."""
+    def send(self, worker: int, frames: Sequence[Frame]) -> None:
+        """Sends frames to a worker. Raises WorkerError where it is gone."""
         try:
-            post(self._socket, frame, self._identity_of[worker])
+            post(self._socket, frames, self._identity_of[worker])
         except zmq.ZMQError as error:
             if error.errno != zmq.EHOSTUNREACH:
                 raise
@@ -58,7 +60,7 @@ class Bus:
         until = time.monotonic() + deadline_s
         while len(self._identity_of) < len(self._tokens):
             identity, frame = self._next(until, "to join")
-            if frame.kind is not Kind.HELLO:
+            if frame.kind != Kind.HELLO:
                 self._ledger.malformed("before hello")
                 continue
             try:
@@ -74,18 +76,21 @@ class Bus:
             worker = self._worker_of.get(identity)
             if worker is None:
                 self._ledger.malformed("stranger")
-            elif frame.kind not in (Kind.SEND, Kind.QUIET):
-                self._ledger.malformed(f"unexpected {frame.kind.name}")
-            elif frame.kind is Kind.SEND and not self._owns(worker, frame):
+            elif frame.kind == Kind.SEND:
+                if self._owns(worker, frame):
+                    return worker, frame
                 self._ledger.malformed("speaks for another node")
-            else:
+            elif frame.kind == Kind.QUIET:
                 return worker, frame
+            else:
+                self._ledger.malformed(f"unexpected {frame.kind.name}")
 
     def _owns(self, worker: int, frame: Frame) -> bool:
-        return (
-            frame.source < len(self._owners)
-            and frame.destination < len(self._owners)
-            and self._owners[frame.source] == worker
+        known = frame.destination < len(self._owners) or (
+            frame.destination == NOBODY and frame.flags & PUBLISH
+        )
+        return bool(
+            known and frame.source < len(self._owners) and self._owners[frame.source] == worker
         )
 
     def _admit(self, identity: bytes, body: Mapping[str, object]) -> None:
@@ -105,8 +110,8 @@ class Bus:
         self._worker_of[identity] = index
 
     def _next(self, until: float, what: str) -> tuple[bytes, Frame]:
-        while True:
-            heard = self._socket.poll(_POLL_MS)
+        while not self._read:
+            heard = self._socket.poll(0) or self._socket.poll(_POLL_MS)
             if time.monotonic() > until:
                 raise WorkerError(f"a worker process took too long {what}")
             if not heard:
@@ -114,8 +119,10 @@ class Bus:
                 continue
             identity, *parts = collect(self._socket)
             try:
-                frame = decode(parts)
+                frames = decode(parts)
             except FrameError as error:
                 self._ledger.malformed(str(error))
                 continue
-            return bytes(identity), frame
+            speaker = bytes(identity)
+            self._read.extend((speaker, frame) for frame in frames)
+        return self._read.popleft()

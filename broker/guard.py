@@ -66,7 +66,7 @@ def _patch() -> None:
         _replace(time, name, _seconds(getattr(time, name), ahead_ns))
         _replace(time, f"{name}_ns", _nanoseconds(getattr(time, f"{name}_ns"), ahead_ns))
     _refuse(time, "sleep", "time.sleep", "await asyncio.sleep")
-    shared = random._inst  # type: ignore[attr-defined]
+    shared = random._inst
     for name in dir(random):
         if getattr(getattr(random, name), "__self__", None) is shared:
             _replace(random, name, _own_random(name, getattr(random, name)))

@@ -1,7 +1,7 @@
 """Every message's fate, and the digest of a run.
 
-The law: sent = delivered + dropped, each with its reason, + in flight. `Ledger.check` is called
-whenever a run closes and raises `LedgerError` when the books do not balance.
+The law: sent + duplicated = delivered + dropped, each with its reason, + in flight. `Ledger.check`
+is called whenever a run closes and raises `LedgerError` when the books do not balance.
 
 The digest is SHA-256 over every message in the order in which it was sent (ends, purpose, sizes,
 times in nanoseconds, fate, and a hash of what it carried) and every fault that was applied. Two
@@ -11,8 +11,9 @@ runs with the same digest carried the same bytes at the same instants.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from broker.errors import LedgerError
@@ -25,8 +26,9 @@ DELIVERED = "delivered"
 
 @dataclass(slots=True)
 class Entry:
-    """One message. Times in nanoseconds of virtual time; `fate` is "delivered", "in flight" or a
-    reason.
+    """One message, or with `copy` 1 what a network made of it a second time.
+
+    Times in nanoseconds of virtual time; `fate` is "delivered", "in flight" or a reason.
     """
 
     number: int
@@ -39,6 +41,7 @@ class Entry:
     sent_ns: int
     ended_ns: int = -1
     fate: str = IN_FLIGHT
+    copy: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,8 @@ class Ledger:
 
     def __init__(self) -> None:
         self._entries: list[Entry] = []
+        self._copies: list[Entry] = []
+        self._ended = 0
         self._faults: list[FaultEntry] = []
         self._malformed: dict[str, int] = {}
         self._wire_total = 0
@@ -69,29 +74,34 @@ class Ledger:
         for part in frame.payload:
             content.update(part)
         size = frame.size_bytes
+        on_the_wire = wire_bytes(size)
         entry = Entry(
             len(self._entries) + 1,
             source,
             destination,
             frame.purpose,
             size,
-            wire_bytes(size),
+            on_the_wire,
             content.digest(),
             frame.instant_ns,
         )
         self._entries.append(entry)
-        self._wire_total += entry.wire_bytes
+        self._wire_total += on_the_wire
         return entry
 
     def ended(self, fate: Fate) -> None:
         """Books how a message ended. Raises LedgerError where it had ended before."""
         entry = self._entries[fate.number - 1]
-        if entry.fate != IN_FLIGHT:
+        if fate.copy:
+            entry = replace(entry, ended_ns=-1, fate=IN_FLIGHT, copy=fate.copy)
+            self._copies.append(entry)
+        elif entry.fate != IN_FLIGHT:
             raise LedgerError(
                 f"message {fate.number} ended twice: {entry.fate}, then {fate.reason}"
             )
         entry.ended_ns = fate.at_ns
         entry.fate = fate.reason or DELIVERED
+        self._ended += 1
 
     def fault(self, entry: FaultEntry) -> None:
         """Books a fault as it was applied."""
@@ -101,17 +111,19 @@ class Ledger:
         """Counts a frame that could not be read and was dropped."""
         self._malformed[reason] = self._malformed.get(reason, 0) + 1
 
-    def check(self, in_flight: int) -> None:
-        """Raises LedgerError unless sent = delivered + dropped + what the network still holds."""
-        open_ = sum(entry.fate == IN_FLIGHT for entry in self._entries)
-        if open_ != in_flight:
+    def check(self, in_flight: int, duplicated: int = 0) -> None:
+        """Raises LedgerError unless sent + duplicated = delivered + dropped + what the network
+        still holds.
+        """
+        if len(self._entries) + duplicated != self._ended + in_flight:
             raise LedgerError(
-                f"{len(self._entries):,} messages were sent, {open_:,} have no fate, and the "
-                f"network holds {in_flight:,}"
+                f"{len(self._entries):,} messages were sent and {duplicated:,} duplicated, "
+                f"{self._ended:,} have a fate, and the network holds {in_flight:,}"
             )
 
     def __iter__(self) -> Iterator[Entry]:
-        return iter(self._entries)
+        """Messages in the order in which they were sent, then copies as they ended."""
+        return itertools.chain(self._entries, self._copies)
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -134,25 +146,26 @@ class Ledger:
     def bytes_by_purpose(self) -> dict[str, int]:
         """Bytes on the wire by purpose, lost messages included, sorted by purpose."""
         totals: dict[str, int] = {}
-        for entry in self._entries:
+        for entry in self:
             totals[entry.purpose] = totals.get(entry.purpose, 0) + entry.wire_bytes
         return dict(sorted(totals.items()))
 
     def fates(self) -> dict[str, int]:
         """How many messages met each fate."""
         counts: dict[str, int] = {}
-        for entry in self._entries:
+        for entry in self:
             counts[entry.fate] = counts.get(entry.fate, 0) + 1
         return dict(sorted(counts.items()))
 
     def digest(self) -> str:
         """SHA-256, in hexadecimal, over all entries."""
         total = hashlib.sha256()
-        for entry in self._entries:
+        for entry in self:
             total.update(
                 (
                     f"{entry.source}\0{entry.destination}\0{entry.purpose}\0{entry.size_bytes}\0"
-                    f"{entry.sent_ns}\0{entry.ended_ns}\0{entry.fate}\0{entry.content.hex()}\n"
+                    f"{entry.sent_ns}\0{entry.ended_ns}\0{entry.fate}\0{entry.copy}\0"
+                    f"{entry.content.hex()}\n"
                 ).encode()
             )
         for fault in self._faults:
@@ -171,7 +184,7 @@ class Ledger:
             name: []
             for name in (
                 "what", "number", "source", "destination", "purpose", "size_bytes", "wire_bytes",
-                "sent_ns", "ended_ns", "fate", "content", "text",
+                "sent_ns", "ended_ns", "fate", "copy", "content", "text",
             )
         }  # fmt: skip
 
@@ -181,23 +194,23 @@ class Ledger:
 
         merged: list[tuple[int, int, Entry | FaultEntry]] = [
             *((fault.at_ns, 0, fault) for fault in self._faults),
-            *((entry.sent_ns, 1, entry) for entry in self._entries),
+            *((entry.sent_ns, 1, entry) for entry in self),
         ]
         for _, _, item in sorted(merged, key=lambda row: row[:2]):
             if isinstance(item, Entry):
                 ended = item.ended_ns if item.ended_ns >= 0 else None
                 add(
                     "message", item.number, item.source, item.destination, item.purpose,
-                    item.size_bytes, item.wire_bytes, item.sent_ns, ended, item.fate,
+                    item.size_bytes, item.wire_bytes, item.sent_ns, ended, item.fate, item.copy,
                     item.content.hex(), "",
                 )  # fmt: skip
             else:
                 nodes = ", ".join(item.nodes)
                 add(
                     "fault", None, nodes, "", f"{item.kind} {item.phase}", None, None,
-                    item.at_ns, None, "", "", item.text,
+                    item.at_ns, None, "", None, "", item.text,
                 )  # fmt: skip
-        integers = {"number", "size_bytes", "wire_bytes", "sent_ns", "ended_ns"}
+        integers = {"number", "size_bytes", "wire_bytes", "sent_ns", "ended_ns", "copy"}
         table = pa.table(
             {
                 name: pa.array(values, pa.int64() if name in integers else pa.string())

@@ -18,7 +18,18 @@ from broker.clock import NANOSECONDS, NodeLoop
 from broker.disk import Disk
 from broker.errors import BrokerError, DeviceMemoryError
 from broker.suspicion import INTERVAL_S, Detector
-from broker.wire import DATAGRAM, HEARTBEAT, NOBODY, PUBLISH, Buffer, Frame, Kind, check, pack, unpack
+from broker.wire import (
+    DATAGRAM,
+    HEARTBEAT,
+    NOBODY,
+    PUBLISH,
+    Buffer,
+    Frame,
+    Kind,
+    check,
+    pack,
+    unpack,
+)
 from topologies import Device
 from topologies import Node as Place
 
@@ -306,12 +317,11 @@ class Node:
             return 0
         number = self._surroundings.number(to)
         body, owned = _packed(header), _owned(payload)
-        if not flags & DATAGRAM and number != self._number:
-            if number in self._traffic.full:
-                await self._traffic.room(number)
-                sequence = self._hand_over(number, body, owned, purpose, answers, flags)
-                self._traffic.next_turn(number)
-                return sequence
+        if number in self._traffic.full and not flags & DATAGRAM:
+            await self._traffic.room(number)
+            sequence = self._hand_over(number, body, owned, purpose, answers, flags)
+            self._traffic.next_turn(number)
+            return sequence
         return self._hand_over(number, body, owned, purpose, answers, flags)
 
     def _hand_over(
@@ -466,7 +476,7 @@ class Said:
     def clear(self) -> None:
         """Nothing was said."""
         for things in (self.frames, self.notes, self.facts, self.topics):
-            things.clear()  # type: ignore[attr-defined]
+            things.clear()
 
 
 class Traffic:

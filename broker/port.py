@@ -10,6 +10,7 @@ shortest round trip as its error.
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import time
 from collections.abc import Sequence
@@ -82,7 +83,9 @@ class Port:
             self._opened = opened.pop_all()
 
     def close(self) -> None:
-        """Leaves."""
+        """Leaves, and says so."""
+        with contextlib.suppress(WorkerError, zmq.ZMQError):
+            self.report({"bye": True})
         self._opened.close()
 
     @property

@@ -22,6 +22,7 @@ from broker.errors import BrokerError, WorkerError
 from broker.worker import Assignment, Worker
 
 Work = Callable[[str, Assignment, Connection], None]
+"""The body of a worker process; virtual time's, if no other is given."""
 
 _POLL_MS = 1_000
 _END_S = 5.0
@@ -128,8 +129,9 @@ def _work(endpoint: str, assignment: Assignment, pipe: Connection) -> None:
                 if parent is not None and not parent.is_alive():
                     return
             running = worker.pump()
+        returned = worker.returned
         worker.close()
-        pipe.send(("returned", worker.returned))
+        pipe.send(("returned", returned))
     except BaseException:
         with contextlib.suppress(OSError):
             pipe.send(("failed", traceback.format_exc()))

@@ -157,13 +157,17 @@ class Relay:
         self._dirty: dict[Connection, None] = {}
         self._inner_ns = 0
         self._moved_ns = 0
-        lookahead_ns = network.lookahead_ns(self._names)
-        self.settle_ns = min(SETTLE_NS, lookahead_ns // 2)
-        self._tick_ns = max(min(TICK_NS, lookahead_ns // 4), 50_000)
+        self.look_ahead()
         self.sent = self.sent_bytes = self.delivered = self.delivered_bytes = 0
         self.dropped: dict[str, int] = {}
         self.malformed: dict[str, int] = {}
         self.late = self.lag_ns = 0
+
+    def look_ahead(self) -> None:
+        """The network's links have changed, and with them how long a message takes at least."""
+        self.lookahead_ns = ahead_ns = self._network.lookahead_ns(self._names)
+        self.settle_ns = min(SETTLE_NS, ahead_ns // 2)
+        self._tick_ns = max(min(TICK_NS, ahead_ns // 4), 50_000)
 
     # Who is there.
 

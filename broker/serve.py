@@ -19,13 +19,12 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import zmq
 
-import faults as fault_language
 from broker import keys
 from broker.admission import Admission, Newcomer
 from broker.clock import NANOSECONDS, to_seconds
@@ -34,12 +33,14 @@ from broker.network import Network
 from broker.realtime import Waiter, sharpen
 from broker.relay import EARLY_NS, Books, Connection, Other, Relay, hello
 from broker.shared import Custodian, machine
+from broker.troubles import Strike, Troubles
 from broker.wire import Frame, Kind, decode, pack, unpack
 from faults import Conditions, Event, Scenario
 from topologies import Topology
 
 BEAT_NS = 1_000_000_000
 LONGEST_WAIT_NS = 200_000_000
+FAREWELL_S = 2.0
 WARN_LAG_NS = 5_000_000
 _WARN_EVERY_NS = 60_000_000_000
 _HWM = 1_000
@@ -73,9 +74,10 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """A fault that nodes know of, and what holds from then on."""
+    """Faults of one instant that nodes know of, and what holds from then on."""
 
-    event: Event
+    at_ns: int
+    strike: Strike
     conditions: Conditions
 
 
@@ -104,7 +106,7 @@ class Bus:
     Args:
         topology: The network.
         names: The run's nodes in order; programs may live on them.
-        events: The faults, as `faults.expand` gives them.
+        faults: A scenario, or events as `faults.expand` gives them.
         words: The secret word by which each node's connection proves itself.
         folder: Of CURVE keys, which then decide instead of words.
         expected: The clock starts once so many nodes are there.
@@ -114,7 +116,7 @@ class Bus:
         self,
         topology: Topology,
         names: Sequence[str],
-        events: Sequence[Event],
+        faults: Scenario | Sequence[Event],
         *,
         seed: int,
         words: Mapping[str, bytes],
@@ -129,10 +131,9 @@ class Bus:
         self._folder = folder
         self._expected = expected
         self._observer = observer or Observer()
-        self._coming = deque(sorted(events, key=lambda event: event.at_ns))
+        self._troubles = Troubles(faults, topology, seed, self._names)
         self._told: deque[Told] = deque()
         self._conditions = Conditions()
-        self._announced = Conditions()
         self._facts: dict[str, tuple[str, ...]] = {}
         self._incarnation = dict.fromkeys(self._names, 0)
         self._way_ns: dict[tuple[int, int], int] = {}
@@ -225,11 +226,20 @@ class Bus:
             for connection in self.relay.connections():
                 self.relay.tell(connection, Frame(Kind.CLOSE))
             self.relay.flush()
+            self._see_off()
         if wrong:
             raise LedgerError(wrong)
         if account.late:
             _log.warning("%s", _lateness(account))
         return account
+
+    def _see_off(self) -> None:
+        """Gives those who are there a moment to read that it is over."""
+        until = time.monotonic() + FAREWELL_S
+        while self.relay.connections() and time.monotonic() < until:
+            self._waiter.wait(0.05)
+            for other in self.relay.read()[1]:
+                self._hear(other)
 
     def account(self) -> Account:
         """What became of everything so far."""
@@ -253,7 +263,8 @@ class Bus:
 
     def to_come(self) -> tuple[Event, ...]:
         """The faults that have not been applied yet."""
-        return (*(told.event for told in self._told), *self._coming)
+        told = [event for told in self._told for event in told.strike.events]
+        return (*told, *self._troubles.pending)
 
     # One turn of the loop.
 
@@ -270,12 +281,11 @@ class Bus:
         relay = self.relay
         self._foretell(now_ns)
         to_ns = now_ns - relay.settle_ns
-        while self._told and self._told[0].event.at_ns <= to_ns:
-            at_ns = self._told[0].event.at_ns
-            relay.move(at_ns, now_ns, at_ns)
-            while self._told and self._told[0].event.at_ns == at_ns:
-                self._apply(self._told.popleft())
-        until_ns = self._told[0].event.at_ns if self._told else _NEVER_NS
+        while self._told and self._told[0].at_ns <= to_ns:
+            told = self._told.popleft()
+            relay.move(told.at_ns, now_ns, told.at_ns)
+            self._apply(told)
+        until_ns = self._told[0].at_ns if self._told else self._troubles.next_ns() or _NEVER_NS
         relay.move(to_ns, now_ns, min(now_ns + EARLY_NS, until_ns))
 
     def _wait(self) -> None:
@@ -285,11 +295,8 @@ class Bus:
             if (next_ns := self.relay.next_ns()) is not None:
                 due = min(due, next_ns)
             if self._told:
-                due = min(due, self._told[0].event.at_ns + self.relay.settle_ns)
-            if self._coming:
-                event = self._coming[0]
-                early_ns = 0 if event.selector is not None else EARLY_NS
-                due = min(due, event.at_ns - early_ns)
+                due = min(due, self._told[0].at_ns + self.relay.settle_ns)
+            due = min(due, self._near_ns())
         self._waiter.wait((due - now_ns) / NANOSECONDS)
 
     def _beat(self, now_ns: int) -> None:
@@ -399,6 +406,8 @@ class Bus:
         """What a process says of its nodes, in the order in which it happened."""
         if "time" in body:
             self.relay.tell(connection, self._time())
+        if "bye" in body:
+            self.relay.dismiss(connection)
         if "shares" in body:
             connection.shares = bool(body["shares"])
         for at_ns, receiver, source, size, published in body.get("receipts", ()):
@@ -433,83 +442,51 @@ class Bus:
         if known is None:
             links = self._network.route(self._names[receiver], self._names[source]) or ()
             known = round(math.fsum(link.delay_s for link in links) * NANOSECONDS)
-            self._way_ns[pair] = known
+            known = self._way_ns[pair] = max(known, self.relay.lookahead_ns, 1)
         return known
 
     # Faults.
 
+    def _near_ns(self) -> int:
+        """When the nodes have to learn of the next fault; what only a run can know is known when
+        the fault strikes.
+        """
+        at_ns = self._troubles.next_ns()
+        if at_ns is None:
+            return _NEVER_NS
+        unknown = any(event.selector is not None for event in self._troubles.next_events())
+        return at_ns if unknown else at_ns - EARLY_NS
+
     def _foretell(self, now_ns: int) -> None:
         """Tells the nodes of faults that are near: each knows in time what happens to it."""
-        while self._coming:
-            event = self._coming[0]
-            ahead_ns = 0 if event.selector is not None else EARLY_NS
-            if event.at_ns - ahead_ns > now_ns:
+        while self._near_ns() <= now_ns:
+            at_ns = self._troubles.next_ns()
+            strike = None if at_ns is None else self._troubles.strike(at_ns, self._facts)
+            if at_ns is None or strike is None:
                 return
-            self._coming.popleft()
-            event = self._resolved(event)
-            before = self._announced
-            self._announced = (
-                before.begin(event) if event.phase == "begin" else before.end(event)
-            )
-            self._told.append(Told(event, self._announced))
-            for number, name in enumerate(self._names):
-                self._order(
-                    number, event.at_ns, self._consequences(number, name, before, self._announced)
-                )
-            self._tell_links(event)
-
-    def _resolved(self, event: Event) -> Event:
-        if event.selector is None:
-            return event
-        if event.phase == "end":
-            begun = self._announced.active[event.fault]
-            return replace(event, nodes=begun.nodes, links=begun.links, selector=None)
-        return fault_language.resolve(event, self._facts, self._topology)
-
-    def _consequences(
-        self, number: int, name: str, before: Conditions, now: Conditions
-    ) -> list[list[Any]]:
-        """What happens to a node when conditions change."""
-        actions: list[list[Any]] = []
-        was_up = before.is_up(name) and not before.is_stopped(name)
-        is_up = now.is_up(name) and not now.is_stopped(name)
-        if before.is_up(name) and not now.is_up(name):
-            actions.append(["crash", number])
-        elif was_up and not is_up:
-            actions.append(["stop", number])
-        if before.skew(name) != now.skew(name):
-            actions.append(["skew", number, *now.skew(name)])
-        if before.compute_factor(name) != now.compute_factor(name):
-            actions.append(["speed", number, now.compute_factor(name)])
-        if before.is_paused(name) != now.is_paused(name):
-            actions.append(["pause", number, now.is_paused(name)])
-        if is_up and not was_up:
-            actions.append(["boot", number, self._incarnation[name]])
-            self._incarnation[name] += 1
-        return actions
-
-    def _tell_links(self, event: Event) -> None:
-        """Programs can ask what links cost (`node.link`): everybody learns of changed ones."""
-        if event.kind != "degrade":
-            return
-        changed = [
-            [*ends, now.bandwidth_bps, now.delay_s, now.loss]
-            for ends, link in self._topology.links.items()
-            if (now := self._announced.link(link)) is not link
-        ]
-        body = pack({"actions": [], "links": changed})
-        for connection in self.relay.connections():
-            self.relay.tell(connection, Frame(Kind.ORDERS, instant_ns=event.at_ns, body=body))
+            self._told.append(Told(at_ns, strike, self._troubles.conditions))
+            for action, number, *values in strike.orders:
+                if action == "boot":
+                    values = [self._incarnation[self._names[number]]]
+                    self._incarnation[self._names[number]] += 1
+                self._order(number, at_ns, [[action, number, *values]])
+            if strike.links is not None:
+                body = pack({"actions": [], "links": strike.links})
+                for connection in self.relay.connections():
+                    self.relay.tell(connection, Frame(Kind.ORDERS, instant_ns=at_ns, body=body))
 
     def _apply(self, told: Told) -> None:
-        before, self._conditions = self._conditions, told.conditions
-        self._network.apply(told.event.at_ns, told.conditions)
+        self._conditions = told.conditions
+        self._network.apply(told.at_ns, told.conditions)
         self._way_ns.clear()
-        for number, name in enumerate(self._names):
-            if before.is_up(name) and not told.conditions.is_up(name):
+        self.relay.look_ahead()
+        for action, number, *_ in told.strike.orders:
+            if action == "crash":
                 self.relay.forget(number)
-                self._observer.restarted(name)
-        self._observer.fault(told.event)
+            if action in ("crash", "stop", "boot"):
+                self._observer.restarted(self._names[number])
+        for event in told.strike.events:
+            self._observer.fault(event)
 
 
 _OPTIONS = (
@@ -579,14 +556,11 @@ def serve(
             f"any user of this machine could join {bind}: give a secret word with `--word-file "
             "FILE` (made where there is none), or keys with `--keys DIR`, or bind to ipc://PATH"
         )
-    events = (
-        fault_language.expand(faults, topology, seed) if isinstance(faults, Scenario) else faults
-    )
     names = tuple(topology.nodes)
     bus = Bus(
         topology,
         names,
-        events,
+        faults,
         seed=seed,
         words=dict.fromkeys(names, word),
         folder=keys_folder,

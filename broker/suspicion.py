@@ -29,9 +29,7 @@ class Detector:
 
     def __init__(self, now_s: float, interval_s: float = INTERVAL_S) -> None:
         self._last_s = now_s
-        self._gaps: deque[float] = deque(
-            [0.75 * interval_s, 1.25 * interval_s], maxlen=_REMEMBERED
-        )
+        self._gaps: deque[float] = deque([0.75 * interval_s, 1.25 * interval_s], maxlen=_REMEMBERED)
 
     def alive(self, now_s: float) -> None:
         """A sign of life has come."""

@@ -28,7 +28,6 @@ from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 from typing import Any, Literal
 
-import faults as fault_language
 from broker.clock import NANOSECONDS, to_ns, to_seconds
 from broker.errors import BrokerError, FrameError, ProgramError
 from broker.ledger import FaultEntry, Ledger
@@ -39,7 +38,8 @@ from broker.port import Port, a_word
 from broker.processes import WorkerProcesses
 from broker.realtime import Waiter, sharpen
 from broker.relay import Sent, frame_of
-from broker.run import JOIN_DEADLINE_S, WEEK_S, Note, Observer, Run, Tap, _check
+from broker.run import JOIN_DEADLINE_S, WEEK_S, Run, _check
+from broker.scheduler import Note, Observer, Tap
 from broker.serve import Bus
 from broker.serve import Observer as BusObserver
 from broker.shared import SHARED, Custodian, inline, references
@@ -349,11 +349,12 @@ def run(
     faults: Scenario | Sequence[Event] = (),
     seed: int = 0,
     processes: int = 1,
+    workers: int | None = None,
+    transport: Transport = "ipc",
     background: Collection[str] = (),
     limit_s: float = WEEK_S,
     observe: Observer | None = None,
     tap: Tap | None = None,
-    transport: Transport = "ipc",
 ) -> Run:
     """Runs each program on its node, on the machine's clock, until all but the `background` ones
     returned: the bus in this process, the programs in `processes` others.
@@ -362,10 +363,7 @@ def run(
     seconds. The programs must be picklable. `Run.digest` differs from run to run, as times do.
     """
     names = tuple(programs)
-    _check(names, topology, processes, background)
-    events = (
-        fault_language.expand(faults, topology, seed) if isinstance(faults, Scenario) else faults
-    )
+    _check(names, topology, processes, workers, transport, background)
     count = min(processes, len(names))
     owners = {name: number % count for number, name in enumerate(names)}
     words = [a_word() for _ in range(count)]
@@ -375,7 +373,7 @@ def run(
         bus = Bus(
             topology,
             names,
-            events,
+            faults,
             seed=seed,
             words={name: words[owner] for name, owner in owners.items()},
             expected=len(names),
@@ -389,7 +387,7 @@ def run(
         endpoint = bus.bind(
             f"ipc://{Path(folder) / 'bus'}" if transport == "ipc" else "tcp://127.0.0.1:*"
         )
-        threads = max(1, (os.cpu_count() or 1) // count)
+        threads = workers or max(1, (os.cpu_count() or 1) // count)
         assignments = [
             Assignment(
                 index,

@@ -269,29 +269,36 @@ def _decode_one(
             raise FrameError(f"purpose is not UTF-8: {error}") from error
     payload: tuple[Buffer, ...] = ()
     if count:
-        found: list[Buffer] = []
-        total = 0
-        for length in _lengths(count).unpack_from(packet, lengths_at):
-            size = length & ~_APART
-            total += size
-            if total > MAX_PAYLOAD_BYTES:
-                raise FrameError(f"payload of {total:,} bytes; at most {MAX_PAYLOAD_BYTES:,}")
-            if length & _APART:
-                if size < LARGE_BYTES or apart >= len(parts) or len(parts[apart]) != size:
-                    raise FrameError(f"no part of {size:,} bytes where a frame speaks of one")
-                found.append(parts[apart])
-                apart += 1
-            else:
-                if size >= LARGE_BYTES or next_at + size > end:
-                    raise FrameError("the packet ends within a payload")
-                found.append(packet[next_at : next_at + size])
-                next_at += size
-        payload = tuple(found)
+        lengths = _lengths(count).unpack_from(packet, lengths_at)
+        payload, next_at, apart = _payload(lengths, packet, next_at, parts, apart)
     frame = Frame(
         known, source, destination, sequence, answers, instant, text,
         packet[body_at:lengths_at], payload, flags, due, clock,
     )  # fmt: skip
     return frame, next_at, apart
+
+
+def _payload(
+    lengths: Sequence[int], packet: memoryview, at: int, parts: Sequence[Buffer], apart: int
+) -> tuple[tuple[Buffer, ...], int, int]:
+    found: list[Buffer] = []
+    total = 0
+    for length in lengths:
+        size = length & ~_APART
+        total += size
+        if total > MAX_PAYLOAD_BYTES:
+            raise FrameError(f"payload of {total:,} bytes; at most {MAX_PAYLOAD_BYTES:,}")
+        if length & _APART:
+            if size < LARGE_BYTES or apart >= len(parts) or len(parts[apart]) != size:
+                raise FrameError(f"no part of {size:,} bytes where a frame speaks of one")
+            found.append(parts[apart])
+            apart += 1
+        else:
+            if size >= LARGE_BYTES or at + size > len(packet):
+                raise FrameError("the packet ends within a payload")
+            found.append(packet[at : at + size])
+            at += size
+    return tuple(found), at, apart
 
 
 def _lengths(count: int) -> struct.Struct:

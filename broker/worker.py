@@ -9,6 +9,7 @@ That is where parallelism comes from, and why it can't change a result.
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -57,6 +58,8 @@ class Worker:
             for name, program in assignment.programs.items()
         }
         self._agenda: list[tuple[int, int]] = []
+        self._guard = contextlib.ExitStack()
+        self._guard.enter_context(guard.guarded())
 
     @property
     def returned(self) -> dict[str, object]:
@@ -123,6 +126,7 @@ class Worker:
 
     def close(self) -> None:
         """Drops all nodes; real work still under way is not waited for."""
+        self._guard.close()
         for machine in self._machines.values():
             machine.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -140,21 +144,20 @@ class Worker:
         touched: dict[int, Machine] = {}
         agenda = self._agenda
         blocked: list[Machine] = []
-        with guard.guarded():
-            while agenda and agenda[0][0] < end_ns:
-                due_ns, number = heapq.heappop(agenda)
-                machine = self._machines[number]
-                if machine.scheduled_ns != due_ns:
-                    continue
-                machine.scheduled_ns = None
-                touched[number] = machine
-                if not machine.run(now_ns, end_ns, patient=False):
-                    blocked.append(machine)
-                    continue
-                self._put_down(number, machine.next_ns())
-            for machine in blocked:
-                machine.run(now_ns, end_ns, patient=True)
-                self._put_down(machine.number, machine.next_ns())
+        while agenda and agenda[0][0] < end_ns:
+            due_ns, number = heapq.heappop(agenda)
+            machine = self._machines[number]
+            if machine.scheduled_ns != due_ns:
+                continue
+            machine.scheduled_ns = None
+            touched[number] = machine
+            if not machine.run(now_ns, end_ns, patient=False):
+                blocked.append(machine)
+                continue
+            self._put_down(number, machine.next_ns())
+        for machine in blocked:
+            machine.run(now_ns, end_ns, patient=True)
+            self._put_down(machine.number, machine.next_ns())
         self._report(end_ns, touched.values())
 
     def _put_down(self, number: int, due_ns: int | None) -> None:
@@ -203,7 +206,7 @@ class Worker:
                     topics += [(at_ns, number, topic, on) for at_ns, topic, on in said.topics]
                 said.clear()
                 owed = machine.node._traffic.receipts
-                receipts += [(at_ns, number, *receipt) for at_ns, *receipt in owed]
+                receipts += [(at_ns, number, *receipt) for at_ns, *receipt in owed]  # type: ignore[misc]
                 owed.clear()
             if machine.ended_ns is not None and not machine.reported:
                 machine.reported = True

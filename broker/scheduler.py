@@ -1,0 +1,469 @@
+"""Virtual time: who may move it, how far, and what happens in which order.
+
+The scheduler moves from window to window. A window begins at the next instant at which something
+happens and ends before anything that is sent in it could arrive: the network promises a
+*lookahead*, the least time a message takes from one node to another. Nodes can't hear of each other within a
+window, so each worker runs its nodes through it by itself. Where the promise is nothing (a link
+without delay) a window is a single instant, repeated in rounds until nothing more happens in it.
+
+At each instant, in this order: faults strike; what arrives is delivered; computations end; timers
+fire; programs run until nothing is ready in any of them. What was sent is then collected from all
+workers and given to the network in order of time; ties are broken by a hash of (seed, instant,
+source) and then by sequence, so that no name always wins and other seeds explore other orders. So
+the trace is the same for any number of workers.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import heapq
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from operator import attrgetter, itemgetter
+from typing import Any
+
+from broker.bus import Bus
+from broker.clock import to_seconds
+from broker.errors import BrokerError, DeadlockError, LivelockError, ProgramError
+from broker.ledger import FaultEntry, Ledger
+from broker.network import Fate, Network
+from broker.troubles import Order, Strike, Troubles
+from broker.wire import NOBODY, PUBLISH, Frame, Kind, pack, unpack
+
+ROUNDS_AT_AN_INSTANT = 10_000
+INSTANT_DEADLINE_S = 900.0
+
+Tap = Callable[[str, str, Frame], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What a program told the experimenter, or what the emulator did to it (`node` is "" then).
+
+    `bytes_total` counts the bytes handed to the network until then.
+    """
+
+    time_s: float
+    node: str
+    event: str
+    fields: dict[str, Any]
+    bytes_total: int
+
+
+Observer = Callable[[Note], None]
+
+
+class Scheduler:
+    """One run in virtual time, over workers that have joined `bus`.
+
+    `owners` gives the worker of each node; `pump` lets a worker in this process take its turn.
+    """
+
+    def __init__(
+        self,
+        names: tuple[str, ...],
+        owners: tuple[int, ...],
+        principals: Sequence[str],
+        network: Network,
+        troubles: Troubles,
+        ledger: Ledger,
+        bus: Bus,
+        *,
+        seed: int,
+        send_buffer_bytes: int,
+        limit_ns: int,
+        observe: Observer | None,
+        tap: Tap | None,
+        pump: Callable[[], object],
+    ) -> None:
+        self._names = names
+        self._owners = owners
+        self._workers = max(owners) + 1
+        numbers = {name: number for number, name in enumerate(names)}
+        self._principals = frozenset(numbers[name] for name in principals)
+        self._network = network
+        self._troubles = troubles
+        self._ledger = ledger
+        self._bus = bus
+        self._seed = seed
+        self._buffer_bytes = send_buffer_bytes
+        self._limit_ns = limit_ns
+        self._observe = observe
+        self._tap = tap
+        self._pump = pump
+        self._stopped = False
+
+        self.now_ns = 0
+        self._lookahead_ns = 0
+        self._flying: dict[int, Frame] = {}
+        self._next_of: list[int | None] = [None] * self._workers
+        self._returned: dict[int, int] = {}
+        self._facts: dict[str, tuple[str, ...]] = {}
+        self._subscribers: dict[str, dict[int, None]] = {}
+        self._published: dict[tuple[int, int], int] = {}
+        self._receipts: list[tuple[int, int, int, int]] = []
+        self._senders: dict[int, dict[int, None]] = {}
+        self._arriving: list[Fate] = []
+        self._late = 0
+
+    def stop(self) -> None:
+        """Ends the run with an error at its next window; may be called from another thread."""
+        self._stopped = True
+
+    def live(self) -> None:
+        """Moves time until the principals have returned, and checks the books.
+
+        Raises ProgramError, DeadlockError, LivelockError, BrokerError.
+        """
+        orders = self._troubles.first_orders()
+        self._begin_window(orders)
+        while not self._principals <= self._returned.keys():
+            if self._stopped:
+                raise BrokerError("the run was stopped from outside")
+            self.now_ns = self._next_instant()
+            if self.now_ns > self._limit_ns:
+                raise BrokerError(
+                    f"the run has not ended after {to_seconds(self._limit_ns):,.0f} virtual seconds"
+                )
+            self._begin_window([])
+        self.now_ns = max(self._returned[number] for number in self._principals)
+        self._ledger.check(self._network.in_flight() + self._late, self._network.duplicated)
+
+    def _next_instant(self) -> int:
+        candidates = [ns for ns in self._next_of if ns is not None]
+        coming = (self._network.next_ns(), self._troubles.next_ns())
+        candidates.extend(ns for ns in coming if ns is not None)
+        if self._receipts:
+            candidates.append(self._receipts[0][0])
+        if not candidates:
+            raise DeadlockError(to_seconds(self.now_ns), self._waiting())
+        return max(min(candidates), self.now_ns)
+
+    # A window.
+
+    def _begin_window(self, orders: list[Order]) -> None:
+        """Lets a window happen that begins now."""
+        now_ns = self.now_ns
+        links = None
+        due = self._troubles.next_ns()
+        if due is not None and due <= now_ns:
+            early = self._network.advance(now_ns - 1)
+            strike = self._troubles.strike(now_ns, self._facts)
+            assert strike is not None
+            self._network.apply(now_ns, self._troubles.conditions)
+            orders, links = self._order(orders, strike)
+            self._lookahead_ns = self._network.lookahead_ns(self._names)
+            due = self._troubles.next_ns()
+        else:
+            early = []
+            if orders:
+                self._lookahead_ns = self._network.lookahead_ns(self._names)
+        end_ns = now_ns + max(self._lookahead_ns, 1)
+        if due is not None:
+            end_ns = min(end_ns, due)
+        for _ in range(ROUNDS_AT_AN_INSTANT):
+            fates = early + self._network.advance(now_ns)
+            early = []
+            if end_ns > now_ns + 1:
+                fates += self._network.arrivals(end_ns - 1)
+            deliveries = self._settle(fates, end_ns)
+            workers = {
+                worker for worker, ns in enumerate(self._next_of) if ns is not None and ns < end_ns
+            }
+            workers.update(deliveries, (self._owners[order[1]] for order in orders))
+            if links is not None:
+                workers.update(range(self._workers))
+            if workers:
+                self._step(sorted(workers), orders, links, deliveries, end_ns)
+                self._arriving.clear()
+            orders, links = [], None
+            if self._lookahead_ns > 0:
+                return
+            if not workers and not self._happens_now():
+                return
+        raise LivelockError(to_seconds(now_ns), ROUNDS_AT_AN_INSTANT)
+
+    def _happens_now(self) -> bool:
+        due = self._network.next_ns()
+        return due is not None and due <= self.now_ns
+
+    def _settle(self, fates: Iterable[Fate], end_ns: int) -> dict[int, list[Frame]]:
+        """What arrives in this window by worker, in order of time and the seeded order within."""
+        arrived: list[Frame] = []
+        book = self._book_fate
+        for fate in fates:
+            frame = book(fate)
+            if frame is not None:
+                arrived.append(frame)
+        while self._receipts and self._receipts[0][0] < end_ns:
+            due_ns, node, peer, size = heapq.heappop(self._receipts)
+            arrived.append(Frame(Kind.RECEIPT, peer, node, size, due_ns=due_ns))
+        if not arrived:
+            return {}
+        deliveries: dict[int, list[Frame]] = {}
+        for frame in self._in_order(arrived, attrgetter("due_ns")):
+            deliveries.setdefault(self._owners[frame.destination], []).append(frame)
+        return deliveries
+
+    def _book_fate(self, fate: Fate) -> Frame | None:
+        """Books how a message ended; the frame to deliver where it has arrived."""
+        number = fate.number
+        frame = self._flying.pop(number) if fate.last else self._flying[number]
+        if fate.reason:
+            self._ledger.ended(fate)
+            if not frame.flags:
+                back_ns = fate.at_ns + self._lookahead_ns
+                self._owe(back_ns, frame.source, frame.destination, frame.size_bytes)
+            elif frame.flags & PUBLISH:
+                self._unpublish(frame.source, frame.destination, frame.size_bytes)
+            return None
+        self._arriving.append(fate)
+        return Frame(
+            Kind.DELIVER,
+            frame.source,
+            frame.destination,
+            frame.sequence,
+            frame.answers,
+            frame.instant_ns,
+            frame.purpose,
+            frame.body,
+            frame.payload,
+            frame.flags,
+            fate.at_ns,
+            frame.clock_ns,
+        )
+
+    def _in_order(self, frames: list[Frame], when: Callable[[Frame], int]) -> Iterable[Frame]:
+        """By time; at one instant by a hash of seed, instant and source, then by sequence."""
+        if len(frames) < 2:
+            return frames
+        frames.sort(key=when)
+        ordered: list[Frame] = []
+        for at_ns, group in groupby(frames, when):
+            together = list(group)
+            if len(together) > 1:
+                together.sort(key=functools.partial(self._rank, at_ns))
+            ordered += together
+        return ordered
+
+    def _rank(self, at_ns: int, frame: Frame) -> tuple[bytes, int, int]:
+        source = self._names[frame.source]
+        return _tie_break(self._seed, at_ns, source), frame.sequence, frame.destination
+
+    # The conversation with the workers.
+
+    def _step(
+        self,
+        workers: Sequence[int],
+        orders: Sequence[Order],
+        links: Sequence[Any] | None,
+        deliveries: dict[int, list[Frame]],
+        end_ns: int,
+    ) -> None:
+        """Lets the workers run through the window, and books what they did."""
+        now_ns = self.now_ns
+        for worker in workers:
+            frames = deliveries.get(worker, [])
+            mine = [order for order in orders if self._owners[order[1]] == worker]
+            if mine or links is not None:
+                body: dict[str, Any] = {"actions": mine}
+                if links is not None:
+                    body["links"] = links
+                frames = [Frame(Kind.ORDERS, instant_ns=now_ns, body=pack(body)), *frames]
+            frames.append(Frame(Kind.ADVANCE, instant_ns=now_ns, due_ns=end_ns))
+            self._bus.send(worker, frames)
+            self._pump()
+        sent: list[Frame] = []
+        reports: list[dict[str, Any]] = []
+        counts = [0] * self._workers
+        while len(reports) < len(workers):
+            worker, frame = self._bus.receive(INSTANT_DEADLINE_S)
+            if frame.kind == Kind.SEND:
+                sent.append(frame)
+                counts[worker] += 1
+                continue
+            report = unpack(frame.body)
+            if report["sent"] != counts[worker]:
+                raise BrokerError(
+                    f"worker {worker} sent {report['sent']} frames, {counts[worker]} came"
+                )
+            self._next_of[worker] = report["next"]
+            reports.append(report)
+        self._book(sent, reports)
+
+    def _book(self, sent: list[Frame], reports: Sequence[dict[str, Any]]) -> None:
+        """Books what happened in a window, in order of time, up to the run's end."""
+        for ended_ns, number, well in _merged(reports, "ended"):
+            if well:
+                self._returned[number] = ended_ns
+        until_ns = self._end_ns()
+        for ended_ns, number, text, problem in _merged(reports, "failed"):
+            if ended_ns <= until_ns:
+                raise ProgramError(self._names[number], to_seconds(ended_ns), text, problem)
+        for fate in self._arriving:
+            if fate.at_ns <= until_ns:
+                self._ledger.ended(fate)
+            else:
+                self._late += 1
+        for at_ns, _, act, values in sorted(self._acts(sent, reports), key=itemgetter(0, 1)):
+            if at_ns <= until_ns:
+                act(*values)
+        for _, _, fact, nodes in _merged(reports, "facts"):
+            self._facts[fact] = tuple(nodes)
+        for at_ns, number, peer, size, published in _merged(reports, "receipts"):
+            if published:
+                self._unpublish(peer, number, size)
+            else:
+                self._owe(at_ns + self._way_back_ns(number, peer), peer, number, size)
+
+    def _acts(
+        self, sent: list[Frame], reports: Sequence[dict[str, Any]]
+    ) -> Iterator[tuple[int, int, Callable[..., None], Sequence[Any]]]:
+        """What programs did that others can notice: when, in which order at one instant, and how it
+        is booked. Subscriptions come before messages, and notes after them.
+        """
+        for at_ns, *values in _merged(reports, "topics"):
+            yield at_ns, 0, self._turn, values
+        for frame in self._in_order(sent, attrgetter("instant_ns")):
+            act = self._publish if frame.destination == NOBODY else self._hand_over
+            yield frame.instant_ns, 1, act, (frame,)
+        for note in _merged(reports, "notes"):
+            yield note[0], 2, self._tell, note
+
+    def _end_ns(self) -> float:
+        """The instant at which the last principal returned; infinity as long as one has not."""
+        if not self._principals <= self._returned.keys():
+            return math.inf
+        return max(self._returned[number] for number in self._principals)
+
+    def _hand_over(self, frame: Frame) -> None:
+        source, destination = self._names[frame.source], self._names[frame.destination]
+        entry = self._ledger.sent(source, destination, frame)
+        if self._tap is not None:
+            self._tap(source, destination, frame)
+        if frame.source == frame.destination:
+            self._ledger.ended(Fate(entry.number, frame.instant_ns))
+            return
+        self._flying[entry.number] = frame
+        senders = self._senders.get(frame.destination)
+        if senders is None:
+            senders = self._senders[frame.destination] = {}
+        senders[frame.source] = None
+        self._network.send(
+            frame.instant_ns,
+            entry.number,
+            source,
+            destination,
+            entry.size_bytes,
+            datagram=bool(frame.flags & 1),
+        )
+
+    # What one node's program has to do with another's beside messages.
+
+    def _publish(self, frame: Frame) -> None:
+        """One copy for each subscriber, in the order of the run's nodes."""
+        size = frame.size_bytes
+        for subscriber in sorted(self._subscribers.get(frame.purpose, ())):
+            if subscriber == frame.source:
+                continue
+            copy = replace(frame, destination=subscriber)
+            key = (frame.source, subscriber)
+            held = self._published.get(key, 0)
+            if held >= self._buffer_bytes:
+                source, destination = self._names[frame.source], self._names[subscriber]
+                entry = self._ledger.sent(source, destination, copy)
+                self._ledger.ended(Fate(entry.number, frame.instant_ns, "subscriber too slow"))
+                continue
+            self._published[key] = held + size
+            self._hand_over(copy)
+
+    def _unpublish(self, source: int, subscriber: int, size: int) -> None:
+        key = (source, subscriber)
+        self._published[key] = max(self._published.get(key, 0) - size, 0)
+
+    def _turn(self, number: int, topic: str, on: bool) -> None:
+        subscribers = self._subscribers.setdefault(topic, {})
+        if on:
+            subscribers[number] = None
+        else:
+            subscribers.pop(number, None)
+
+    def _owe(self, due_ns: int, node: int, peer: int, size: int) -> None:
+        """`node` is to hear that `peer` has taken up so many bytes (0: that all are lost)."""
+        heapq.heappush(self._receipts, (due_ns, node, peer, size))
+
+    def _way_back_ns(self, number: int, peer: int) -> int:
+        """How long a receipt takes; it is small, and goes as a stream's acknowledgments do."""
+        links = self._network.route(self._names[number], self._names[peer]) or ()
+        delay_ns = round(sum(link.delay_s for link in links) * 1e9)
+        return max(delay_ns, self._lookahead_ns, 1)
+
+    def _tell(self, at_ns: int, number: int, event: str, fields: dict[str, Any]) -> None:
+        if self._observe is not None:
+            name = self._names[number] if number >= 0 else ""
+            self._observe(Note(to_seconds(at_ns), name, event, fields, self._ledger.wire_bytes))
+
+    # Faults.
+
+    def _order(
+        self, orders: list[Order], strike: Strike
+    ) -> tuple[list[Order], Sequence[Any] | None]:
+        """Books and tells a strike; the orders for the machines, and what links are now."""
+        now_ns = self.now_ns
+        for event in strike.events:
+            text = event.text
+            self._ledger.fault(
+                FaultEntry(event.at_ns, event.fault, event.kind, event.phase, event.nodes, text)
+            )
+            fields = {
+                "kind": event.kind,
+                "phase": event.phase,
+                "fault": event.fault,
+                "nodes": list(event.nodes),
+                "links": [list(pair) for pair in event.links],
+                "text": text,
+            }
+            self._tell(now_ns, -1, "fault", fields)
+        for action, number, *_ in strike.orders:
+            if action == "crash":
+                self._fall(number)
+        first = [order for order in orders if self._troubles.runs(self._names[order[1]])]
+        for order in strike.orders:
+            if order[0] in ("crash", "stop", "boot"):
+                self._returned.pop(order[1], None)
+        return [*first, *strike.orders], strike.links
+
+    def _fall(self, number: int) -> None:
+        """A node died: it subscribes to nothing, and who sent to it need not wait for it."""
+        for subscribers in self._subscribers.values():
+            subscribers.pop(number, None)
+        for source, subscriber in list(self._published):
+            if number in (source, subscriber):
+                del self._published[source, subscriber]
+        back_ns = self.now_ns + self._lookahead_ns + 1
+        for peer in self._senders.pop(number, {}):
+            self._owe(back_ns, peer, number, 0)
+
+    def _waiting(self) -> dict[str, str]:
+        """Who waits for what, for the report of a deadlock."""
+        waiting: dict[str, str] = {}
+        for worker in range(self._workers):
+            self._bus.send(worker, [Frame(Kind.DESCRIBE)])
+            self._pump()
+            _, frame = self._bus.receive(INSTANT_DEADLINE_S)
+            waiting |= unpack(frame.body)["waiting"]
+        return {name: waiting[name] for name in self._names if name in waiting}
+
+
+def _merged(reports: Sequence[dict[str, Any]], what: str) -> list[Any]:
+    """What the workers said of something, in order of time and then of the run's nodes."""
+    said = [thing for report in reports for thing in report.get(what, ())]
+    return sorted(said, key=lambda thing: thing[:2]) if len(said) > 1 else said
+
+
+@functools.lru_cache(maxsize=4096)
+def _tie_break(seed: int, instant_ns: int, source: str) -> bytes:
+    return hashlib.blake2b(f"{seed}:{instant_ns}:{source}".encode(), digest_size=8).digest()

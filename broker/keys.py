@@ -84,11 +84,13 @@ def holders(folder: Path) -> dict[bytes, str]:
         public = _read(path)[0]
         if public in names:
             raise InputError(
-                f"has the key of {names[public]}", file=path, remedy="Make each node a key"
+                f"has the key of {names[public]}", file=str(path), remedy="Make each node a key"
             )
         names[public] = path.name.removesuffix(".key")
     if not names:
-        raise InputError("there is no node's key in it", file=folder / "nodes", remedy=_remedy())
+        raise InputError(
+            "there is no node's key in it", file=str(folder / "nodes"), remedy=_remedy()
+        )
     return names
 
 
@@ -119,7 +121,7 @@ def demand(endpoint: str, folder: Path | None) -> None:
 def _pair(path: Path) -> Pair:
     public, secret = _read(path)
     if secret is None:
-        raise InputError("has no secret key", file=path, remedy=_remedy())
+        raise InputError("has no secret key", file=str(path), remedy=_remedy())
     return Pair(public, secret)
 
 
@@ -127,7 +129,9 @@ def _read(path: Path) -> tuple[bytes, bytes | None]:
     try:
         return zmq.auth.load_certificate(path)
     except (OSError, ValueError) as error:
-        raise InputError(f"no key can be read ({error})", file=path, remedy=_remedy()) from error
+        raise InputError(
+            f"no key can be read ({error})", file=str(path), remedy=_remedy()
+        ) from error
 
 
 def _remedy() -> str:
@@ -141,9 +145,7 @@ class Doorkeeper:
     """
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], names: Mapping[bytes, str]) -> None:
-        self._names = {
-            zmq.utils.z85.decode(key): name.encode() for key, name in names.items()
-        }
+        self._names = {zmq.utils.z85.decode(key): name.encode() for key, name in names.items()}
         self._socket = context.socket(zmq.REP)
         self._socket.linger = 0
         self._socket.bind(ZAP_ENDPOINT)

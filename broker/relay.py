@@ -1,4 +1,4 @@
-"""The hot path of wall time: frames in from a ROUTER, through the network, and out again.
+"""The hot path of wall time: messages off a ROUTER, through the network, and out again.
 
 The network model is pure and knows nothing of the machine's clock. Here it runs `settle_ns` behind
 it, so that what was sent before an instant is here, in the order of the senders' own stamps, before
@@ -7,9 +7,7 @@ was read. What arrives is known well before it does, because links have delay; i
 receiver at once and is released there at its time (`Frame.due_ns`). Only what can't change any more
 goes out early, and nothing past the next fault, so there is never anything to call back.
 
-Frames are read as bytes. Only their fixed prefix is looked at; body and payload are passed on as
-they came. Whatever breaks a bound is counted with its reason and dropped, and a node's name is that
-of the connection it came over, whatever the frame says.
+A node's name is that of the connection it came over, whatever the frame says (`broker.intake`).
 """
 
 from __future__ import annotations
@@ -17,27 +15,22 @@ from __future__ import annotations
 import itertools
 import struct
 from bisect import bisect_right
-from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from operator import itemgetter
 from typing import Protocol
 
 import zmq
 import zmq.backend
 
-from broker.errors import FrameError
+from broker.connection import Connection
+from broker.intake import Intake, Other, Sent
 from broker.network import Fate, Network
 from broker.shared import SHARED, Custodian, inline, references
 from broker.wire import (
     DATAGRAM,
+    LARGE_BYTES,
     MAGIC,
-    MAX_BODY_BYTES,
     MAX_FRAMES,
-    MAX_PACKET_BYTES,
-    MAX_PARTS,
-    MAX_PAYLOAD_BYTES,
-    MAX_PURPOSE_BYTES,
     NOBODY,
     PUBLISH,
     Buffer,
@@ -54,39 +47,19 @@ SETTLE_NS = 500_000
 """How far the network's time is behind the machine's, at most."""
 TICK_NS = 250_000
 """How often the network is asked, at most, while nothing else happens."""
-PACKETS_AT_ONCE = 512
 BACKLOG_BYTES = 256 * 2**20
 """What may wait for a process that does not read; more is lost, and counted."""
 _OUT_BYTES = 256 * 2**10
 
 _HEAD = struct.Struct("!2sH")
-_PREFIX = struct.Struct("!BBHIIQQqqqBI")
-_LENGTH = struct.Struct("!I")
 _DUE = struct.Struct("!q")
 _DUE_AT = 36
 _DESTINATION_AT = 8
-_APART = 0x8000_0000
 _MORE = int(zmq.SNDMORE)
 _NOBLOCK = int(zmq.NOBLOCK)
 _STAMP = itemgetter(0)
-
-_SEND, _DELIVER, _QUIET = int(Kind.SEND), int(Kind.DELIVER), int(Kind.QUIET)
-
-Sent = tuple[int, int, int, int, int, bytes, tuple[Buffer, ...]]
-"""Stamp, source, destination, size in bytes, flags, the frame as it came, its parts apart."""
-
-
-@dataclass(frozen=True, slots=True)
-class Other:
-    """A packet that holds no messages: a report, or a stranger's.
-
-    `user` is whom the connection's key stands for, where there are keys.
-    """
-
-    identity: bytes
-    connection: Connection | None
-    packet: bytes
-    user: str = ""
+_DELIVER = int(Kind.DELIVER)
+_SPECIAL = DATAGRAM | PUBLISH
 
 
 class Books(Protocol):
@@ -95,32 +68,6 @@ class Books(Protocol):
     def sent(self, number: int, sent: Sent) -> None: ...
 
     def ended(self, fate: Fate) -> None: ...
-
-
-class Connection:
-    """One DEALER that was admitted, and what waits to go out to it.
-
-    `word` stands in the first frame of each of its packets (`due_ns`): a routing id alone could be
-    taken over by somebody else once its holder is gone.
-    """
-
-    __slots__ = (
-        "apart", "backlog", "backlog_bytes", "count", "gone", "identity", "nodes", "number", "out",
-        "shares", "word",
-    )  # fmt: skip
-
-    def __init__(self, number: int, identity: bytes, nodes: frozenset[int], word: int) -> None:
-        self.number = number
-        self.identity = identity
-        self.nodes = nodes
-        self.word = word
-        self.out = bytearray()
-        self.count = 0
-        self.apart: list[Buffer] = []
-        self.backlog: deque[tuple[Buffer, ...]] = deque()
-        self.backlog_bytes = 0
-        self.gone = False
-        self.shares = False
 
 
 class Relay:
@@ -148,19 +95,18 @@ class Relay:
         self._books = books
         self._connections: dict[bytes, Connection] = {}
         self._home: dict[int, Connection] = {}
-        self._taken: list[Sent] = []
+        self._intake = Intake(socket, len(names))
         self._held: dict[int, Sent] = {}
         self._numbers = itertools.count(1)
         self._under_way: dict[tuple[int, int], int] = {}
+        self._published: dict[tuple[int, int], int] = {}
         self._topics: dict[str, dict[int, None]] = {}
-        self._receipts: list[Frame] = []
         self._dirty: dict[Connection, None] = {}
         self._inner_ns = 0
         self._moved_ns = 0
         self.look_ahead()
         self.sent = self.sent_bytes = self.delivered = self.delivered_bytes = 0
         self.dropped: dict[str, int] = {}
-        self.malformed: dict[str, int] = {}
         self.late = self.lag_ns = 0
 
     def look_ahead(self) -> None:
@@ -212,142 +158,16 @@ class Relay:
 
         Messages are kept for `move`; what else came is returned.
         """
-        receive = zmq.backend.Socket.recv
-        socket, connections = self._socket, self._connections
-        others: list[Other] = []
-        for _ in range(PACKETS_AT_ONCE):
-            try:
-                identity = receive(socket, _NOBLOCK)
-            except zmq.Again:
-                return True, others
-            connection = connections.get(identity)
-            if connection is None:
-                if not socket.getsockopt(zmq.RCVMORE):
-                    self.refuse("a part too many")  # of the packet before
-                    continue
-                first = receive(socket, _NOBLOCK, copy=False)
-                others.append(Other(identity, None, first.bytes, _user(first)))
-                if self._rest():
-                    others.pop()
-                    self.refuse("before hello")
-                continue
-            packet = receive(socket, _NOBLOCK)
-            mark = len(self._taken)
-            try:
-                if not self._take(connection, packet):
-                    others.append(Other(identity, connection, packet))
-            except (FrameError, struct.error, UnicodeDecodeError) as error:
-                del self._taken[mark:]
-                self._rest()
-                self.refuse(str(error) if isinstance(error, FrameError) else "cut short")
-        return False, others
-
-    def _take(self, connection: Connection, packet: bytes) -> bool:
-        """Takes in the messages of a packet. False: it holds something else, and nothing was
-        taken.
-        """
-        unpack_prefix = _PREFIX.unpack_from
-        magic, count = _HEAD.unpack_from(packet)
-        end = len(packet)
-        if magic != MAGIC or end > MAX_PACKET_BYTES:
-            raise FrameError("not a packet of this protocol")
-        taken, nodes, known = self._taken, connection.nodes, len(self._names)
-        apart: list[Buffer] = []
-        start, at, word = 4, 4, None
-        while count:
-            count -= 1
-            (
-                kind, flags, parts, source, destination, _, _, stamp, due, _, purpose_bytes,
-                body_bytes,
-            ) = unpack_prefix(packet, at)  # fmt: skip
-            if word is None:
-                word = due
-                if due != connection.word:
-                    raise FrameError("wrong word")
-            if kind != _SEND:
-                if kind == _QUIET and count == 0 and at == start:
-                    return False
-                raise FrameError(f"unexpected kind {kind}")
-            if source not in nodes:
-                raise FrameError("speaks for another node")
-            if destination >= known and not (destination == NOBODY and flags & PUBLISH):
-                raise FrameError("no such destination")
-            size = at + 57 + purpose_bytes + body_bytes
-            if purpose_bytes:
-                if purpose_bytes > MAX_PURPOSE_BYTES:
-                    raise FrameError("purpose too long")
-                packet[at + 57 : at + 57 + purpose_bytes].decode()
-            large: tuple[Buffer, ...] = ()
-            here = 0
-            if parts:
-                if parts == 1:
-                    (length,) = _LENGTH.unpack_from(packet, size)
-                    size += 4
-                    if length & _APART:
-                        large = (self._apart(length & ~_APART),)
-                        here = len(large[0])
-                    else:
-                        size += length
-                else:
-                    size, large = self._parts(packet, size, parts)
-                    here = sum(map(len, large))
-            if size > end or body_bytes > MAX_BODY_BYTES:
-                raise FrameError("cut short")
-            frame = packet[at:size]
-            if flags & SHARED:
-                table = references(frame)
-                if any(entry.arena != connection.number for entry in table.entries):
-                    raise FrameError("another's shared memory")
-                here += table.size_bytes
-            taken.append((stamp, source, destination, size - at + here, flags, frame, large))
-            apart.extend(large)
-            at = size
-        if at != end:
-            raise FrameError("bytes after the last frame")
-        if word is None:
-            raise FrameError("an empty packet")
-        return True
-
-    def _parts(self, packet: bytes, at: int, count: int) -> tuple[int, tuple[Buffer, ...]]:
-        """Where the payload ends that begins at `at`, and which of its parts came apart."""
-        if count > MAX_PARTS:
-            raise FrameError("too many payload parts")
-        lengths = struct.unpack_from(f"!{count}I", packet, at)
-        at += 4 * count
-        large: list[Buffer] = []
-        total = 0
-        for length in lengths:
-            size = length & ~_APART
-            total += size
-            if total > MAX_PAYLOAD_BYTES:
-                raise FrameError("payload too large")
-            if length & _APART:
-                large.append(self._apart(size))
-            else:
-                at += size
-        return at, tuple(large)
-
-    def _apart(self, size: int) -> Buffer:
-        """The next part of this packet, which has to be of that size."""
-        if size > MAX_PAYLOAD_BYTES or not self._socket.getsockopt(zmq.RCVMORE):
-            raise FrameError("no part where a frame speaks of one")
-        part = zmq.backend.Socket.recv(self._socket, _NOBLOCK, copy=False)
-        if len(part) != size:
-            raise FrameError("a part of another size than its frame says")
-        buffer: memoryview = part.buffer
-        return buffer
-
-    def _rest(self) -> int:
-        """Reads past what is left of a message, and says how many parts that were."""
-        count = 0
-        while self._socket.getsockopt(zmq.RCVMORE):
-            zmq.backend.Socket.recv(self._socket, _NOBLOCK, copy=False)
-            count += 1
-        return count
+        return self._intake.read(self._connections)
 
     def refuse(self, reason: str) -> None:
         """Counts a frame that could not be read or was not allowed."""
-        self.malformed[reason] = self.malformed.get(reason, 0) + 1
+        self._intake.refuse(reason)
+
+    @property
+    def malformed(self) -> dict[str, int]:
+        """Frames that could not be read or were not allowed, by reason."""
+        return self._intake.malformed
 
     # Through the network.
 
@@ -355,18 +175,17 @@ class Relay:
         """The network's time is `to_ns` now: hands over what was sent until then, and takes out
         what has ended, or can't but arrive before `until_ns`.
         """
-        taken = self._taken
+        taken = self._intake.taken
         if taken:
             taken.sort(key=_STAMP)
             cut = bisect_right(taken, to_ns, key=_STAMP)
             if cut:
-                self._taken = taken[cut:]
+                self._intake.taken = taken[cut:]
                 del taken[cut:]
                 self._hand_over(taken)
         network = self._network
         self._moved_ns = now_ns
-        if to_ns > self._inner_ns:
-            self._inner_ns = to_ns
+        self._inner_ns = max(self._inner_ns, to_ns)
         fates = network.advance(self._inner_ns)
         if fates:
             self._settle(fates, now_ns)
@@ -376,122 +195,152 @@ class Relay:
                 self._settle(fates, now_ns)
 
     def _hand_over(self, sent: Iterable[Sent]) -> None:
-        names, network, held, numbers = self._names, self._network, self._held, self._numbers
+        """Gives messages to the network, each at the instant of its stamp, or now if it is late."""
+        names, send, held, numbers = self._names, self._network.send, self._held, self._numbers
         under_way, limit, inner = self._under_way, self._buffer_bytes, self._inner_ns
         books = self._books
         count = total = 0
+        pair, ahead = (-1, -1), 0
         for one in sent:
             stamp, source, destination, size, flags, _, _ = one
-            if stamp > inner:
-                inner = stamp
-            if not flags & DATAGRAM:
-                if destination == NOBODY:
-                    self._publish(one)
-                    continue
+            inner = max(inner, stamp)
+            if flags & _SPECIAL or source == destination:
+                self._inner_ns = inner
+                self._hand_over_special(one, inner)
+                continue
+            if pair != (source, destination):
+                under_way[pair] = ahead
                 pair = (source, destination)
                 ahead = under_way.get(pair, 0)
-                if ahead >= limit:
-                    self.refuse("more than its send buffer")
-                    self._let_go(one)
-                    continue
-                if source != destination:
-                    under_way[pair] = ahead + size
+            if ahead >= limit:
+                self.refuse("more than its send buffer")
+                self._let_go(one)
+                continue
+            ahead += size
             number = next(numbers)
             held[number] = one
             count += 1
             total += size
             if books is not None:
                 books.sent(number, one)
-            if source == destination:
-                self._settle([Fate(number, inner)], inner)
-            else:
-                network.send(
-                    inner, number, names[source], names[destination], size,
-                    datagram=bool(flags & DATAGRAM),
-                )  # fmt: skip
+            send(inner, number, names[source], names[destination], size)
+        under_way[pair] = ahead
         self._inner_ns = inner
         self.sent += count
         self.sent_bytes += total
 
-    def _publish(self, one: Sent) -> None:
+    def _hand_over_special(self, one: Sent, at_ns: int) -> None:
+        """A datagram, something published, or a message to oneself, which arrives at once."""
+        _, source, destination, size, flags, _, _ = one
+        if destination == NOBODY:
+            self._publish(one, at_ns)
+            return
+        number = self._begin(one)
+        if source == destination:
+            self._settle([Fate(number, at_ns)], at_ns)
+        else:
+            self._network.send(
+                at_ns,
+                number,
+                self._names[source],
+                self._names[destination],
+                size,
+                datagram=bool(flags & DATAGRAM),
+            )
+
+    def _begin(self, one: Sent) -> int:
+        """Books a message that was sent; gives its number."""
+        number = next(self._numbers)
+        self._held[number] = one
+        self.sent += 1
+        self.sent_bytes += one[3]
+        if self._books is not None:
+            self._books.sent(number, one)
+        return number
+
+    def _publish(self, one: Sent, at_ns: int) -> None:
         """A copy for each who subscribes; who has not taken up enough of what came before loses."""
-        stamp, source, _, size, flags, frame, large = one
-        length = frame[52]
-        topic = frame[57 : 57 + length].decode()
-        for number in tuple(self._topics.get(topic, ())):
+        stamp, source, _, size, flags, frame, apart = one
+        topic = frame[57 : 57 + frame[52]].decode()
+        for number in sorted(self._topics.get(topic, ())):
+            if number == source:
+                continue
             head = bytearray(frame)
             head[_DESTINATION_AT : _DESTINATION_AT + 4] = number.to_bytes(4, "big")
-            copy = (stamp, source, number, size, flags, bytes(head), large)
-            if self._under_way.get((source, number), 0) >= self._buffer_bytes:
-                self._drop("subscriber too slow")
-                self.sent += 1
-                self.sent_bytes += size
-            else:
-                self._hand_over([copy])
+            copy = (stamp, source, number, size, flags, bytes(head), apart)
+            under_way = self._published.get((source, number), 0)
+            if under_way >= self._buffer_bytes:
+                fate = Fate(self._begin(copy), at_ns, "subscriber too slow")
+                self._published[source, number] = under_way + size  # `_lost` takes it off again
+                self._settle([fate], at_ns)
+                continue
+            self._published[source, number] = under_way + size
+            self._hand_over_special(copy, at_ns)
 
     def _settle(self, fates: Iterable[Fate], now_ns: int) -> None:
         """Books fates, and puts what arrived where it goes out."""
-        held, home, dirty, books = self._held, self._home, self._dirty, self._books
+        held, home, books = self._held, self._home, self._books
+        count = total = 0
         for fate in fates:
-            number, at_ns, reason, copy, last = fate
+            number, at_ns, reason, _, last = fate
             one = held.pop(number) if last else held[number]
-            _, source, destination, size, flags, frame, large = one
+            _, source, destination, size, flags, frame, apart = one
             connection = home.get(destination)
-            if not reason:
-                if connection is None:
-                    reason = "nobody there"
-                elif connection.backlog_bytes > BACKLOG_BYTES:
-                    reason = "its process does not read"
-            if books is not None:
-                books.ended(Fate(number, at_ns, reason, copy, last))
-            if reason or connection is None:
-                self._drop(reason)
-                if last:
-                    self._lost(one)
+            if reason or connection is None or connection.backlog_bytes > BACKLOG_BYTES:
+                self._lose(one, fate, connection)
                 continue
-            self.delivered += 1
-            self.delivered_bytes += size
-            if source == destination and not flags & PUBLISH:
+            if books is not None:
+                books.ended(fate)
+            count += 1
+            total += size
+            if source == destination:
                 continue  # it has heard itself already
             if at_ns < now_ns:
                 self.late += 1
-                if now_ns - at_ns > self.lag_ns:
-                    self.lag_ns = now_ns - at_ns
-            if flags & SHARED and not copy:
-                if connection.shares:
-                    self._custodian.handed(references(frame).entries, connection.number)
-                else:
-                    frame, large = self._fetched(one)
+                self.lag_ns = max(self.lag_ns, now_ns - at_ns)
+            if flags & SHARED:
+                frame, apart = self._hand(one, connection)
             out = connection.out
             base = len(out)
             out += frame
             out[base] = _DELIVER
             _DUE.pack_into(out, base + _DUE_AT, at_ns)
             connection.count += 1
-            if large:
-                connection.apart.extend(large)
-            dirty[connection] = None
-            if connection.count >= MAX_FRAMES or len(out) > _OUT_BYTES or large:
+            if apart:
+                connection.apart.extend(apart)
+            if apart or base > _OUT_BYTES or connection.count >= MAX_FRAMES:
                 self._post(connection)
+            self._dirty[connection] = None
+        self.delivered += count
+        self.delivered_bytes += total
 
-    def _fetched(self, one: Sent) -> tuple[bytes, tuple[Buffer, ...]]:
-        """A message with its payload, for a receiver that can't see the sender's memory."""
-        sent = frame_of(one)
+    def _lose(self, one: Sent, fate: Fate, connection: Connection | None) -> None:
+        """A copy of a message was lost in the network, or has nobody to go to."""
+        reason = fate.reason or (
+            "nobody there" if connection is None else "its process does not read"
+        )
+        if self._books is not None:
+            self._books.ended(fate._replace(reason=reason))
+        self.dropped[reason] = self.dropped.get(reason, 0) + 1
+        if not fate.last:
+            return
+        _, source, destination, size, flags, _, _ = one
+        if flags & PUBLISH:
+            self.receipt(fate.at_ns, destination, source, size, True, way_ns=0)
+        elif not flags & DATAGRAM:
+            self.receipt(fate.at_ns, destination, source, size, False, way_ns=self.lookahead_ns)
+        self._let_go(one)
+
+    def _hand(self, one: Sent, connection: Connection) -> tuple[bytes, tuple[Buffer, ...]]:
+        """A message that refers to shared memory, as its receiver can read it."""
         entries = references(one[5]).entries
+        if connection.shares:
+            self._custodian.handed(entries, connection.number)
+            return one[5], one[6]
         parts = [self._custodian.read(entry) for entry in entries]
         self._custodian.free(entries)
-        packet, *apart = encode([inline(sent, parts)])
+        packet, *apart = encode([inline(frame_of(one), parts)])
         return bytes(packet[4:]), tuple(apart)
-
-    def _drop(self, reason: str) -> None:
-        self.dropped[reason] = self.dropped.get(reason, 0) + 1
-
-    def _lost(self, one: Sent) -> None:
-        """A stream's sender need not wait for what was lost."""
-        _, source, destination, size, flags, _, _ = one
-        if not flags & (DATAGRAM | PUBLISH):
-            self.receipt(self._inner_ns, destination, source, size, False, way_ns=0)
-        self._let_go(one)
 
     def _let_go(self, one: Sent) -> None:
         if one[4] & SHARED:
@@ -509,7 +358,8 @@ class Relay:
             self.refuse("a receipt for nobody")
             return
         pair = (source, receiver)
-        self._under_way[pair] = max(self._under_way.get(pair, 0) - size, 0)
+        ledger = self._published if published else self._under_way
+        ledger[pair] = max(ledger.get(pair, 0) - size, 0)
         if not published and (connection := self._home.get(source)) is not None and size:
             frame = Frame(
                 Kind.RECEIPT, receiver, source, size, instant_ns=at_ns, due_ns=at_ns + way_ns
@@ -518,6 +368,10 @@ class Relay:
 
     def forget(self, number: int) -> None:
         """A node has died: what was under way to it and from it is no longer waited for."""
+        for subscribers in self._topics.values():
+            subscribers.pop(number, None)
+        for pair in [pair for pair in self._published if number in pair]:
+            del self._published[pair]
         for pair in [pair for pair in self._under_way if number in pair]:
             size = self._under_way.pop(pair)
             source, receiver = pair
@@ -582,7 +436,10 @@ class Relay:
         try:
             for place, part in enumerate(parts):
                 flags = _NOBLOCK | _MORE if place < last else _NOBLOCK
-                send(self._socket, part, flags, copy=len(part) < 65_536)
+                if len(part) < LARGE_BYTES:
+                    send(self._socket, part, flags)
+                else:
+                    send(self._socket, part, flags, copy=False)
         except zmq.Again:
             return False
         except zmq.ZMQError as error:
@@ -600,8 +457,8 @@ class Relay:
         candidates = []
         if (due := self._network.next_ns()) is not None:
             candidates.append(max(due + self.settle_ns, self._moved_ns + self._tick_ns))
-        if self._taken:
-            candidates.append(self._taken[0][0] + self.settle_ns)
+        if self._intake.taken:
+            candidates.append(self._intake.taken[0][0] + self.settle_ns)
         if self._dirty:
             candidates.append(self._moved_ns + 1_000_000)
         return min(candidates, default=None)
@@ -610,7 +467,7 @@ class Relay:
         """The shared memory that messages under way refer to."""
         return [
             entry.arena
-            for one in (*self._held.values(), *self._taken)
+            for one in (*self._held.values(), *self._intake.taken)
             if one[4] & SHARED
             for entry in references(one[5]).entries
         ]
@@ -638,9 +495,3 @@ def hello(body: Mapping[str, object]) -> list[Buffer]:
     """A packet with one HELLO."""
     return encode([Frame(Kind.HELLO, body=pack(dict(body)))])
 
-
-def _user(part: zmq.Frame) -> str:
-    try:
-        return str(part.get("User-Id"))
-    except zmq.ZMQError:
-        return ""

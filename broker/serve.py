@@ -19,7 +19,8 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,14 @@ import zmq
 from broker import keys
 from broker.admission import Admission, Newcomer
 from broker.clock import NANOSECONDS, to_seconds
+from broker.connection import Connection
 from broker.errors import BrokerError, FrameError, LedgerError
-from broker.network import Network
+from broker.intake import Other, Sent
+from broker.ledger import Ledger
+from broker.network import Fate, Network
 from broker.realtime import Waiter, sharpen
-from broker.relay import EARLY_NS, Books, Connection, Other, Relay, hello
-from broker.shared import Custodian, machine
+from broker.relay import EARLY_NS, Books, Relay, frame_of, hello
+from broker.shared import SHARED, Custodian, inline, machine, references
 from broker.troubles import Strike, Troubles
 from broker.wire import Frame, Kind, decode, pack, unpack
 from faults import Conditions, Event, Scenario
@@ -101,7 +105,7 @@ class Observer:
 
 
 class Bus:
-    """The bus of one run, from `open` to `close`.
+    """The bus of one run, until `close`. `latest` is the account of its last beat.
 
     Args:
         topology: The network.
@@ -171,6 +175,7 @@ class Bus:
             self._admission = Admission(
                 self._names, words, keyed=folder is not None, is_here=self._is_here
             )
+            self.latest = self.account()
             self._opened = opened.pop_all()
 
     def bind(self, endpoint: str) -> str:
@@ -183,10 +188,10 @@ class Bus:
             self._socket.bind(endpoint)
         except zmq.ZMQError as error:
             raise BrokerError(f"can't bind to {endpoint}: {error}") from error
-        bound: str = self._socket.last_endpoint.decode()
+        bound = str(self._socket.get_string(zmq.LAST_ENDPOINT))
         if endpoint.startswith("ipc://") and not endpoint.startswith("ipc://@"):
             Path(endpoint.removeprefix("ipc://")).chmod(0o600)
-        self._waiter.watch(self._socket.getsockopt(zmq.FD))
+        self._waiter.watch(int(self._socket.getsockopt(zmq.FD)))
         return bound
 
     # Its life.
@@ -230,7 +235,7 @@ class Bus:
         if wrong:
             raise LedgerError(wrong)
         if account.late:
-            _log.warning("%s", _lateness(account))
+            _log.warning("%s", lateness(account))
         return account
 
     def _see_off(self) -> None:
@@ -302,20 +307,18 @@ class Bus:
     def _beat(self, now_ns: int) -> None:
         """A sign of life to all, by which it also shows who is gone."""
         self._beat_ns = now_ns
+        self.latest = self.account()
         for connection in self.relay.connections():
             if not connection.backlog:
                 self.relay.tell(connection, self._time())
         self._custodian.remove_leaving(self.relay.arenas_in_flight())
-        lag_ns = self.relay.lag_ns
-        if lag_ns > WARN_LAG_NS and now_ns - self._warned_ns > _WARN_EVERY_NS:
+        if self.relay.lag_ns > WARN_LAG_NS and now_ns - self._warned_ns > _WARN_EVERY_NS:
             self._warned_ns = now_ns
-            _log.warning("%s", _lateness(self.account()))
+            _log.warning("%s", lateness(self.latest))
 
     def _time(self) -> Frame:
         """When the clock started (0: not yet), and what time it is, by this machine's clock."""
-        return Frame(
-            Kind.ADVANCE, instant_ns=self._start_ns or 0, due_ns=time.monotonic_ns()
-        )
+        return Frame(Kind.ADVANCE, instant_ns=self._start_ns or 0, due_ns=time.monotonic_ns())
 
     # Who comes and what they say.
 
@@ -352,12 +355,12 @@ class Bus:
     def _admit(self, newcomer: Newcomer) -> None:
         self._joined += 1
         connection = Connection(
-            self._joined, newcomer.identity, newcomer.nodes, secrets.randbits(63)
+            self._joined, newcomer.identity, newcomer.nodes, secrets.token_bytes(8)
         )
         self.relay.admit(connection)
         welcome = {
             "number": connection.number,
-            "word": connection.word,
+            "word": int.from_bytes(connection.word, "big", signed=True),
             "names": list(self._names),
             "seed": self._seed,
             "topology": _plain(self._topology),
@@ -382,8 +385,6 @@ class Bus:
     def _boot(self, numbers: Sequence[int]) -> None:
         for number in numbers:
             name = self._names[number]
-            again = self._incarnation[name]
-            self._incarnation[name] += 1
             actions: list[list[Any]] = []
             conditions = self._conditions
             if (skew := conditions.skew(name)) != (0, 0.0):
@@ -391,10 +392,15 @@ class Bus:
             if (factor := conditions.compute_factor(name)) != 1.0:
                 actions.append(["speed", number, factor])
             if conditions.is_up(name) and not conditions.is_stopped(name):
-                actions.append(["boot", number, again])
+                actions.append(["boot", number, self._next_incarnation(number)])
             if conditions.is_paused(name):
                 actions.append(["pause", number, True])
             self._order(number, self.now_ns, actions)
+
+    def _next_incarnation(self, number: int) -> int:
+        name = self._names[number]
+        self._incarnation[name] += 1
+        return self._incarnation[name] - 1
 
     def _order(self, number: int, at_ns: int, actions: list[list[Any]]) -> None:
         connection = self.relay.home(number)
@@ -420,9 +426,7 @@ class Bus:
             self._own(connection, number)
             self._facts[str(fact)] = tuple(nodes)
         for at_ns, number, event, fields in body.get("notes", ()):
-            self._observer.note(
-                at_ns, self._names[self._own(connection, number)], event, fields
-            )
+            self._observer.note(at_ns, self._names[self._own(connection, number)], event, fields)
         for at_ns, number, returned in body.get("ended", ()):
             self._observer.ended(at_ns, self._names[self._own(connection, number)], returned)
         for at_ns, number, text, problem in body.get("failed", ()):
@@ -466,10 +470,8 @@ class Bus:
                 return
             self._told.append(Told(at_ns, strike, self._troubles.conditions))
             for action, number, *values in strike.orders:
-                if action == "boot":
-                    values = [self._incarnation[self._names[number]]]
-                    self._incarnation[self._names[number]] += 1
-                self._order(number, at_ns, [[action, number, *values]])
+                again = [self._next_incarnation(number)] if action == "boot" else values
+                self._order(number, at_ns, [[action, number, *again]])
             if strike.links is not None:
                 body = pack({"actions": [], "links": strike.links})
                 for connection in self.relay.connections():
@@ -509,7 +511,8 @@ def _plain(topology: Topology) -> dict[str, Any]:
     }
 
 
-def _lateness(account: Account) -> str:
+def lateness(account: Account) -> str:
+    """How far a bus could not keep up, in words."""
     share = account.late / max(account.delivered, 1)
     return (
         f"the bus can't keep up: {account.late:,} messages ({share:.2%}) went out after their "
@@ -536,45 +539,89 @@ def serve(
     *,
     bind: str,
     seed: int = 0,
-    keys_folder: Path | None = None,
+    folder: Path | None = None,
     word: bytes = b"",
     expected: int = 0,
-    ready: Callable[[str, Bus], None] | None = None,
+    trace: Path | None = None,
+    ready: Callable[[str, Bus], AbstractContextManager[object] | None] | None = None,
 ) -> Account:
     """Serves a topology at `bind` until SIGTERM or Ctrl-C; gives the final account.
 
     Args:
+        faults: A scenario, or events as `faults.expand` gives them; they count from when the clock
+            starts.
+        folder: Of CURVE keys; a bus that other machines can reach does not start without.
         word: What connections prove that they know, where there are no keys. A tcp port of this
             machine takes one, for any user could come by; a Unix socket is for this user only.
-        ready: Called with the endpoint and the bus once it is bound.
+        expected: The clock starts once so many nodes are there; 0 with the first.
+        trace: Where to write every message's fate in the end (parquet). It costs memory and half
+            of the speed.
+        ready: Called with the endpoint and the bus once it is bound; what it returns is kept open
+            as long as the bus serves.
 
     Raises BrokerError where it can't be started safely.
     """
-    keys.demand(bind, keys_folder)
-    if bind.startswith("tcp://") and keys_folder is None and not word:
+    keys.demand(bind, folder)
+    if bind.startswith("tcp://") and folder is None and not word:
         raise BrokerError(
-            f"any user of this machine could join {bind}: give a secret word with `--word-file "
-            "FILE` (made where there is none), or keys with `--keys DIR`, or bind to ipc://PATH"
+            f"any user of this machine could join {bind}: give a secret word with `--word FILE` "
+            "(made where there is none), or keys with `--keys DIR`, or bind to ipc://PATH"
         )
     names = tuple(topology.nodes)
+    ledger = Ledger()
     bus = Bus(
         topology,
         names,
         faults,
         seed=seed,
         words=dict.fromkeys(names, word),
-        folder=keys_folder,
+        folder=folder,
         expected=expected,
+        books=None if trace is None else lambda custodian: LedgerBooks(ledger, names, custodian),
     )
     try:
-        with _stopped_by_signals(bus):
+        with _stopped_by_signals(bus), contextlib.ExitStack() as opened:
             endpoint = bus.bind(bind)
-            if ready is not None:
-                ready(endpoint, bus)
+            if ready is not None and (held := ready(endpoint, bus)) is not None:
+                opened.enter_context(held)
             bus.run()
     finally:
         account = bus.close()
+        if trace is not None:
+            ledger.write_parquet(trace)
     return account
+
+
+class LedgerBooks:
+    """Writes every message into a ledger. `tap` is told of each that is sent."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        names: Sequence[str],
+        custodian: Custodian,
+        tap: Callable[[str, str, Frame], None] | None = None,
+    ) -> None:
+        self._ledger = ledger
+        self._names = names
+        self._custodian = custodian
+        self._tap = tap
+
+    def sent(self, number: int, sent: Sent) -> None:
+        """A message was handed to the network under this number."""
+        frame = frame_of(sent)
+        if frame.flags & SHARED:
+            parts = [self._custodian.read(entry) for entry in references(sent[5]).entries]
+            frame = inline(frame, parts)
+        source, destination = self._names[sent[1]], self._names[sent[2]]
+        entry = self._ledger.sent(source, destination, frame)
+        assert entry.number == number
+        if self._tap is not None:
+            self._tap(source, destination, frame)
+
+    def ended(self, fate: Fate) -> None:
+        """A copy of a message has ended."""
+        self._ledger.ended(fate)
 
 
 @contextlib.contextmanager
@@ -588,8 +635,3 @@ def _stopped_by_signals(bus: Bus) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def as_json(account: Account) -> dict[str, Any]:
-    """An account as JSON has it."""
-    return asdict(account)

@@ -213,7 +213,7 @@ class Reader:
                 raise FrameError(f"shared memory is gone: {error}") from error
         array = np.frombuffer(seen.memory, np.uint8, entry.size, entry.offset)
         weakref.finalize(array, seen.free, entry.slot, entry.use).atexit = False
-        return memoryview(array)
+        return memoryview(array)  # type: ignore[arg-type]  # numpy's stubs don't say so
 
 
 class Custodian:
@@ -228,7 +228,7 @@ class Custodian:
         self._maps: dict[int, _Map | None] = {}
         self._holder: dict[tuple[int, int], tuple[int, int]] = {}
         self._leaving: list[tuple[float, int]] = []
-        root = Path("/dev/shm")  # noqa: S108 - the place for it on Linux
+        root = Path("/dev/shm")
         if not os.access(root, os.W_OK):
             return
         _sweep(root)
@@ -280,7 +280,7 @@ class Custodian:
                 (self.folder / str(entry[1])).unlink()
 
     def read(self, entry: Reference) -> bytes:
-        """What is in a slot, for a receiver that can't see it. Raises FrameError where it is gone."""
+        """What is in a slot, for a receiver that can't see it. Raises FrameError if it is gone."""
         if (arena := self._map(entry.arena)) is None:
             raise FrameError("shared memory is gone")
         return bytes(arena.memory[entry.offset : entry.offset + entry.size])

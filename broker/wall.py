@@ -32,18 +32,15 @@ from broker.clock import NANOSECONDS, to_ns, to_seconds
 from broker.errors import BrokerError, FrameError, ProgramError
 from broker.ledger import FaultEntry, Ledger
 from broker.machine import Machine
-from broker.network import Fate
 from broker.node import Program, Programs
 from broker.port import Port, a_word
 from broker.processes import WorkerProcesses
 from broker.realtime import Waiter, sharpen
-from broker.relay import Sent, frame_of
 from broker.run import JOIN_DEADLINE_S, WEEK_S, Run, _check
 from broker.scheduler import Note, Observer, Tap
-from broker.serve import Bus
+from broker.serve import Bus, LedgerBooks
 from broker.serve import Observer as BusObserver
-from broker.shared import SHARED, Custodian, inline, references
-from broker.wire import Frame, Kind, pack, unpack
+from broker.wire import Frame, Kind, unpack
 from broker.worker import Assignment, Worker
 from faults import Event, Scenario
 from topologies import Node as Place
@@ -196,7 +193,7 @@ class Driver(Worker):
         if touched:
             self._report(now_ns, touched.values())
 
-    def _report(self, end_ns: int, machines: Iterable[Machine]) -> None:
+    def _report(self, _: int, machines: Iterable[Machine]) -> None:
         """Hands over what the nodes sent, and says how they are."""
         frames: dict[Port, list[Frame]] = {}
         bodies: dict[Port, dict[str, list[Any]]] = {}
@@ -277,7 +274,7 @@ class _Machine(Machine):
         super()._reset_work()
         self._paid: list[int] = []
 
-    def _work_is_done(self, now_ns: int) -> bool:
+    def _work_is_done(self, _: int) -> bool:
         """Work that is not done holds up only those who wait for it."""
         return True
 
@@ -378,7 +375,7 @@ def run(
             words={name: words[owner] for name, owner in owners.items()},
             expected=len(names),
             observer=watcher,
-            books=lambda custodian: _Books(ledger, names, tap, custodian),
+            books=lambda custodian: LedgerBooks(ledger, names, custodian, tap),
         )
         watcher.stop = bus.stop
         closing = opened.enter_context(contextlib.ExitStack())
@@ -455,8 +452,9 @@ class _Watcher(BusObserver):
         if self._observe is not None:
             self._observe(Note(to_seconds(at_ns), node, event, fields, self.ledger.wire_bytes))
 
-    def ended(self, at_ns: int, node: str, returned: bool) -> None:
-        self._ended.add(node)
+    def ended(self, _: int, node: str, returned: bool) -> None:
+        if returned:
+            self._ended.add(node)
         if self._ended.issuperset(self._principals):
             self.stop()
 
@@ -469,37 +467,15 @@ class _Watcher(BusObserver):
         self._ended.discard(node)
 
 
-class _Books:
-    """Writes every message into a ledger."""
-
-    def __init__(
-        self, ledger: Ledger, names: Sequence[str], tap: Tap | None, custodian: Custodian
-    ) -> None:
-        self._ledger = ledger
-        self._names = names
-        self._tap = tap
-        self._custodian = custodian
-
-    def sent(self, number: int, sent: Sent) -> None:
-        frame = frame_of(sent)
-        if frame.flags & SHARED:
-            frame = inline(frame, [self._custodian.read(e) for e in references(sent[5]).entries])
-        source, destination = self._names[sent[1]], self._names[sent[2]]
-        entry = self._ledger.sent(source, destination, frame)
-        assert entry.number == number
-        if self._tap is not None:
-            self._tap(source, destination, frame)
-
-    def ended(self, fate: Fate) -> None:
-        self._ledger.ended(fate)
-
-
 def _work(endpoint: str, assignment: Assignment, pipe: Pipe) -> None:
     """The body of a process that runs programs in wall time."""
     try:
-        with contextlib.closing(
-            Port(endpoint, tuple(assignment.programs), word=assignment.token)
-        ) as port, contextlib.closing(Driver(assignment, [port], forever=True)) as driver:
+        with (
+            contextlib.closing(
+                Port(endpoint, tuple(assignment.programs), word=assignment.token)
+            ) as port,
+            contextlib.closing(Driver(assignment, [port], forever=True)) as driver,
+        ):
             driver.live()
             pipe.send(("returned", driver.returned))
     except BaseException:

@@ -29,6 +29,7 @@ from topologies import Link, Node, Topology, Transport
 JOIN_S = 30.0
 SILENCE_S = 20.0
 FRAMES_AT_ONCE = 512
+_LINGER_MS = 500
 _HWM = 1_000
 _ASKED_TIMES = 8
 _NOBLOCK = int(zmq.NOBLOCK)
@@ -60,6 +61,7 @@ class Port:
         self._heard_s = time.monotonic()
         self._early: list[Frame] = []
         self._word = 0
+        self._linger_ms = 0  # who was not let in has nothing to say
         self._arena: Arena | None = None
         self._reader: Reader | None = None
         if folder is not None and len(self.nodes) != 1:
@@ -68,9 +70,8 @@ class Port:
             context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
             opened.callback(context.term)
             self.socket = self._socket = context.socket(zmq.DEALER)
-            opened.callback(self._socket.close, 500)
+            opened.callback(lambda: self._socket.close(self._linger_ms))
             self._socket.set_hwm(_HWM)
-            self._socket.setsockopt(zmq.RECONNECT_IVL, -1)  # another connection is somebody else
             self._socket.setsockopt(zmq.HEARTBEAT_IVL, 3_000)
             self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 15_000)
             if folder is not None:
@@ -79,6 +80,7 @@ class Port:
             welcome = self._join(word, time.monotonic() + deadline_s)
             self._settle_in(welcome, time.monotonic() + deadline_s)
             opened.callback(self._drop_memory)
+            self._linger_ms = _LINGER_MS
             self._opened = opened.pop_all()
 
     def close(self) -> None:

@@ -41,7 +41,7 @@ from broker.wire import (
     pack,
 )
 
-EARLY_NS = 20_000_000
+EARLY_NS = 100_000_000
 """How long before its time a message may go out to its receiver."""
 SETTLE_NS = 500_000
 """How far the network's time is behind the machine's, at most."""

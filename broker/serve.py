@@ -190,7 +190,9 @@ class Bus:
             raise BrokerError(f"can't bind to {endpoint}: {error}") from error
         bound = str(self._socket.get_string(zmq.LAST_ENDPOINT))
         if endpoint.startswith("ipc://") and not endpoint.startswith("ipc://@"):
-            Path(endpoint.removeprefix("ipc://")).chmod(0o600)
+            path = Path(endpoint.removeprefix("ipc://"))
+            path.chmod(0o600)
+            self._opened.callback(path.unlink, missing_ok=True)
         self._waiter.watch(int(self._socket.getsockopt(zmq.FD)))
         return bound
 

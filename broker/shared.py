@@ -87,7 +87,7 @@ def references(frame: bytes) -> References:
 
 
 def _table(part: Buffer) -> References:
-    if len(part) % _ENTRY_BYTES:
+    if not len(part) or len(part) % _ENTRY_BYTES:
         raise FrameError("no table of shared memory")
     entries = tuple(Reference(*entry) for entry in _REFERENCE.iter_unpack(part))
     for entry in entries:

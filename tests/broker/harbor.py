@@ -12,7 +12,6 @@ from typing import Any
 
 import zmq
 
-from broker.network import wire_bytes
 from broker.port import Port
 from broker.serve import Account, Bus
 from broker.wire import Frame, Kind, pack
@@ -33,6 +32,7 @@ class Harbor:
         self.endpoint = endpoint
         self.account: Account | None = None
         self.failure: BaseException | None = None
+        self._ports: list[Port] = []
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -42,7 +42,15 @@ class Harbor:
         except BaseException as error:
             self.failure = error
 
+    def port(self, *nodes: str, folder: Path | None = None) -> Port:
+        """A connection for these nodes, which is closed with the harbor."""
+        port = Port(self.endpoint, nodes, word=WORD, folder=folder)
+        self._ports.append(port)
+        return port
+
     def close(self) -> Account:
+        for port in self._ports:
+            port.close()
         self.bus.stop()
         self._thread.join(DEADLINE_S)
         assert not self._thread.is_alive()
@@ -102,13 +110,19 @@ def harbor(
 
 
 def started(port: Port) -> Port:
-    """Waits until the run's clock has started for this port."""
+    """Waits until the run's clock has started for this port; what came meanwhile stays there."""
     until = time.monotonic() + DEADLINE_S
     while port.start_ns is None:
         assert time.monotonic() < until, "the clock has not started"
-        port.stash = [*getattr(port, "stash", []), *port.read()]  # type: ignore[attr-defined]
+        port._early = port.read()
         time.sleep(0.001)
     return port
+
+
+def both(here: Harbor) -> tuple[Port, Port]:
+    """Connections for nodes a and b, once the clock has started for both."""
+    a, b = here.port("a"), here.port("b")
+    return started(a), started(b)
 
 
 def messages(port: Port, count: int) -> list[Frame]:
@@ -157,11 +171,11 @@ __all__ = [
     "PAIR",
     "WORD",
     "Harbor",
+    "both",
     "dealer",
     "harbor",
     "letter",
     "messages",
     "receipts",
     "started",
-    "wire_bytes",
 ]

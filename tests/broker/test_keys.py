@@ -70,12 +70,10 @@ def test_a_bus_that_strangers_can_reach_does_not_start_without_trust(endpoint, r
 
 def test_a_key_lets_its_node_in_and_its_messages_go(folder):
     with harbor(transport="tcp", folder=folder, expected=2) as here:
-        ends = [Port(here.endpoint, [name], folder=folder) for name in ("a", "b")]
+        ends = [here.port(name, folder=folder) for name in ("a", "b")]
         a, b = map(started, ends)
         a.send([letter(a, 0, 1)])
         assert [frame.source for frame in messages(b, 1)] == [0]
-        a.close()
-        b.close()
 
 
 def test_an_unknown_key_gets_nowhere(folder, tmp_path):
@@ -118,19 +116,12 @@ def test_a_known_key_under_anothers_name_gets_nowhere(folder, tmp_path):
 
 def test_an_admitted_node_does_not_speak_as_another(folder):
     with harbor(transport="tcp", folder=folder, expected=2) as here:
-        a, b = (started_alone(here, name, folder) for name in ("a", "b"))
-        for one in (a, b):
-            started(one)
+        ends = [here.port(name, folder=folder) for name in ("a", "b")]
+        a, b = map(started, ends)
         b.send([letter(b, 0, 1)])  # as if a had sent it
         b.send([letter(b, 1, 0, sequence=7)])
         assert [(frame.source, frame.sequence) for frame in messages(a, 1)] == [(1, 7)]
         assert here.refused() == {"speaks for another node": 1}
-        a.close()
-        b.close()
-
-
-def started_alone(here, name: str, folder: Path) -> Port:
-    return Port(here.endpoint, [name], folder=folder)
 
 
 # Without keys: words.
@@ -192,9 +183,8 @@ def test_a_routing_id_of_ones_own_choice_is_refused():
 
 def test_frames_without_the_connections_word_are_dropped():
     with harbor(expected=1) as here:
-        port = started(Port(here.endpoint, ["a", "b"], word=WORD))
+        port = started(here.port("a", "b"))
         frame = letter(port, 0, 1)
         port.send_packet(encode([frame]))  # as somebody would who took over its routing id
         here.until(here.refused)
         assert here.refused() == {"wrong word": 1}
-        port.close()

@@ -30,7 +30,6 @@ from broker.wire import (
     DATAGRAM,
     LARGE_BYTES,
     MAGIC,
-    MAX_FRAMES,
     NOBODY,
     PUBLISH,
     Buffer,
@@ -49,7 +48,7 @@ TICK_NS = 250_000
 """How often the network is asked, at most, while nothing else happens."""
 BACKLOG_BYTES = 256 * 2**20
 """What may wait for a process that does not read; more is lost, and counted."""
-_OUT_BYTES = 256 * 2**10
+_OUT_FRAMES = 1_024
 
 _HEAD = struct.Struct("!2sH")
 _DUE = struct.Struct("!q")
@@ -195,23 +194,28 @@ class Relay:
                 self._settle(fates, now_ns)
 
     def _hand_over(self, sent: Iterable[Sent]) -> None:
-        """Gives messages to the network, each at the instant of its stamp, or now if it is late."""
+        """Gives messages to the network, each at the instant of its stamp, or now if it is late.
+
+        Most are a stream's, and follow another of the same: what they share is looked up once.
+        """
         names, send, held, numbers = self._names, self._network.send, self._held, self._numbers
         under_way, limit, inner = self._under_way, self._buffer_bytes, self._inner_ns
         books = self._books
-        count = total = 0
-        pair, ahead = (-1, -1), 0
+        count = total = ahead = 0
+        pair, source_name, destination_name = (-1, -1), "", ""
         for one in sent:
             stamp, source, destination, size, flags, _, _ = one
-            inner = max(inner, stamp)
+            if stamp > inner:
+                inner = stamp
             if flags & _SPECIAL or source == destination:
                 self._inner_ns = inner
                 self._hand_over_special(one, inner)
                 continue
-            if pair != (source, destination):
+            if pair[1] != destination or pair[0] != source:
                 under_way[pair] = ahead
                 pair = (source, destination)
                 ahead = under_way.get(pair, 0)
+                source_name, destination_name = names[source], names[destination]
             if ahead >= limit:
                 self.refuse("more than its send buffer")
                 self._let_go(one)
@@ -223,8 +227,9 @@ class Relay:
             total += size
             if books is not None:
                 books.sent(number, one)
-            send(inner, number, names[source], names[destination], size)
+            send(inner, number, source_name, destination_name, size)
         under_way[pair] = ahead
+        under_way.pop((-1, -1), None)
         self._inner_ns = inner
         self.sent += count
         self.sent_bytes += total
@@ -280,39 +285,66 @@ class Relay:
     def _settle(self, fates: Iterable[Fate], now_ns: int) -> None:
         """Books fates, and puts what arrived where it goes out."""
         held, home, books = self._held, self._home, self._books
-        count = total = 0
+        take, put_due = held.pop, _DUE.pack_into
+        late = lag_ns = count = 0
+        here, connection, out = -1, None, bytearray()
         for fate in fates:
             number, at_ns, reason, _, last = fate
-            one = held.pop(number) if last else held[number]
-            _, source, destination, size, flags, frame, apart = one
-            connection = home.get(destination)
-            if reason or connection is None or connection.backlog_bytes > BACKLOG_BYTES:
-                self._lose(one, fate, connection)
-                continue
-            if books is not None:
-                books.ended(fate)
-            count += 1
-            total += size
-            if source == destination:
-                continue  # it has heard itself already
+            one = take(number) if last else held[number]
+            _, _, destination, size, flags, frame, apart = one
             if at_ns < now_ns:
-                self.late += 1
-                self.lag_ns = max(self.lag_ns, now_ns - at_ns)
-            if flags & SHARED:
-                frame, apart = self._hand(one, connection)
-            out = connection.out
+                late += 1
+                if now_ns - at_ns > lag_ns:
+                    lag_ns = now_ns - at_ns
+            if destination != here or connection is None or connection.count >= _OUT_FRAMES:
+                if connection is not None:
+                    self._post(connection)
+                here, connection = destination, home.get(destination)
+                if connection is not None:
+                    out = connection.out
+                    self._dirty[connection] = None
+            if (
+                reason or flags or apart or connection is None or books is not None
+                or connection.backlog_bytes or one[1] == destination
+            ):  # fmt: skip
+                self._settle_special(one, fate, connection)
+                if connection is not None:
+                    out = connection.out
+                continue
+            count += 1
+            self.delivered_bytes += size
             base = len(out)
             out += frame
             out[base] = _DELIVER
-            _DUE.pack_into(out, base + _DUE_AT, at_ns)
+            put_due(out, base + _DUE_AT, at_ns)
             connection.count += 1
-            if apart:
-                connection.apart.extend(apart)
-            if apart or base > _OUT_BYTES or connection.count >= MAX_FRAMES:
-                self._post(connection)
-            self._dirty[connection] = None
         self.delivered += count
-        self.delivered_bytes += total
+        self.late += late
+        self.lag_ns = max(self.lag_ns, lag_ns)
+
+    def _settle_special(self, one: Sent, fate: Fate, connection: Connection | None) -> None:
+        """A fate of which more is to be said than that a small message of a stream is there."""
+        _, source, destination, size, flags, frame, apart = one
+        if fate.reason or connection is None or connection.backlog_bytes > BACKLOG_BYTES:
+            self._lose(one, fate, connection)
+            return
+        if self._books is not None:
+            self._books.ended(fate)
+        self.delivered += 1
+        self.delivered_bytes += size
+        if source == destination:
+            return  # it has heard itself already
+        if flags & SHARED:
+            frame, apart = self._hand(one, connection)
+        out = connection.out
+        base = len(out)
+        out += frame
+        out[base] = _DELIVER
+        _DUE.pack_into(out, base + _DUE_AT, fate.at_ns)
+        connection.count += 1
+        if apart:
+            connection.apart.extend(apart)
+            self._post(connection)
 
     def _lose(self, one: Sent, fate: Fate, connection: Connection | None) -> None:
         """A copy of a message was lost in the network, or has nobody to go to."""

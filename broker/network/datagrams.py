@@ -118,7 +118,9 @@ class Fortune:
         return found
 
 
-def transmit(train: Train, link: Link, resource: Resource, now_ns: int) -> int | None:
+def transmit(
+    train: Train, link: Link, resource: Resource, now_ns: int, standing_ns: int
+) -> int | None:
     """Puts it in the link's queue: how long its first packet waits, or None where it is full.
 
     The train's last packet is through once all were sent, and not before it was there itself.
@@ -128,7 +130,7 @@ def transmit(train: Train, link: Link, resource: Resource, now_ns: int) -> int |
     room = queue_bytes(link)
     if wait_ns / byte_ns + train.size - train.size // train.packets > room:
         return None
-    wait_ns += resource.standing_ns
+    wait_ns += standing_ns
     first = byte_ns * train.size / train.packets
     whole = max(int(byte_ns * train.size), int(train.lag_ns + first) - wait_ns)
     resource.free_ns = max(resource.free_ns, now_ns) + int(byte_ns * train.size)

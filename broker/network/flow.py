@@ -16,6 +16,10 @@ happens then is Linux's loss recovery: three segments behind the hole, or one an
 round trip (RACK, RFC 8985), and it is sent again, which takes one round trip more; nothing behind
 it, and the tail loss probe or the retransmission timer has to find it. What lies behind the hole in
 this flow arrives with it, not before.
+
+Of what links do to packets, damage is a loss to a stream (a checksum finds it), and duplicates are
+nothing: the receiver has those bytes. Nor is reordering: Linux sees it (RACK, D-SACK) and takes a
+few needless retransmissions back, so it is not modelled. Jitter delays, and never reorders.
 """
 
 from __future__ import annotations
@@ -26,12 +30,14 @@ from collections import deque
 
 from broker.network import chance
 from broker.network.chance import Losses
-from broker.network.paths import Path
+from broker.network.paths import Path, Resource
 from broker.network.segments import wire_bytes
 from broker.network.window import Window
 from topologies import Transport
 
 NEVER = 1 << 62
+BURST_GAIN = 4.0
+HYSTART_SPACING_NS = 1e6  # Linux: 2 ms from one acknowledgment of two segments to the next
 REPAIRED, TIMED_OUT = 1, 2
 
 
@@ -41,7 +47,7 @@ class Flow:
     It sends until `goal_ns`; `cap_bps` is the most it wants.
     """
 
-    __slots__ = ("cap_bps", "goal_ns", "index", "path", "shared", "speed", "wake_ns")
+    __slots__ = ("cap_bps", "goal_ns", "index", "neck", "path", "shared", "speed", "wake_ns")
 
     path: Path
 
@@ -52,10 +58,16 @@ class Flow:
         self.goal_ns = 0
         self.shared = False
         self.cap_bps = math.inf
+        self.neck: Resource | None = None  # where its bytes queue
         self.wake_ns = NEVER
 
     def rebase(self, now_ns: int) -> None:
         """Takes note of what has drained, before the speed changes."""
+
+    @property
+    def gain(self) -> float:
+        """How much of a queue it takes beside a flow whose pipe is full."""
+        return 1.0
 
 
 class Stream(Flow):
@@ -67,6 +79,7 @@ class Stream(Flow):
         "drained",
         "enqueued",
         "full",
+        "full_ns",
         "generation",
         "goal",
         "holes",
@@ -76,7 +89,9 @@ class Stream(Flow):
         "lost",
         "must",
         "next_lost",
+        "overflow",
         "queue",
+        "recover",
         "resend",
         "resume_ns",
         "round_base",
@@ -91,6 +106,7 @@ class Stream(Flow):
         "source",
         "stalled_ns",
         "transit",
+        "wait_ns",
         "waiting",
         "window",
     )  # fmt: skip
@@ -116,6 +132,9 @@ class Stream(Flow):
         self.round_ns = self.round_end = 0
         self.round_base = 0.0
         self.full = False
+        self.full_ns = 0
+        self.overflow = False  # the next hole is one that a full queue makes
+        self.wait_ns = 0  # behind the queues of others
         self.waiting = False
         self.resume_ns = 0
         self.stalled_ns = -1
@@ -126,8 +145,14 @@ class Stream(Flow):
         self.segments = self.next_lost = 0
         self.lost = 0  # or what this round's losses mean for the window
         self.resend = 0.0
+        self.recover = 0.0  # losses before this are known to the sender
 
     # Time.
+
+    @property
+    def gain(self) -> float:
+        """Queues are first in, first out: what comes in a burst has taken its places at once."""
+        return 1.0 if self.full or self.window.size >= self.window.threshold else BURST_GAIN
 
     @property
     def rto_ns(self) -> int:
@@ -137,7 +162,7 @@ class Stream(Flow):
     @property
     def rtt_ns(self) -> int:
         """The round trip with the queues on the way."""
-        return self.path.rtt_ns
+        return self.path.rtt_ns + self.wait_ns
 
     def settle(self, now_ns: int) -> None:
         """What has drained by now is on its way, and its arrival stands fast."""
@@ -146,7 +171,7 @@ class Stream(Flow):
             return
         path, transit, last = self.path, self.transit, self.last_ns
         since, drained, speed, goal = self.since_ns, self.drained, self.speed, self.goal
-        travel, per_byte, jitter = path.travel_ns, path.per_byte_ns, path.jitter
+        travel, per_byte, jitter = path.travel_ns + self.wait_ns, path.per_byte_ns, path.jitter
         while queue:
             end, number, head = queue[0]
             if end > goal:
@@ -191,7 +216,12 @@ class Stream(Flow):
             if end <= self.goal:
                 path = self.path
                 at = self.since_ns + math.ceil((end - self.drained) / self.speed)
-                least = path.travel_ns + int(path.per_byte_ns * head) - path.jitter_most_ns
+                least = (
+                    path.travel_ns
+                    + self.wait_ns
+                    + int(path.per_byte_ns * head)
+                    - path.jitter_most_ns
+                )
                 return min(wake, at + max(least, 0))
         return wake
 
@@ -209,11 +239,14 @@ class Stream(Flow):
         if self.full:
             if idle_ns < self.rtt_ns and self.losses is None:
                 return
-            self.full = False
+            self.full, self.cap_bps = False, math.inf
             self.round_end = now_ns
         if now_ns >= self.round_end:
-            self._judge(now_ns)
-            self.window.idle(idle_ns, self.rto_ns)
+            window = self.window
+            if self.lost or 2 * (self.drained - self.round_base) > window.size * self.segment:
+                self._judge(now_ns)
+            if not window.at_first:
+                window.idle(idle_ns, self.rto_ns)
             self.begin_round(now_ns)
 
     def next_round(self, now_ns: int) -> None:
@@ -226,43 +259,91 @@ class Stream(Flow):
     def begin_round(self, now_ns: int) -> None:
         """A burst of one window from now on."""
         self.round_ns, self.round_base = now_ns, self.drained
-        self.round_end = now_ns + self.rtt_ns
-        self.limit = self.drained + self.window.size * self.segment
+        self.round_end = now_ns + self.path.rtt_ns + self.wait_ns
+        window = self.window
+        burst = window.size * self.segment
+        self.limit = self.drained + burst
+        backlog = self.enqueued - self.drained
+        if backlog > 2 * self.segment and self.losses is None and window.size < window.threshold:
+            self._overflow(burst)
+
+    def _overflow(self, burst: float) -> None:
+        """A burst of slow start comes at twice the speed at which it drains; of what does not find
+        room every other segment is lost, and sent again while the queue empties.
+        """
+        speed = self.speed or self.path.speed
+        room = self.path.queue_bytes * speed / self.path.speed
+        excess = max(burst / 2, burst - speed * self.rtt_ns) - room
+        hole = self.drained + burst - 2 * excess
+        if excess > self.segment and hole < self.enqueued:
+            self.holes.append(max(hole, self.drained))
+            self.overflow = True
 
     def _judge(self, now_ns: int) -> None:
+        """What the round trip that is over means for the window."""
+        window, path = self.window, self.path
         if self.lost == TIMED_OUT:
-            self.window.time_out()
+            window.time_out()
         elif self.lost:
-            self.window.back_off()
+            window.back_off()
         else:
+            speed = self.speed or path.speed
             used = (self.drained - self.round_base) / self.segment
-            self.window.grow(now_ns, self.rtt_ns, used)
-            path = self.path
+            found = window.trains and (
+                2 * window.size * self.segment >= speed * self.rtt_ns
+                and self.segment <= speed * HYSTART_SPACING_NS
+            )
+            if found and window.size < window.threshold and 2 * used > window.size:
+                # HyStart stops slow start half a round trip into the acknowledgments of a train.
+                window.acknowledge(min(used, speed * self.rtt_ns / self.segment / 2))
+                window.leave_slow_start()
+            else:
+                window.grow(now_ns, self.rtt_ns, used)
             most = (path.speed * path.rtt_ns + path.queue_bytes) / self.segment
-            if self.window.size > most and self.window.size > self.window.threshold:
-                self.window.size = max(most, 1.0)
-                self.window.back_off()
+            if window.size > most and window.size > window.threshold:
+                window.size = max(most, 1.0)
+                window.back_off()
         self.lost = 0
 
     def fill(self, now_ns: int) -> None:
         """A burst took a whole round trip: what comes next follows at once."""
-        self.window.leave_slow_start()
-        if self.losses is None:
-            self.full, self.limit = True, math.inf
+        if self.window.trains:
+            self.window.leave_slow_start()
+        if self.losses is None and self.window.size >= self.window.threshold:
+            self.full, self.full_ns, self.limit = True, now_ns, math.inf
+            self.cap_bps = self.path.bandwidth_bps * self.path.utilization
         else:
             self.next_round(now_ns)
+
+    def queued(self, now_ns: int) -> float:
+        """The bytes with which its window fills the queue at its bottleneck.
+
+        It left slow start with half a product of bandwidth and round trip too much at most, and
+        gains what its law gains until the queue is as long as it is on the mean of many losses.
+        """
+        if not self.full:
+            return 0.0
+        path = self.path
+        rounds = (now_ns - self.full_ns) / path.rtt_ns
+        product = self.speed * path.rtt_ns
+        begun = min(max(self.window.size * self.segment - product, 0.0), product / 2)
+        if self.window.trains:
+            gained = (begun + product) * (math.pow(1.05, min(rounds, 400.0)) - 1)
+        else:
+            gained = rounds * self.segment
+        return min(begun + gained, path.standing_ns * path.speed)
 
     def close_pipe(self) -> None:
         """The way has changed: back to bursts, with the window that there was."""
         if self.full:
-            self.full = False
+            self.full, self.cap_bps = False, math.inf
             self.window.size = max(self.window.size, self.speed * self.rtt_ns / self.segment)
             self.window.leave_slow_start()
 
     def connect_anew(self) -> None:
         """An end has died and come back."""
         self.window.reset()
-        self.full = False
+        self.full, self.cap_bps = False, math.inf
         self.lost = 0
         self.resend = 0.0
         self.round_end = 0
@@ -280,6 +361,7 @@ class Stream(Flow):
     def take_losses(self) -> None:
         """The way is another: which segments will be lost is drawn anew."""
         self.holes.clear()
+        self.overflow = False
         if not self.path.losses:
             self.losses = None
             return
@@ -338,10 +420,19 @@ class Stream(Flow):
             if more:
                 silent_until = sent_ns
                 lost = TIMED_OUT
-        self.lost = max(self.lost, lost)
-        self.resend += self.segment
+        if lost == TIMED_OUT or hole >= self.recover:
+            # What was acknowledged before it still opens the window, and all that is sent until
+            # the loss is found belongs to the same recovery (RFC 6675).
+            self.lost = max(self.lost, lost)
+            self.window.acknowledge((hole - self.round_base) / self.segment)
+            self.recover = hole + self.window.size * self.segment
+        if self.overflow:
+            self.overflow = False  # what found no room before the link has not used it
+        else:
+            self.resend += self.segment
         path = self.path
-        at = sent_ns + path.travel_ns + int((path.per_byte_ns + 1 / path.speed) * self.segment)
+        at = sent_ns + path.travel_ns + self.wait_ns
+        at += int((path.per_byte_ns + 1 / path.speed) * self.segment)
         self.last_ns = max(self.last_ns, at)
         return silent_until
 

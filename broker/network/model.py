@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from broker.network import datagrams, laws
@@ -61,6 +61,7 @@ class Network:
         self._most_head = self._full_bytes + self._header_bytes
         self._timeout_ns = round(topology.transport.timeout_s * 1e9)
         self._ways = Ways(topology)
+        self._generation = 0
         self._streams: dict[Pair, Stream] = {}
         self._background: list[Flow] = []
         self._trains: dict[int, Train] = {}
@@ -110,12 +111,12 @@ class Network:
         path = self._ways.path(source, destination)
         if path is None:
             return None
-        probe = Flow(self._order)
+        probe = Flow(-1)
         probe.path, probe.goal_ns = path, NEVER
         rate = self._rates([*self._connected(path.resources, self._now), probe])[probe.index]
         rtt_s = path.rtt_ns / 1e9
         lossy = laws.window(self._transport.congestion, path.loss, rtt_s) / rtt_s
-        standing_ns = sum(resource.standing_ns for resource in path.resources)
+        standing_ns = self._wait_ns(path, self._now)
         return Cost(
             min(rate, lossy * self._most_head * 8), path.delay_s + standing_ns / 1e9, path.loss
         )
@@ -143,7 +144,7 @@ class Network:
             self._send_datagram(at_ns, number, source, destination, size_bytes)
             return
         stream = self._streams.get((source, destination))
-        if stream is None or stream.generation != self._ways.generation or stream.waiting:
+        if stream is None or stream.generation != self._generation or stream.waiting:
             stream = self._ready(at_ns, number, source, destination)
             if stream is None:
                 return
@@ -182,6 +183,7 @@ class Network:
         stream.since_ns = at_ns
         stream.speed = speed = path.speed
         stream.shared = stream.must = False
+        stream.wait_ns = 0
         queue.append((end, number, head))
         goal_ns = stream.goal_ns = at_ns + math.ceil((end - begin) / speed)
         stream.goal = end
@@ -190,11 +192,12 @@ class Network:
         for resource in path.resources:
             users = resource.users
             if users:
-                for other in list(users.values()):
-                    if other.goal_ns <= at_ns:
-                        del users[other.index]
-                    elif other is not stream:
+                for other in users.values():
+                    if other.goal_ns > at_ns and other is not stream:
                         contended = True
+                        break
+                else:
+                    users.clear()
             users[index] = stream
             if resource.free_ns > at_ns:
                 stream.since_ns = max(stream.since_ns, resource.free_ns)
@@ -202,6 +205,7 @@ class Network:
         if contended:
             stream.shared = True
             stream.goal_ns = NEVER
+            stream.wait_ns = self._wait_ns(path, at_ns, stream)
             self._share(at_ns, path.resources, (stream,))
         elif end > stream.limit or stream.holes:
             self._plan(stream)
@@ -221,6 +225,7 @@ class Network:
         dead = self._ways.update(conditions)
         if dead is None:
             return
+        self._generation = self._ways.generation
         for name in dead:
             self._lose_ends(at_ns, name)
         busy = [
@@ -311,29 +316,58 @@ class Network:
 
     def _wake(self, stream: Stream, at_ns: int, to_ns: int) -> None:
         """What has arrived is told, as far ahead as nothing else happens; then its own events."""
-        ahead = to_ns
-        if self._heap and self._heap[0][0] <= ahead:
-            ahead = self._heap[0][0] - 1
+        heap, queue, transit, out = self._heap, stream.queue, stream.transit, self._out
+        own_ns = NEVER
         if stream.waiting:
-            ahead = min(ahead, stream.resume_ns - 1)
+            own_ns = stream.resume_ns
         elif stream.must:
-            ahead = min(ahead, stream.goal_ns - 1)
+            own_ns = stream.goal_ns
+        elif len(queue) == 1 and not transit:
+            end, number, head = queue[0]
+            path = stream.path
+            arrival_ns = stream.since_ns + math.ceil((end - stream.drained) / stream.speed)
+            arrival_ns += path.travel_ns + stream.wait_ns + int(path.per_byte_ns * head)
+            if arrival_ns == at_ns >= stream.last_ns and path.jitter is None:
+                # One small message on a quiet way, as almost always.
+                queue.clear()
+                stream.last_ns = at_ns
+                self._in_flight -= 1
+                out.append(_fate(Fate, (number, at_ns, "", 0, True)))
+                return
+        ahead = to_ns
+        if heap and heap[0][0] <= ahead:
+            ahead = heap[0][0] - 1
+        if own_ns <= ahead:
+            ahead = own_ns - 1
         ahead = max(ahead, at_ns)
-        stream.settle(ahead)
-        transit, out = stream.transit, self._out
-        told = 0
-        while transit and transit[0][0] <= ahead:
-            arrival_ns, number = transit.popleft()
-            out.append(_fate(Fate, (number, arrival_ns, "", 0, True)))
-            told += 1
-        self._in_flight -= told
-        if stream.waiting:
-            if at_ns >= stream.resume_ns:
+        self._tell(stream, ahead)
+        if transit and own_ns > at_ns:
+            stream.wake_ns = wake = min(own_ns, transit[0][0])
+            heapq.heappush(heap, (wake, stream.index, stream))
+            return
+        if at_ns >= own_ns:
+            if stream.waiting:
                 self._resume(stream, at_ns)
-        elif stream.must and at_ns >= stream.goal_ns:
-            self._reach_goal(stream, at_ns)
-        if stream.transit or stream.queue or stream.waiting:
+            else:
+                self._reach_goal(stream, at_ns)
+        if transit or queue or stream.waiting:
             self._plan(stream)
+
+    def _tell(self, stream: Stream, until_ns: int) -> None:
+        """What has arrived by then; nothing else happens until then."""
+        queue, transit, out = stream.queue, stream.transit, self._out
+        told = 0
+        while True:
+            while transit and transit[0][0] <= until_ns:
+                arrival_ns, number = transit.popleft()
+                out.append(_fate(Fate, (number, arrival_ns, "", 0, True)))
+                told += 1
+            if transit or not queue:
+                break
+            stream.settle(until_ns)
+            if not transit:
+                break
+        self._in_flight -= told
 
     def _plan(self, stream: Stream) -> None:
         wake = stream.aim()
@@ -402,6 +436,8 @@ class Network:
             stream.generation = -1
             self._lose_queue(stream, at_ns, "stream timeout")
             return
+        if stream.path is not None:
+            stream.wait_ns = self._wait_ns(stream.path, at_ns, stream)
         stream.next_round(at_ns)
         if stream.drained < stream.enqueued:
             self._join(stream, at_ns)
@@ -419,7 +455,12 @@ class Network:
             self._leave(stream, at_ns)
             return
         elif at_ns >= stream.round_end:
+            gain = stream.gain
             stream.fill(at_ns)
+            if stream.shared and stream.gain != gain:
+                self._enlist(stream)
+                self._share(at_ns, stream.path.resources, (stream,))
+                return
         else:
             stream.stop(at_ns, stream.round_end)
             self._leave(stream, at_ns)
@@ -474,6 +515,8 @@ class Network:
 
     def _rates(self, flows: Sequence[Flow]) -> dict[int, float]:
         weights = self._weights(flows)
+        if min(weights) == max(weights) and (share := _equal_share(flows)):
+            return {flow.index: share for flow in flows}
         demands = {
             flow.index: Demand(flow.path.uses, weight, flow.cap_bps)
             for flow, weight in zip(flows, weights, strict=True)
@@ -484,16 +527,38 @@ class Network:
         return max_min(demands, capacity)
 
     def _weights(self, flows: Sequence[Flow]) -> list[float]:
-        """How flows count beside each other: the law's bias at the loss that they all see."""
+        """How flows count beside each other: the law's bias at the loss that they all see, and what
+        bursts gain on flows whose pipes are full.
+        """
         trips = [(flow.path.rtt_ns + flow.path.standing_ns) / 1e9 for flow in flows]
+        gains = [flow.gain for flow in flows]
         if max(trips) <= min(trips) * 1.001:
-            return [1.0] * len(flows)
+            return gains
         mean_s = sum(trips) / len(trips)
         share = min(flow.path.bandwidth_bps for flow in flows) / len(flows)
         window = max(share * mean_s / 8 / self._most_head, 1.0)
         law = self._transport.congestion
         loss = laws.loss_at(law, window, mean_s)
-        return [laws.bias(law, loss, rtt_s) for rtt_s in trips]
+        unit = laws.bias(law, loss, mean_s)
+        return [
+            gain * laws.bias(law, loss, rtt_s) / unit
+            for gain, rtt_s in zip(gains, trips, strict=True)
+        ]
+
+    def _standing_ns(self, resource: Resource, now_ns: int, but: Flow | None = None) -> int:
+        """How long the queue is that streams which fill a resource leave standing there."""
+        queued = most = 0.0
+        for flow in resource.users.values():
+            if flow is but or flow.neck is not resource or flow.goal_ns <= now_ns:
+                continue
+            if isinstance(flow, Stream) and flow.full:
+                queued += flow.queued(now_ns) / flow.path.speed
+                most = max(most, flow.path.standing_ns)
+        return int(min(queued, most))
+
+    def _wait_ns(self, path: Path, now_ns: int, but: Flow | None = None) -> int:
+        """What those queues are on a way together."""
+        return sum(self._standing_ns(resource, now_ns, but) for resource in path.resources)
 
     def _share(self, now_ns: int, resources: Iterable[Resource], changed: Sequence[Stream]) -> None:
         """Shares anew what hangs together with these resources, and plans `changed` in any case."""
@@ -503,6 +568,7 @@ class Network:
         else:
             rates = self._rates(flows) if flows else {}
         shared = len(flows) > 1
+        necks = _necks(flows, rates)
         planned_later = {stream.index for stream in changed}
         for flow in flows:
             speed = rates[flow.index] / 8e9
@@ -513,6 +579,7 @@ class Network:
                 if flow.index not in planned_later:
                     self._plan(flow)
             flow.shared, flow.speed = shared, speed
+            flow.neck = necks[flow.index]
         for stream in changed:
             self._plan(stream)
 
@@ -606,7 +673,7 @@ class Network:
             train.corrupt = True
         resource = self._ways.resource(link)
         was_free_ns = max(resource.free_ns, at_ns)
-        taken = datagrams.transmit(train, link, resource, at_ns)
+        taken = datagrams.transmit(train, link, resource, at_ns, self._standing_ns(resource, at_ns))
         if taken is None:
             self._out.append(self._end_train(train, at_ns, "queue full"))
             return
@@ -643,6 +710,33 @@ class Network:
         if left:
             self._copies[train.number] = left
         return Fate(train.number, at_ns, reason, train.copy, not left)
+
+
+def _equal_share(flows: Sequence[Flow]) -> float:
+    """What each gets where all cross one link and nothing else binds any of them; else 0."""
+    count = len(flows)
+    if any(per_bit != 1.0 for flow in flows for per_bit in flow.path.per_bit):
+        return 0.0
+    for resource in flows[0].path.resources:
+        users, share = resource.users, resource.capacity / count
+        if all(flow.index in users and flow.cap_bps >= share for flow in flows) and all(
+            other.capacity >= share * len(other.users)
+            for flow in flows
+            for other in flow.path.resources
+        ):
+            return share
+    return 0.0
+
+
+def _necks(flows: Sequence[Flow], rates: Mapping[int, float]) -> dict[int, Resource]:
+    """The resource on each flow's way that has the least to spare."""
+    load: dict[Resource, float] = {}
+    for flow in flows:
+        for resource, per_bit in zip(flow.path.resources, flow.path.per_bit, strict=True):
+            load[resource] = load.get(resource, 0.0) + rates[flow.index] * per_bit
+    return {
+        flow.index: max(flow.path.resources, key=lambda r: load[r] / r.capacity) for flow in flows
+    }
 
 
 def _timer_after(stalled_ns: int, path_back_ns: int, rto_ns: int) -> int:

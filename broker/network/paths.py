@@ -47,13 +47,12 @@ class Resource:
     last datagram in its queue is through.
     """
 
-    __slots__ = ("capacity", "free_ns", "name", "standing_ns", "users")
+    __slots__ = ("capacity", "free_ns", "name", "users")
 
     def __init__(self, name: object, capacity: float) -> None:
         self.name, self.capacity = name, capacity
         self.users: dict[int, Flow] = {}
         self.free_ns = 0
-        self.standing_ns = 0
 
 
 class Path:
@@ -69,12 +68,13 @@ class Path:
         losses: what segments are lost to: its purpose (for its stream of chance), loss and burst.
         queue_bytes: what can wait at the slowest link.
         standing_ns: the mean wait in it where flows that never end fill it.
+        utilization: what of the bandwidth a flow alone can use with that queue.
     """
 
     __slots__ = (
-        "bandwidth_bps", "delay_s", "jitter", "jitter_most_ns", "links", "losses", "per_byte_ns",
-        "queue_bytes", "resources", "rtt_ns", "speed",
-        "standing_ns", "travel_ns", "uses",
+        "bandwidth_bps", "delay_s", "jitter", "jitter_most_ns", "links", "losses", "per_bit",
+        "per_byte_ns", "queue_bytes", "resources", "rtt_ns", "speed", "standing_ns", "travel_ns",
+        "uses", "utilization",
     )  # fmt: skip
 
     def __init__(
@@ -91,6 +91,7 @@ class Path:
             per_bit = 1 / link.bandwidth_bps if link.medium else 1.0
             taken[shared] = taken.get(shared, 0.0) + per_bit
         self.resources = tuple(taken)
+        self.per_bit = tuple(taken.values())
         self.uses = tuple(Use(shared, per_bit) for shared, per_bit in taken.items())
         self.bandwidth_bps = min(
             shared.capacity / per_bit for shared, per_bit in taken.items()
@@ -124,10 +125,12 @@ class Path:
         )
         slowest = min(links, key=lambda link: link.bandwidth_bps)
         self.queue_bytes = queue_bytes(slowest)
+        product = self.rtt_ns * self.speed
+        self.utilization = 1.0
         if slowest.queue == "codel":
             self.standing_ns = round(CODEL_TARGET_S * 1e9)
         else:
-            product = self.rtt_ns * self.speed
+            self.utilization = laws.utilization(transport.congestion, self.queue_bytes / product)
             queued = laws.standing(transport.congestion, self.queue_bytes / product) * product
             self.standing_ns = round(queued / self.speed)
 

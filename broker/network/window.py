@@ -20,10 +20,11 @@ class Window:
     """The window of one flow. `size` is what may be under way, in segments."""
 
     __slots__ = ("_beta", "_epoch_ns", "_initial", "_k_s", "_law", "_origin", "_peak", "_reno",
-                 "size", "threshold")  # fmt: skip
+                 "size", "threshold", "trains")  # fmt: skip
 
     def __init__(self, law: Congestion, initial: int) -> None:
         self._law, self._initial, self._beta = law, float(initial), BACK_OFF[law]
+        self.trains = law == "cubic"  # HyStart is a part of Linux's CUBIC
         self.reset()
 
     def reset(self) -> None:
@@ -33,6 +34,11 @@ class Window:
         self._peak = 0.0
         self._epoch_ns: int | None = None
         self._origin = self._k_s = self._reno = 0.0
+
+    @property
+    def at_first(self) -> bool:
+        """Whether it is as a new connection's."""
+        return self.size == self._initial and self._epoch_ns is None
 
     def grow(self, now_ns: int, rtt_ns: int, used: float) -> None:
         """A round trip is over in which nothing was lost and `used` segments were acknowledged.
@@ -60,6 +66,11 @@ class Window:
             target = max(target, self.size * _LEAST_GROWTH)
         self._reno += FRIENDLY
         self.size = max(self.size, min(target, self.size * _MOST_GROWTH), self._reno)
+
+    def acknowledge(self, segments: float) -> None:
+        """So many were acknowledged within a round trip whose end brings a loss to light."""
+        if self.size < self.threshold:
+            self.size = min(self.size + segments, self.threshold)
 
     def leave_slow_start(self) -> None:
         """The pipe is full: what HyStart (RFC 9406) finds from the round trips or their trains."""

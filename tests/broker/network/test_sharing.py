@@ -58,7 +58,9 @@ def test_links_of_a_medium_take_turns():
     wanted = {X: Demand((Use("air", 1 / 2e6 + 1 / 8e6),)), Y: Demand((fast,))}
     rates = max_min(wanted, {"air": 1.0})
     assert rates == pytest.approx({X: 4e6 / 3, Y: 4e6 / 3})
-    assert max_min({X: Demand((slow,)), Y: Demand((fast,))}, {"air": 1.0})[X] == pytest.approx(1.6e6)
+    assert max_min({X: Demand((slow,)), Y: Demand((fast,))}, {"air": 1.0})[X] == pytest.approx(
+        1.6e6
+    )
 
 
 def test_nothing_to_share_is_no_error_and_what_nothing_binds_is_free():

@@ -29,9 +29,13 @@ SLOW_START = 4 * RTT - 15 * SEGMENT
 
 
 def wide(topology: Topology, **transport: object) -> Topology:
-    """The same where windows are never too small."""
+    """The same where windows and queues are never too small."""
     settings = Transport(initial_window=100_000, **transport)
-    return topology.model_copy(update={"transport": settings})
+    links = {
+        ends: link.model_copy(update={"queue_bytes": 10**12})
+        for ends, link in topology.links.items()
+    }
+    return topology.model_copy(update={"transport": settings, "links": links})
 
 
 def fates(

@@ -74,7 +74,7 @@ def small(rounds: int) -> list[Row]:
 
 def large(rounds: int) -> list[Row]:
     """1 MB over tcp and through shared memory, over what zmq.proxy does over tcp."""
-    topology = ends.chain(HOPS, 0.005, 1e12)
+    topology = ends.chain(HOPS, 0.0006, 1e12)
     ways = {"tcp": ("tcp", False, 1_500), "shared": ("ipc", True, 6_000)}
     rates: dict[str, list[float]] = {"peer": [], **{name: [] for name in ways}}
     for _ in range(rounds):

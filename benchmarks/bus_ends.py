@@ -14,6 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -41,11 +42,12 @@ def chain(hops: int, delay_s: float, bandwidth_bps: float) -> Topology:
     names = ["a", *(f"router-{i}" for i in range(1, hops)), "b"]
     links = [
         Link(source=source, target=target, bandwidth_bps=bandwidth_bps, delay_s=delay_s / hops)
-        for x, y in zip(names, names[1:], strict=False)
+        for x, y in pairwise(names)
         for source, target in ((x, y), (y, x))
     ]
-    buffer = Transport(send_buffer_bytes=4 * WINDOW)
-    return Topology.of("chain", [Place(name=name) for name in names], links, buffer)
+    # Without slow start, which the peers don't have either.
+    transport = Transport(send_buffer_bytes=4 * WINDOW, initial_window=1_000_000)
+    return Topology.of("chain", [Place(name=name) for name in names], links, transport)
 
 
 @contextlib.contextmanager
@@ -287,6 +289,8 @@ def large_receiver(pipe: Connection, endpoint: str, count: int, share: bool) -> 
             if taken >= WINDOW // 8:
                 port.report({"receipts": [[0, 1, 0, taken, False]]})
                 taken = 0
+            continue
+        if port.has_mail():
             continue
         waiter.wait(((held[0].due_ns if held else now_ns + 50_000_000) - now_ns) / 1e9)
     pipe.send(seen)

@@ -94,6 +94,12 @@ class Port:
         """Becomes readable when something may have come; then `read` until nothing is left."""
         return int(self._socket.getsockopt(zmq.FD))
 
+    def has_mail(self) -> bool:
+        """Whether something can be read now. To be asked before waiting for the descriptor: that
+        tells of what comes only once, and sending can swallow it.
+        """
+        return bool(int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
+
     def now_ns(self) -> int:
         """Nanoseconds since the run's clock started; negative before."""
         return time.monotonic_ns() + self._offset_ns - (self.start_ns or 0)

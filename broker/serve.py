@@ -296,6 +296,8 @@ class Bus:
         relay.move(to_ns, now_ns, min(now_ns + EARLY_NS, until_ns))
 
     def _wait(self) -> None:
+        if int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+            return  # it came while we sent: the descriptor is edge-triggered, and won't tell again
         now_ns = self.now_ns
         due = now_ns + LONGEST_WAIT_NS
         if self._start_ns is not None:

@@ -226,7 +226,7 @@ class Driver(Worker):
                 due = min(due, self._coming[0][0])
             if self._agenda:
                 due = min(due, self._agenda[0][0])
-        if not self._done:
+        if not self._done and not any(port.has_mail() for port in self._all_ports):
             self._waiter.wait((due - now_ns) / NANOSECONDS)
 
 

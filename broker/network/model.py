@@ -275,18 +275,21 @@ class Network:
         heap = self._heap
         looked_at: list[Stream | Train] = []
         found: list[tuple[int, int, int, Fate]] = []
+        things = 0
         while heap and heap[0][0] <= until_ns:
             at_ns, _, thing = heapq.heappop(heap)
             if thing.wake_ns != at_ns:
                 continue
             thing.wake_ns = NEVER
+            things += 1
             looked_at.append(thing)
             if isinstance(thing, Stream):
                 thing.settle(self._now)
                 transit = thing.transit
                 while transit and transit[0][0] <= until_ns:
                     arrival_ns, number = transit.popleft()
-                    found.append((arrival_ns, thing.index, len(found), Fate(number, arrival_ns)))
+                    fate = _fate(Fate, (number, arrival_ns, "", 0, True))
+                    found.append((arrival_ns, thing.index, len(found), fate))
                     self._in_flight -= 1
             elif thing.arriving and not thing.corrupt:
                 found.append((at_ns, thing.index, len(found), self._end_train(thing, at_ns, "")))
@@ -298,7 +301,9 @@ class Network:
                 self._plan(thing)
             else:
                 heapq.heappush(heap, (thing.wake_ns, thing.index, thing))
-        return [fate for _, _, _, fate in sorted(found)]
+        if things > 1:
+            found.sort()
+        return [fate for _, _, _, fate in found]
 
     # Inside: time.
 

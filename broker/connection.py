@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from broker.wire import Buffer
 
 if TYPE_CHECKING:
-    from broker.intake import Like
+    from broker.intake import Shape
 
 
 class Connection:
@@ -29,7 +29,7 @@ class Connection:
         self.identity = identity
         self.nodes = nodes
         self.word = word
-        self.like: Like | None = None
+        self.like: Shape | None = None
         self.out = bytearray()
         self.count = 0
         self.apart: list[Buffer] = []

@@ -47,8 +47,42 @@ _APART = 0x8000_0000
 _NOBLOCK = int(zmq.NOBLOCK)
 _SEND, _QUIET = int(Kind.SEND), int(Kind.QUIET)
 
-Sent = tuple[int, int, int, int, int, bytes, tuple[Buffer, ...]]
-"""Stamp, source, destination, size in bytes, flags, the frame as it came, its parts apart."""
+class Shape:
+    """What messages of one kind have in common: ends, size and flags.
+
+    Of a small message it also knows the bytes by which to tell another of its kind: one whose head,
+    lengths, purpose and payload's length are the same needs no second look.
+    """
+
+    __slots__ = (
+        "body_end", "destination", "flags", "head", "lengths", "part", "part_length", "plain",
+        "purpose", "purpose_end", "size", "source",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        frame: bytes,
+        source: int,
+        destination: int,
+        size: int,
+        flags: int,
+        purpose: int = 0,
+        body_end: int = _PREFIX_BYTES,
+        parts: int = 0,
+    ) -> None:
+        self.head, _, _, self.lengths = _SHAPE.unpack_from(frame)
+        self.source, self.destination = source, destination
+        self.size, self.flags = size, flags
+        self.plain = size == len(frame) and not flags and source != destination
+        self.purpose_end = _PREFIX_BYTES + purpose
+        self.purpose = frame[_PREFIX_BYTES : self.purpose_end]
+        self.body_end = body_end
+        self.part = body_end + 4 * parts
+        self.part_length = frame[body_end : self.part]
+
+
+Sent = tuple[int, Shape, bytes, tuple[Buffer, ...]]
+"""A message: its stamp, its shape, the frame as it came, and the parts that came apart from it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,21 +160,20 @@ class Intake:
         """Takes in the messages of a packet. False: it holds a report."""
         magic, count = _HEAD.unpack_from(packet)
         end = len(packet)
-        if magic != MAGIC or not 0 < end <= MAX_PACKET_BYTES:
+        if magic != MAGIC or end > MAX_PACKET_BYTES:
             raise FrameError("not a packet of this protocol")
         if not count:
             raise FrameError("an empty packet")
-        at = 4
-        like = connection.like
-        word: bytes = packet[40:48]
+        unpack = _SHAPE.unpack_from
+        head, stamp, word, lengths = unpack(packet, 4)
         if word != connection.word:
             raise FrameError("wrong word")
-        if count == 1 and len(packet) > 4 and packet[4] == _QUIET:
+        if head[0] == _QUIET and count == 1:
             return False
         add = self.taken.append
-        unpack = _SHAPE.unpack_from
-        for _ in range(count):
-            head, stamp, _, lengths = unpack(packet, at)
+        like = connection.like
+        at = 4
+        while True:
             if like is not None and head == like.head and lengths == like.lengths:
                 stop = at + like.size
                 frame = packet[at:stop]
@@ -149,11 +182,18 @@ class Intake:
                     and frame[like.body_end : like.part] == like.part_length
                     and frame[_PREFIX_BYTES : like.purpose_end] == like.purpose
                 ):
-                    add((stamp, like.source, like.destination, like.size, like.flags, frame, ()))
-                    at = stop
-                    continue
-            at = self._look(connection, packet, at)
-            like = connection.like
+                    add((stamp, like, frame, ()))
+                else:
+                    stop = self._look(connection, packet, at)
+                    like = connection.like
+            else:
+                stop = self._look(connection, packet, at)
+                like = connection.like
+            at = stop
+            count -= 1
+            if not count:
+                break
+            head, stamp, _, lengths = unpack(packet, at)
         if at != end:
             raise FrameError("bytes after the last frame")
         return True
@@ -185,10 +225,10 @@ class Intake:
             size += table.size_bytes
         if flags & DATAGRAM and size > LARGEST_DATAGRAM_BYTES:
             raise FrameError("datagram too large")
-        self.taken.append((stamp, source, destination, size, flags, frame, apart))
-        connection.like = None
-        if parts <= 1 and not apart and not flags & SHARED:
-            connection.like = Like(frame, source, destination, flags, purpose, body_end - at, parts)
+        shape = Shape(frame, source, destination, size, flags, purpose, body_end - at, min(parts, 1))
+        self.taken.append((stamp, shape, frame, apart))
+        alike = parts <= 1 and not apart and not flags & SHARED
+        connection.like = shape if alike else None
         return stop
 
     def _parts(self, packet: bytes, at: int, count: int) -> tuple[int, tuple[Buffer, ...]]:
@@ -227,34 +267,6 @@ class Intake:
             zmq.backend.Socket.recv(self._socket, _NOBLOCK, copy=False)
             count += 1
         return count
-
-
-class Like:
-    """A frame that was checked: another with the same of these bytes needs no second look."""
-
-    __slots__ = (
-        "body_end", "destination", "flags", "head", "lengths", "part", "part_length", "purpose",
-        "purpose_end", "size", "source",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        frame: bytes,
-        source: int,
-        destination: int,
-        flags: int,
-        purpose: int,
-        body_end: int,
-        parts: int,
-    ) -> None:
-        self.head, _, _, self.lengths = _SHAPE.unpack_from(frame)
-        self.source, self.destination, self.flags = source, destination, flags
-        self.size = len(frame)
-        self.purpose_end = _PREFIX_BYTES + purpose
-        self.purpose = frame[_PREFIX_BYTES : self.purpose_end]
-        self.body_end = body_end
-        self.part = body_end + 4 * parts
-        self.part_length = frame[body_end : self.part]
 
 
 def _user(part: zmq.Frame) -> str:

@@ -12,7 +12,6 @@ A node's name is that of the connection it came over, whatever the frame says (`
 
 from __future__ import annotations
 
-import itertools
 import struct
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,7 +22,7 @@ import zmq
 import zmq.backend
 
 from broker.connection import Connection
-from broker.intake import Intake, Other, Sent
+from broker.intake import Intake, Other, Sent, Shape
 from broker.network import Fate, Network
 from broker.shared import SHARED, Custodian, inline, references
 from broker.wire import (
@@ -96,7 +95,7 @@ class Relay:
         self._home: dict[int, Connection] = {}
         self._intake = Intake(socket, len(names))
         self._held: dict[int, Sent] = {}
-        self._numbers = itertools.count(1)
+        self._number = 0
         self._under_way: dict[tuple[int, int], int] = {}
         self._published: dict[tuple[int, int], int] = {}
         self._topics: dict[str, dict[int, None]] = {}
@@ -198,81 +197,86 @@ class Relay:
 
         Most are a stream's, and follow another of the same: what they share is looked up once.
         """
-        names, send, held, numbers = self._names, self._network.send, self._held, self._numbers
-        under_way, limit, inner = self._under_way, self._buffer_bytes, self._inner_ns
-        books = self._books
-        count = total = ahead = 0
-        pair, source_name, destination_name = (-1, -1), "", ""
+        send, held, under_way = self._network.send, self._held, self._under_way
+        limit, inner, books, number = self._buffer_bytes, self._inner_ns, self._books, self._number
+        begun, total, ahead, size = number, 0, 0, 0
+        last: Shape | None = None
+        pair, source, destination = (-1, -1), "", ""
         for one in sent:
-            stamp, source, destination, size, flags, _, _ = one
+            stamp, shape, _, _ = one
             if stamp > inner:
                 inner = stamp
-            if flags & _SPECIAL or source == destination:
-                self._inner_ns = inner
-                self._hand_over_special(one, inner)
-                continue
-            if pair[1] != destination or pair[0] != source:
+            if shape is not last:
                 under_way[pair] = ahead
-                pair = (source, destination)
+                last, size = shape, shape.size
+                pair = (shape.source, shape.destination)
+                if shape.flags & _SPECIAL or pair[0] == pair[1]:
+                    self._inner_ns, self._number = inner, number
+                    self._hand_over_special(one, inner)
+                    begun += self._number - number
+                    number = self._number
+                    last, pair = None, (-1, -1)
+                    continue
                 ahead = under_way.get(pair, 0)
-                source_name, destination_name = names[source], names[destination]
+                source, destination = self._names[pair[0]], self._names[pair[1]]
             if ahead >= limit:
                 self.refuse("more than its send buffer")
                 self._let_go(one)
                 continue
             ahead += size
-            number = next(numbers)
+            number += 1
             held[number] = one
-            count += 1
             total += size
             if books is not None:
                 books.sent(number, one)
-            send(inner, number, source_name, destination_name, size)
+            send(inner, number, source, destination, size)
         under_way[pair] = ahead
         under_way.pop((-1, -1), None)
-        self._inner_ns = inner
-        self.sent += count
+        self._inner_ns, self._number = inner, number
+        self.sent += number - begun
         self.sent_bytes += total
 
     def _hand_over_special(self, one: Sent, at_ns: int) -> None:
         """A datagram, something published, or a message to oneself, which arrives at once."""
-        _, source, destination, size, flags, _, _ = one
-        if destination == NOBODY:
+        shape = one[1]
+        if shape.destination == NOBODY:
             self._publish(one, at_ns)
             return
         number = self._begin(one)
-        if source == destination:
+        if shape.source == shape.destination:
             self._settle([Fate(number, at_ns)], at_ns)
         else:
             self._network.send(
                 at_ns,
                 number,
-                self._names[source],
-                self._names[destination],
-                size,
-                datagram=bool(flags & DATAGRAM),
+                self._names[shape.source],
+                self._names[shape.destination],
+                shape.size,
+                datagram=bool(shape.flags & DATAGRAM),
             )
 
     def _begin(self, one: Sent) -> int:
         """Books a message that was sent; gives its number."""
-        number = next(self._numbers)
+        self._number = number = self._number + 1
         self._held[number] = one
         self.sent += 1
-        self.sent_bytes += one[3]
+        self.sent_bytes += one[1].size
         if self._books is not None:
             self._books.sent(number, one)
         return number
 
     def _publish(self, one: Sent, at_ns: int) -> None:
         """A copy for each who subscribes; who has not taken up enough of what came before loses."""
-        stamp, source, _, size, flags, frame, apart = one
+        stamp, shape, frame, apart = one
+        source, size = shape.source, shape.size
         topic = frame[57 : 57 + frame[52]].decode()
         for number in sorted(self._topics.get(topic, ())):
             if number == source:
                 continue
             head = bytearray(frame)
             head[_DESTINATION_AT : _DESTINATION_AT + 4] = number.to_bytes(4, "big")
-            copy = (stamp, source, number, size, flags, bytes(head), apart)
+            of_copy = Shape(bytes(head), source, number, size, shape.flags)
+            copy = (stamp, of_copy, bytes(head), apart)
             under_way = self._published.get((source, number), 0)
             if under_way >= self._buffer_bytes:
                 fate = Fate(self._begin(copy), at_ns, "subscriber too slow")
@@ -284,57 +288,65 @@ class Relay:
 
     def _settle(self, fates: Iterable[Fate], now_ns: int) -> None:
         """Books fates, and puts what arrived where it goes out."""
-        held, home, books = self._held, self._home, self._books
-        take, put_due = held.pop, _DUE.pack_into
-        late = lag_ns = count = 0
-        here, connection, out = -1, None, bytearray()
+        held, take, put_due = self._held, self._held.pop, _DUE.pack_into
+        late = lag_ns = count = total = size = 0
+        here: Shape | None = None
+        connection, out = None, bytearray()
         for fate in fates:
             number, at_ns, reason, _, last = fate
             one = take(number) if last else held[number]
-            _, _, destination, size, flags, frame, apart = one
+            _, shape, frame, _ = one
             if at_ns < now_ns:
                 late += 1
                 if now_ns - at_ns > lag_ns:
                     lag_ns = now_ns - at_ns
-            if destination != here or connection is None or connection.count >= _OUT_FRAMES:
-                if connection is not None:
-                    self._post(connection)
-                here, connection = destination, home.get(destination)
-                if connection is not None:
-                    out = connection.out
-                    self._dirty[connection] = None
-            if (
-                reason or flags or apart or connection is None or books is not None
-                or connection.backlog_bytes or one[1] == destination
-            ):  # fmt: skip
-                self._settle_special(one, fate, connection)
-                if connection is not None:
-                    out = connection.out
-                continue
+            if reason or shape is not here or connection is None:
+                here = None
+                connection = self._home.get(shape.destination)
+                if reason or not self._is_simple(shape, connection):
+                    self._settle_special(one, fate, connection)
+                    continue
+                assert connection is not None
+                here, size, out = shape, shape.size, connection.out
+                self._dirty[connection] = None
             count += 1
-            self.delivered_bytes += size
+            total += size
             base = len(out)
             out += frame
             out[base] = _DELIVER
             put_due(out, base + _DUE_AT, at_ns)
             connection.count += 1
+            if connection.count >= _OUT_FRAMES:
+                self._post(connection)
+                out = connection.out
         self.delivered += count
+        self.delivered_bytes += total
         self.late += late
         self.lag_ns = max(self.lag_ns, lag_ns)
 
+    def _is_simple(self, shape: Shape, connection: Connection | None) -> bool:
+        """Whether nothing more is to be done for such a message than to append it."""
+        return (
+            shape.plain
+            and self._books is None
+            and connection is not None
+            and not connection.backlog_bytes
+            and connection.count < _OUT_FRAMES
+        )
+
     def _settle_special(self, one: Sent, fate: Fate, connection: Connection | None) -> None:
         """A fate of which more is to be said than that a small message of a stream is there."""
-        _, source, destination, size, flags, frame, apart = one
+        _, shape, frame, apart = one
         if fate.reason or connection is None or connection.backlog_bytes > BACKLOG_BYTES:
             self._lose(one, fate, connection)
             return
         if self._books is not None:
             self._books.ended(fate)
         self.delivered += 1
-        self.delivered_bytes += size
-        if source == destination:
+        self.delivered_bytes += shape.size
+        if shape.source == shape.destination:
             return  # it has heard itself already
-        if flags & SHARED:
+        if shape.flags & SHARED:
             frame, apart = self._hand(one, connection)
         out = connection.out
         base = len(out)
@@ -342,8 +354,10 @@ class Relay:
         out[base] = _DELIVER
         _DUE.pack_into(out, base + _DUE_AT, fate.at_ns)
         connection.count += 1
+        self._dirty[connection] = None
         if apart:
             connection.apart.extend(apart)
+        if apart or connection.count >= _OUT_FRAMES:
             self._post(connection)
 
     def _lose(self, one: Sent, fate: Fate, connection: Connection | None) -> None:
@@ -356,27 +370,28 @@ class Relay:
         self.dropped[reason] = self.dropped.get(reason, 0) + 1
         if not fate.last:
             return
-        _, source, destination, size, flags, _, _ = one
-        if flags & PUBLISH:
-            self.receipt(fate.at_ns, destination, source, size, True, way_ns=0)
-        elif not flags & DATAGRAM:
-            self.receipt(fate.at_ns, destination, source, size, False, way_ns=self.lookahead_ns)
+        shape = one[1]
+        ends = (shape.destination, shape.source)
+        if shape.flags & PUBLISH:
+            self.receipt(fate.at_ns, *ends, shape.size, True, way_ns=0)
+        elif not shape.flags & DATAGRAM:
+            self.receipt(fate.at_ns, *ends, shape.size, False, way_ns=self.lookahead_ns)
         self._let_go(one)
 
     def _hand(self, one: Sent, connection: Connection) -> tuple[bytes, tuple[Buffer, ...]]:
         """A message that refers to shared memory, as its receiver can read it."""
-        entries = references(one[5]).entries
+        entries = references(one[2]).entries
         if connection.shares:
             self._custodian.handed(entries, connection.number)
-            return one[5], one[6]
+            return one[2], one[3]
         parts = [self._custodian.read(entry) for entry in entries]
         self._custodian.free(entries)
         packet, *apart = encode([inline(frame_of(one), parts)])
         return bytes(packet[4:]), tuple(apart)
 
     def _let_go(self, one: Sent) -> None:
-        if one[4] & SHARED:
-            self._custodian.free(references(one[5]).entries)
+        if one[1].flags & SHARED:
+            self._custodian.free(references(one[2]).entries)
 
     # Flow control.
 
@@ -500,8 +515,8 @@ class Relay:
         return [
             entry.arena
             for one in (*self._held.values(), *self._intake.taken)
-            if one[4] & SHARED
-            for entry in references(one[5]).entries
+            if one[1].flags & SHARED
+            for entry in references(one[2]).entries
         ]
 
     def in_flight(self) -> int:
@@ -520,7 +535,7 @@ class Relay:
 
 def frame_of(one: Sent) -> Frame:
     """A message as it was sent."""
-    return decode([_HEAD.pack(MAGIC, 1) + one[5], *one[6]])[0]
+    return decode([_HEAD.pack(MAGIC, 1) + one[2], *one[3]])[0]
 
 
 def hello(body: Mapping[str, object]) -> list[Buffer]:

@@ -12,6 +12,7 @@ It says when it can't keep up: `Account.late` messages went out after their time
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import math
 import secrets
@@ -312,6 +313,8 @@ class Bus:
         """A sign of life to all, by which it also shows who is gone."""
         self._beat_ns = now_ns
         self.latest = self.account()
+        if not self.latest.in_flight:
+            gc.collect(1)
         for connection in self.relay.connections():
             if not connection.backlog:
                 self.relay.tell(connection, self._time())
@@ -526,15 +529,16 @@ def lateness(account: Account) -> str:
 
 @contextlib.contextmanager
 def _no_collection() -> Iterator[None]:
-    """Without the collector's long pauses: nothing on the hot path makes cycles."""
-    import gc  # noqa: PLC0415
-
-    gc.collect()
-    gc.freeze()
+    """Without the collector, which would look at all that is held again and again: nothing on the
+    hot path makes cycles, and a beat with nothing under way collects what else did.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
     try:
         yield
     finally:
-        gc.unfreeze()
+        if enabled:
+            gc.enable()
 
 
 def serve(
@@ -615,9 +619,9 @@ class LedgerBooks:
         """A message was handed to the network under this number."""
         frame = frame_of(sent)
         if frame.flags & SHARED:
-            parts = [self._custodian.read(entry) for entry in references(sent[5]).entries]
+            parts = [self._custodian.read(entry) for entry in references(sent[2]).entries]
             frame = inline(frame, parts)
-        source, destination = self._names[sent[1]], self._names[sent[2]]
+        source, destination = self._names[sent[1].source], self._names[sent[1].destination]
         entry = self._ledger.sent(source, destination, frame)
         assert entry.number == number
         if self._tap is not None:

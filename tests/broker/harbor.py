@@ -51,6 +51,8 @@ class Harbor:
     def close(self) -> Account:
         for port in self._ports:
             port.close()
+        if self.failure is None:
+            self.until(lambda: not self.bus.relay.connections())
         self.bus.stop()
         self._thread.join(DEADLINE_S)
         assert not self._thread.is_alive()

@@ -11,6 +11,7 @@ import faults as scenarios
 import topologies
 from topologies import InputError, units
 from topologies.errors import did_you_mean
+from topologies.link_settings import describe_link, describe_transport
 
 
 def topology(name: str, console: Console) -> None:
@@ -33,17 +34,16 @@ def topology(name: str, console: Console) -> None:
         )
     console.print(nodes)
     links = _table(f"{len(found.links)} links, each direction on its own", "From", "To",
-                   "Bandwidth", "Delay", "Jitter", "Loss")  # fmt: skip
+                   "Bandwidth", "Delay", "Jitter", "Loss", "More")  # fmt: skip
     for link in found.links.values():
-        links.add_row(
-            link.source,
-            link.target,
-            units.show_bandwidth(link.bandwidth_bps),
-            units.show_duration(link.delay_s),
-            units.show_duration(link.jitter_s) if link.jitter_s else "",
-            units.show_fraction(link.loss) if link.loss else "",
-        )
+        said = describe_link(link)
+        columns = [said.pop(name, "") for name in ("bandwidth", "delay", "jitter", "loss")]
+        more = ", ".join(f"{name} {value}" for name, value in said.items())
+        links.add_row(link.source, link.target, *columns, more)
     console.print(links)
+    if transport := describe_transport(found.transport):
+        said_of_it = ", ".join(f"{name} {value}" for name, value in transport.items())
+        console.print(f"Streams: {said_of_it}")
 
 
 def faults(name: str, topology_name: str, seed: int, console: Console) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hmac
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
 import zmq
@@ -43,7 +42,6 @@ class Bus:
         self._alive = alive
         self._worker_of: dict[bytes, int] = {}
         self._identity_of: dict[int, bytes] = {}
-        self._read: deque[tuple[bytes, Frame]] = deque()
 
     def send(self, worker: int, frames: Sequence[Frame]) -> None:
         """Sends frames to a worker. Raises WorkerError where it is gone."""
@@ -59,31 +57,42 @@ class Bus:
         """Waits until every worker has said hello with its token."""
         until = time.monotonic() + deadline_s
         while len(self._identity_of) < len(self._tokens):
-            identity, frame = self._next(until, "to join")
-            if frame.kind != Kind.HELLO:
-                self._ledger.malformed("before hello")
-                continue
-            try:
-                self._admit(identity, unpack(frame.body))
-            except FrameError as error:
-                self._ledger.malformed(str(error))
+            identity, frames = self._next(until, "to join")
+            for frame in frames:
+                if frame.kind != Kind.HELLO:
+                    self._ledger.malformed("before hello")
+                    continue
+                try:
+                    self._admit(identity, unpack(frame.body))
+                except FrameError as error:
+                    self._ledger.malformed(str(error))
 
-    def receive(self, deadline_s: float) -> tuple[int, Frame]:
-        """The next frame of a worker that joined. Raises WorkerError when the deadline passes."""
+    def receive(self, deadline_s: float) -> tuple[int, list[Frame]]:
+        """The next packet of a worker that joined, without what it may not say. Raises WorkerError
+        when the deadline passes.
+        """
         until = time.monotonic() + deadline_s
         while True:
-            identity, frame = self._next(until, "to answer")
+            identity, frames = self._next(until, "to answer")
             worker = self._worker_of.get(identity)
             if worker is None:
-                self._ledger.malformed("stranger")
-            elif frame.kind == Kind.SEND:
-                if self._owns(worker, frame):
-                    return worker, frame
-                self._ledger.malformed("speaks for another node")
-            elif frame.kind == Kind.QUIET:
-                return worker, frame
-            else:
-                self._ledger.malformed(f"unexpected {frame.kind.name}")
+                for _ in frames:
+                    self._ledger.malformed("stranger")
+                continue
+            heard = [frame for frame in frames if self._may_say(worker, frame)]
+            if heard:
+                return worker, heard
+
+    def _may_say(self, worker: int, frame: Frame) -> bool:
+        if frame.kind == Kind.SEND:
+            if self._owns(worker, frame):
+                return True
+            self._ledger.malformed("speaks for another node")
+        elif frame.kind == Kind.QUIET:
+            return True
+        else:
+            self._ledger.malformed(f"unexpected {frame.kind.name}")
+        return False
 
     def _owns(self, worker: int, frame: Frame) -> bool:
         known = frame.destination < len(self._owners) or (
@@ -109,20 +118,18 @@ class Bus:
         self._identity_of[index] = identity
         self._worker_of[identity] = index
 
-    def _next(self, until: float, what: str) -> tuple[bytes, Frame]:
-        while not self._read:
-            heard = self._socket.poll(0) or self._socket.poll(_POLL_MS)
-            if time.monotonic() > until:
-                raise WorkerError(f"a worker process took too long {what}")
-            if not heard:
-                self._alive()
-                continue
-            identity, *parts = collect(self._socket)
+    def _next(self, until: float, what: str) -> tuple[bytes, list[Frame]]:
+        while True:
             try:
-                frames = decode(parts)
+                identity, *parts = collect(self._socket, zmq.NOBLOCK)
+            except zmq.Again:
+                if not self._socket.poll(_POLL_MS):
+                    self._alive()
+                continue
+            finally:
+                if time.monotonic() > until:
+                    raise WorkerError(f"a worker process took too long {what}")
+            try:
+                return bytes(identity), decode(parts)
             except FrameError as error:
                 self._ledger.malformed(str(error))
-                continue
-            speaker = bytes(identity)
-            self._read.extend((speaker, frame) for frame in frames)
-        return self._read.popleft()

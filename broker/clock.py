@@ -23,7 +23,7 @@ import sys
 import zlib
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
-from contextvars import Context
+from contextvars import Context, copy_context
 from typing import Any, NoReturn
 
 from broker.errors import RealWorldError, SpinError
@@ -45,6 +45,17 @@ def to_seconds(nanoseconds: int) -> float:
     return nanoseconds / NANOSECONDS
 
 
+@contextlib.contextmanager
+def driving() -> Iterator[None]:
+    """While this is open loops of nodes run in this thread; what ran here before goes on after."""
+    outer, hooks = asyncio._get_running_loop(), sys.get_asyncgen_hooks()
+    try:
+        yield
+    finally:
+        sys.set_asyncgen_hooks(*hooks)
+        asyncio._set_running_loop(outer)
+
+
 class _Task(asyncio.Task[Any]):
     """A task whose place in a set is the same in every run.
 
@@ -61,6 +72,59 @@ class _Task(asyncio.Task[Any]):
 
     def __eq__(self, other: object) -> bool:
         return self is other
+
+
+class _Handle(asyncio.Handle):
+    """A callback that is ready. asyncio's own asks the loop about debugging each time."""
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        callback: Callable[..., object],
+        args: tuple[Any, ...],
+        loop: NodeLoop,
+        context: Context | None,
+    ) -> None:
+        self._context = copy_context() if context is None else context
+        self._loop = loop
+        self._callback = callback
+        self._args = args
+        self._cancelled = False
+        self._repr = self._source_traceback = None
+
+    def cancel(self) -> None:
+        if not self._cancelled:
+            self._cancelled = True
+            self._callback = self._args = None  # type: ignore[assignment]
+
+
+class _Timer(asyncio.TimerHandle):
+    """A callback at a time. A cancelled one leaves the heap when it comes to its top."""
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        when: float,
+        callback: Callable[..., object],
+        args: tuple[Any, ...],
+        loop: NodeLoop,
+        context: Context | None,
+    ) -> None:
+        self._context = copy_context() if context is None else context
+        self._loop = loop
+        self._callback = callback
+        self._args = args
+        self._cancelled = False
+        self._repr = self._source_traceback = None
+        self._when = when
+        self._scheduled = True
+
+    def cancel(self) -> None:
+        if not self._cancelled:
+            self._cancelled = True
+            self._callback = self._args = None  # type: ignore[assignment]
 
 
 class NodeLoop(asyncio.AbstractEventLoop):
@@ -95,18 +159,20 @@ class NodeLoop(asyncio.AbstractEventLoop):
 
     # What the scheduler calls.
 
+    def take_over(self) -> None:
+        """It is this loop that runs in this thread now."""
+        asyncio._set_running_loop(self)
+        sys.set_asyncgen_hooks(None, self._close_generator)
+
     def run_until_quiet(self, now_ns: int) -> None:
         """Runs all that is ready at `now_ns`, due timers included, until nothing is left.
 
-        Raises `SpinError` where a program keeps itself busy without letting time pass.
+        Within `driving` and after `take_over` only. Raises `SpinError` where a program keeps itself
+        busy without letting time pass.
         """
         if self._fenced:
             return
         self._now_ns = now_ns
-        outer = asyncio._get_running_loop()
-        asyncio._set_running_loop(self)
-        hooks = sys.get_asyncgen_hooks()
-        sys.set_asyncgen_hooks(None, self._close_generator)
         self._running = True
         ready, timers = self._ready, self._timers
         ran = 0
@@ -121,14 +187,17 @@ class NodeLoop(asyncio.AbstractEventLoop):
                     continue
                 handle = ready.popleft()
                 if not handle._cancelled:
-                    handle._run()
+                    try:
+                        handle._context.run(handle._callback, *handle._args)  # type: ignore[attr-defined]
+                    except (SystemExit, KeyboardInterrupt):
+                        raise
+                    except BaseException as error:
+                        self._tell(handle, error)
                 ran += 1
                 if ran > _SPIN_LIMIT:
                     raise SpinError(self.name, to_seconds(now_ns), ran)
         finally:
             self._running = False
-            sys.set_asyncgen_hooks(*hooks)
-            asyncio._set_running_loop(outer)
 
     def next_ns(self) -> int | None:
         """The instant at which this loop next has something to do, or None."""
@@ -169,10 +238,10 @@ class NodeLoop(asyncio.AbstractEventLoop):
 
     def monotonic_ns(self) -> int:
         """What `loop.time()` shows, in nanoseconds."""
-        at_ns = self._now_ns + self._monotonic_ahead_ns
         if self._drift:
-            at_ns += round(self._drift * (self._now_ns - self._skewed_since_ns))
-        return at_ns
+            drifted_ns = round(self._drift * (self._now_ns - self._skewed_since_ns))
+            return self._now_ns + self._monotonic_ahead_ns + drifted_ns
+        return self._now_ns + self._monotonic_ahead_ns
 
     def _due_ns(self, when: float) -> int:
         """The first instant of the run at which the monotonic clock shows `when`, or now."""
@@ -220,7 +289,7 @@ class NodeLoop(asyncio.AbstractEventLoop):
     def call_soon(  # type: ignore[override]
         self, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> asyncio.Handle:
-        handle = asyncio.Handle(callback, args, self, context)
+        handle = _Handle(callback, args, self, context)
         if not self._fenced:
             self._ready.append(handle)
         return handle
@@ -232,7 +301,11 @@ class NodeLoop(asyncio.AbstractEventLoop):
         *args: Any,
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
-        return self.call_at(self.time() + delay, callback, *args, context=context)
+        when = self.monotonic_ns() / NANOSECONDS + delay
+        handle = _Timer(when, callback, args, self, context)
+        if not self._fenced and when != math.inf:
+            heapq.heappush(self._timers, (self._due_ns(when), next(self._order), handle))
+        return handle
 
     def call_at(  # type: ignore[override]
         self,
@@ -241,13 +314,10 @@ class NodeLoop(asyncio.AbstractEventLoop):
         *args: Any,
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
-        handle = asyncio.TimerHandle(when, callback, args, self, context)
+        handle = _Timer(when, callback, args, self, context)
         if not self._fenced and when != math.inf:
             heapq.heappush(self._timers, (self._due_ns(when), next(self._order), handle))
         return handle
-
-    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
-        """asyncio tells of a cancelled timer; it leaves the heap when it comes to the top."""
 
     def create_future(self) -> asyncio.Future[Any]:
         return asyncio.Future(loop=self)
@@ -255,11 +325,16 @@ class NodeLoop(asyncio.AbstractEventLoop):
     def create_task(  # type: ignore[override]
         self, coro: Coroutine[Any, Any, Any], **options: Any
     ) -> asyncio.Task[Any]:
-        return _Task(next(self._task_numbers), coro, loop=self, **options)
+        task = _Task(next(self._task_numbers), coro, loop=self, **options)
+        if self._fenced:
+            coro.close()
+        return task
 
     def run_in_executor(  # type: ignore[override]
         self, executor: Any, func: Callable[..., Any], *args: Any
     ) -> asyncio.Future[Any]:
+        if self._fenced:
+            return self.create_future()
         if executor is None:
             if self._threads is None:
                 self._threads = concurrent.futures.ThreadPoolExecutor(max_workers=1)
@@ -277,6 +352,11 @@ class NodeLoop(asyncio.AbstractEventLoop):
             yield
         finally:
             self.trusted = outer
+
+    def _tell(self, handle: asyncio.Handle, error: BaseException) -> None:
+        """A callback raised; the loop goes on, as asyncio's does."""
+        message = f"Exception in callback {getattr(handle, '_callback', None)!r}"
+        self.call_exception_handler({"message": message, "exception": error, "handle": handle})
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         if self._fenced:

@@ -32,6 +32,7 @@ EPOCH_NS = 1_767_225_600 * 10**9
 """What `time.time` says when a run begins: 2026-01-01, 00:00 UTC."""
 
 _CLOCKS = ("time", "monotonic", "perf_counter")
+_NUMPYS_FUNCTIONS = ("seed", "ranf", "sample", "set_bit_generator")
 _lock = threading.Lock()
 _guards = 0
 _saved: list[tuple[object, str, object]] = []
@@ -57,7 +58,9 @@ def guarded() -> Iterator[None]:
 
 def _here() -> NodeLoop | None:
     loop = asyncio._get_running_loop()
-    return loop if isinstance(loop, NodeLoop) and not loop.trusted else None
+    if isinstance(loop, NodeLoop) and loop.is_running() and not loop.trusted:
+        return loop
+    return None
 
 
 def _patch() -> None:
@@ -70,6 +73,7 @@ def _patch() -> None:
     for name in dir(random):
         if getattr(getattr(random, name), "__self__", None) is shared:
             _replace(random, name, _own_random(name, getattr(random, name)))
+    _replace(random.Random, "seed", _own_seed(random.Random.seed))
     own_bytes = _own_random("randbytes", os.urandom)
     _replace(os, "urandom", own_bytes)
     _replace(random, "_urandom", own_bytes)
@@ -80,7 +84,8 @@ def _patch() -> None:
     if numpy := sys.modules.get("numpy"):
         shared = numpy.random.mtrand._rand
         for name in dir(numpy.random):
-            if getattr(getattr(numpy.random, name), "__self__", None) is shared:
+            its_own = getattr(getattr(numpy.random, name), "__self__", None) is shared
+            if its_own or name in _NUMPYS_FUNCTIONS:
                 remedy = "seed one: numpy.random.default_rng(node.random.getrandbits(64))"
                 _refuse(numpy.random, name, f"numpy.random.{name}", remedy)
 
@@ -130,6 +135,17 @@ def _own_random(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
         return getattr(loop.random, name)(*args, **options)
 
     return draw
+
+
+def _own_seed(original: Callable[..., None]) -> Callable[..., None]:
+    """A generator that is made without a seed takes one from the node, not from the machine."""
+
+    def seed(generator: random.Random, a: Any = None, version: int = 2) -> None:
+        if a is None and (loop := _here()) is not None:
+            a = loop.random.getrandbits(64)
+        original(generator, a, version)
+
+    return seed
 
 
 def _own_uuid1(original: Callable[..., uuid.UUID]) -> Callable[..., uuid.UUID]:

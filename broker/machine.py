@@ -11,21 +11,24 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import ctypes
 import math
 import os
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
+from types import CoroutineType
 from typing import Any, TypeVar
 
 from broker.clock import NodeLoop, to_seconds
 from broker.disk import Disk
 from broker.errors import BrokerError, SpinError, WorkerError
+from broker.guard import guarded
 from broker.node import Node, Program, Surroundings
 from broker.processor import Processor
-from broker.wire import Frame, Kind
+from broker.wire import Frame
 from topologies import InputError
 from topologies import Node as Place
 
@@ -78,7 +81,8 @@ class Machine:
     """A node, its device and its program.
 
     What came of the program: `returned` (a value, once), or `failure` (traceback, and what it says
-    to a person where input was bad), at `ended_ns`.
+    to a person where input was bad), at `ended_ns`. `upcoming_ns` is what `next_ns` was when it was
+    last run; `scheduled_ns` is its driver's.
     """
 
     def __init__(
@@ -96,6 +100,7 @@ class Machine:
         self.returned: object = None
         self.failure: tuple[str, str] | None = None
         self.reported = False
+        self.upcoming_ns: int | None = None
         self.scheduled_ns: int | None = None
         self._program = program
         self._surroundings = surroundings
@@ -142,9 +147,11 @@ class Machine:
         self._reset_work()
 
     def stop(self, now_ns: int) -> None:
-        """Cancels the program, which may clean up."""
-        if self._main is not None and not self._main.done():
-            self._stopping = True
+        """Cancels the program, which may clean up. Whatever it returns, it has not returned."""
+        if self._main is None:
+            return
+        self._stopping = True
+        if not self._main.done():
             assert self._loop is not None
             self._loop._now_ns = now_ns
             self._main.cancel("the node was stopped")
@@ -203,11 +210,14 @@ class Machine:
         """Lets all happen that is due before `end_ns`; what was due before `now_ns` (a pause) is
         due then. False: it stopped where work is not done yet, and it would not be `patient`.
         """
+        loop, node = self._loop, self.node
+        self.upcoming_ns = due = self.next_ns()
+        if due is None or due >= end_ns or loop is None or node is None:
+            return True
+        loop.take_over()
+        arrivals = self._arrivals
         passes, instant_ns = 0, -1
-        while True:
-            due = self.next_ns()
-            if due is None or due >= end_ns:
-                return True
+        while due is not None and due < end_ns:
             due = max(due, now_ns)
             if due == instant_ns:
                 passes += 1
@@ -215,35 +225,21 @@ class Machine:
                     raise SpinError(self.place.name, to_seconds(due), passes)
             else:
                 passes, instant_ns = 0, due
-            if not self._run_at(due, patient):
+            if self.work and not patient and not self._work_is_done(due):
                 return False
-
-    def _run_at(self, now_ns: int, patient: bool) -> bool:
-        loop, node = self._loop, self.node
-        assert loop is not None
-        assert node is not None
-        if self.work and not patient and not self._work_is_done(now_ns):
-            return False
-        loop._now_ns = now_ns
-        arrivals = self._arrivals
-        if self.ended_ns is not None:
-            while arrivals and arrivals[0].due_ns <= now_ns:
-                if (frame := arrivals.popleft()).kind == Kind.DELIVER:
-                    node._traffic.take_up(frame)
-            return True
-        while self._looped:
-            node._deliver(self._looped.popleft())
-        while arrivals and arrivals[0].due_ns <= now_ns:
-            frame = arrivals.popleft()
-            if frame.kind == Kind.RECEIPT:
-                node._traffic.receipt(frame.source, frame.sequence or None)
-            else:
-                node._deliver(frame)
-        if self.work:
-            self._finish_work(now_ns)
-        loop.run_until_quiet(now_ns)
-        if self._main is not None and self._main.done():
-            self._end(now_ns, self._main)
+            loop._now_ns = due
+            while self._looped:
+                node._deliver(self._looped.popleft())
+            while arrivals and arrivals[0].due_ns <= due:
+                node._deliver(arrivals.popleft())
+            if self.work:
+                self._finish_work(due)
+            if self.ended_ns is None:
+                loop.run_until_quiet(due)
+                if self._main is not None and self._main.done():
+                    self._end(due, self._main)
+            due = self.next_ns()
+        self.upcoming_ns = due
         return True
 
     def _end(self, now_ns: int, main: asyncio.Task[object]) -> None:
@@ -333,6 +329,8 @@ class Machine:
         """What the program waits for, as its chain of awaits."""
         if self._main is None:
             return "down"
+        if self.ended_ns is not None:
+            return "stopped"
         return f"paused in {_where(self._main)}" if self._paused else _where(self._main)
 
 
@@ -348,15 +346,50 @@ def dispose_of_remains() -> None:
 
 
 def dispose(tasks: list[asyncio.Task[Any]]) -> None:
-    """Closes tasks of fenced loops, and what their `finally` raises interests nobody."""
-    while tasks:
-        program = tasks.pop().get_coro()
+    """Closes tasks of fenced loops, and what their `finally` raises interests nobody.
+
+    They are closed on their own loop, where whatever they try to await never comes: a program that
+    catches everything and tries again would else do so for ever.
+    """
+    outer = asyncio._get_running_loop()
+    with guarded():
+        try:
+            while tasks:
+                _close(tasks.pop())
+        finally:
+            asyncio._set_running_loop(outer)
+
+
+def _close(task: asyncio.Task[Any]) -> None:
+    loop = task.get_loop()
+    asyncio._set_running_loop(loop)
+    asyncio.tasks._enter_task(loop, task)
+    try:
+        _close_awaited(task)
+    finally:
+        asyncio.tasks._leave_task(loop, task)
+
+
+def _close_awaited(task: asyncio.Task[Any]) -> None:
+    for coroutine in reversed(_awaited(task.get_coro())):
         for _ in range(_CLOSINGS):  # a `finally` that awaits does not let go at once
             with contextlib.suppress(
                 Exception, asyncio.CancelledError, SystemExit, BaseExceptionGroup
             ):
-                program.close()
+                coroutine.close()
                 break
+        else:
+            # It never will, and must not be collected either: that would close it once more.
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(coroutine))
+
+
+def _awaited(coroutine: Any) -> list[Coroutine[Any, Any, Any]]:
+    """A coroutine and those that it awaits, innermost last."""
+    chain: list[Coroutine[Any, Any, Any]] = []
+    while isinstance(coroutine, CoroutineType):
+        chain.append(coroutine)
+        coroutine = coroutine.cr_await
+    return chain
 
 
 async def _call(program: Program, node: Node) -> object:

@@ -19,6 +19,7 @@ from broker.disk import Disk
 from broker.errors import BrokerError, DeviceMemoryError
 from broker.suspicion import INTERVAL_S, Detector
 from broker.wire import (
+    ANSWER,
     DATAGRAM,
     HEARTBEAT,
     NOBODY,
@@ -63,9 +64,12 @@ class Message:
     async def reply(
         self, header: Header, payload: Sequence[Buffer] = (), *, purpose: str | None = None
     ) -> None:
-        """Answers a request. The purpose is the request's own unless another is given."""
+        """Answers a request. The purpose is the request's own unless another is given.
+
+        An answer never waits for room: who asks has room for the answers.
+        """
         await self._node._send(
-            self.source, header, payload, purpose or self.purpose, self._frame.sequence
+            self.source, header, payload, purpose or self.purpose, self._frame.sequence, ANSWER
         )
 
 
@@ -154,7 +158,7 @@ class Node:
         self._requests: dict[int, asyncio.Future[Message]] = {}
         self._reserved = 0
         self._let_go: list[Callable[[], None]] = []
-        self._dead = False
+        self._dead = self._reads_no_more = False
         self._traffic = Traffic(loop, surroundings.send_buffer_bytes)
         self._watched: dict[str, Detector] = {}
         self._heartbeats: asyncio.Task[None] | None = None
@@ -212,7 +216,7 @@ class Node:
         network's `send_buffer_bytes`. A `datagram` waits for nothing, and can get lost, be doubled
         or overtaken.
         """
-        await self._send(to, header, payload, purpose, flags=DATAGRAM if datagram else 0)
+        await self._send(to, header, payload, purpose, 0, DATAGRAM if datagram else 0)
 
     async def request(
         self,
@@ -314,15 +318,22 @@ class Node:
         flags: int = 0,
     ) -> int:
         if self._dead:
+            await self._fall_silent()
             return 0
         number = self._surroundings.number(to)
         body, owned = _packed(header), _owned(payload)
-        if number in self._traffic.full and not flags & DATAGRAM:
+        if number in self._traffic.full and not flags and number != self._number:
             await self._traffic.room(number)
-            sequence = self._hand_over(number, body, owned, purpose, answers, flags)
-            self._traffic.next_turn(number)
-            return sequence
+            try:
+                return self._hand_over(number, body, owned, purpose, answers, flags)
+            finally:
+                self._traffic.next_turn(number)
         return self._hand_over(number, body, owned, purpose, answers, flags)
+
+    async def _fall_silent(self) -> None:
+        """A dead program that catches everything and tries again must not do so for ever."""
+        if asyncio._get_running_loop() is self._loop:
+            await self._loop.create_future()
 
     def _hand_over(
         self,
@@ -366,7 +377,7 @@ class Node:
         what it changes until it ends. Its result, or the exception it raised, is what awaiting
         gives.
         """
-        return self._body.compute(work, flops)
+        return self._loop.create_future() if self._dead else self._body.compute(work, flops)
 
     def reserve(self, size_bytes: int, purpose: str = "a reservation") -> Reservation:
         """Holds device memory out of what the device grants. Raises DeviceMemoryError."""
@@ -410,6 +421,12 @@ class Node:
     # What the machine calls.
 
     def _deliver(self, frame: Frame) -> None:
+        if frame.kind == Kind.RECEIPT:
+            self._traffic.receipt(frame.source, frame.sequence or None)
+            return
+        if self._reads_no_more:
+            self._traffic.take_up(frame)
+            return
         if frame.flags & HEARTBEAT:
             self._feel(frame)
             return
@@ -417,7 +434,7 @@ class Node:
         message = Message(
             self._surroundings.names[frame.source],
             unpack(frame.body),
-            tuple([memoryview(part).toreadonly() for part in frame.payload]),
+            tuple([_readonly(part) for part in frame.payload]) if frame.payload else (),
             frame.purpose,
             (frame.instant_ns + frame.clock_ns) / NANOSECONDS,
             loop.clock_ns() / NANOSECONDS,
@@ -427,7 +444,6 @@ class Node:
         if self._watched and (detector := self._watched.get(message.source)) is not None:
             detector.alive(loop.time())
         if frame.answers:
-            self._traffic.take_up(frame)
             future = self._requests.get(frame.answers)
             if future is not None and not future.done():
                 future.set_result(message)
@@ -453,6 +469,7 @@ class Node:
 
     def _read_no_more(self) -> None:
         """The program has ended: what came in and will come in counts as taken up."""
+        self._reads_no_more = True
         while self._inbox:
             self._traffic.take_up(self._inbox.popleft()._frame)
 
@@ -484,7 +501,10 @@ class Traffic:
 
     A receiver reports what it has taken up each time a quarter of the buffer has come together; a
     sender waits while a whole buffer and more is neither taken up nor lost. So neither the network
-    nor a slow reader holds more than that of any sender, plus one message.
+    nor a slow reader holds more than that of any sender, plus one message. Those who wait stand in
+    line: nobody sends before them, and each sends one message in its turn.
+
+    `full` are the peers to whom nothing can be sent at once.
     """
 
     def __init__(self, loop: NodeLoop, buffer_bytes: int) -> None:
@@ -492,7 +512,7 @@ class Traffic:
         self._buffer_bytes = buffer_bytes
         self._under_way: dict[int, int] = {}
         self._taken: dict[tuple[int, bool], int] = {}
-        self._waiting: dict[int, deque[asyncio.Future[None]]] = {}
+        self._lines: dict[int, deque[asyncio.Future[None]]] = {}
         self.full: dict[int, None] = {}
         self.receipts: list[tuple[int, int, int, bool]] = []
 
@@ -503,47 +523,45 @@ class Traffic:
             self.full[peer] = None
 
     async def room(self, peer: int) -> None:
-        """Waits until something can be sent to `peer`, behind those who wait already."""
-        waiting = self._waiting.setdefault(peer, deque())
-        while peer in self.full:
-            turn: asyncio.Future[None] = self._loop.create_future()
-            waiting.append(turn)
-            try:
-                await turn
-            except BaseException:
-                if turn in waiting:
-                    waiting.remove(turn)
-                self.next_turn(peer)
-                raise
+        """Waits in line until something can be sent to `peer`; `next_turn` is to be called then."""
+        line = self._lines.setdefault(peer, deque())
+        turn: asyncio.Future[None] = self._loop.create_future()
+        line.append(turn)
+        try:
+            await turn
+        except BaseException:
+            line.remove(turn)
+            self.next_turn(peer)
+            raise
+        line.popleft()
+
+    def next_turn(self, peer: int) -> None:
+        """Lets the first in line for `peer` send, if there is room."""
+        if self._under_way.get(peer, 0) >= self._buffer_bytes:
+            return
+        line = self._lines.get(peer)
+        if not line:
+            self.full.pop(peer, None)
+        elif not line[0].done():
+            line[0].set_result(None)
 
     def receipt(self, peer: int, size_bytes: int | None) -> None:
         """`peer` has taken up so many bytes, or they are lost; None is all there were."""
         left = 0 if size_bytes is None else max(self._under_way.get(peer, 0) - size_bytes, 0)
         self._under_way[peer] = left
-        if left < self._buffer_bytes:
-            self.full.pop(peer, None)
-            self.next_turn(peer)
+        self.next_turn(peer)
 
     def take_up(self, frame: Frame) -> None:
         """The program has this message now."""
-        if frame.flags & DATAGRAM:
-            return
         published = bool(frame.flags & PUBLISH)
+        if frame.flags and not published:
+            return
         key = (frame.source, published)
         taken = self._taken.get(key, 0) + frame.size_bytes
         if taken * 4 >= self._buffer_bytes:
             self.receipts.append((self._loop._now_ns, frame.source, taken, published))
             taken = 0
         self._taken[key] = taken
-
-    def next_turn(self, peer: int) -> None:
-        """Lets the next one send who waits for `peer`, if there is room."""
-        waiting = self._waiting.get(peer)
-        while waiting and peer not in self.full:
-            turn = waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                break
 
 
 def _packed(header: Header) -> bytes:
@@ -553,8 +571,14 @@ def _packed(header: Header) -> bytes:
     return packed
 
 
+def _readonly(part: Buffer) -> memoryview:
+    return part if isinstance(part, memoryview) and part.readonly else memoryview(part).toreadonly()
+
+
 def _owned(payload: Sequence[Buffer]) -> tuple[bytes, ...]:
     """The payload as the sender has it now, whatever it writes into its buffers later."""
+    if not payload and isinstance(payload, tuple):
+        return ()
     if isinstance(payload, bytes | bytearray | memoryview):
         raise TypeError("a payload is a sequence of buffers; put this one into a list")
     return tuple([part if isinstance(part, bytes) else bytes(memoryview(part)) for part in payload])

@@ -169,7 +169,7 @@ class _Plan:
         tokens = tuple(secrets.token_bytes(16) for _ in range(self._processes))
         assignments = [self._assignment(index, token) for index, token in enumerate(tokens)]
         troubles = Troubles(faults, self._topology, self._seed, self._names)
-        ledger = Ledger()
+        ledger = Ledger(self._topology.transport)
         network = Network(self._topology, self._seed)
         pool: WorkerProcesses | None = None
         local: Worker | None = None

@@ -2,9 +2,9 @@
 
 The scheduler moves from window to window. A window begins at the next instant at which something
 happens and ends before anything that is sent in it could arrive: the network promises a
-*lookahead*, the least time a message takes from one node to another. Nodes can't hear of each other within a
-window, so each worker runs its nodes through it by itself. Where the promise is nothing (a link
-without delay) a window is a single instant, repeated in rounds until nothing more happens in it.
+*lookahead*, the least time a message takes from one node to another. Nodes can't hear of each other
+within a window, so each worker runs its nodes through it by itself. Where the promise is nothing (a
+link without delay) a window is a single instant, repeated in rounds until nothing more happens.
 
 At each instant, in this order: faults strike; what arrives is delivered; computations end; timers
 fire; programs run until nothing is ready in any of them. What was sent is then collected from all
@@ -19,7 +19,7 @@ import functools
 import hashlib
 import heapq
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import attrgetter, itemgetter
@@ -31,11 +31,13 @@ from broker.errors import BrokerError, DeadlockError, LivelockError, ProgramErro
 from broker.ledger import FaultEntry, Ledger
 from broker.network import Fate, Network
 from broker.troubles import Order, Strike, Troubles
-from broker.wire import NOBODY, PUBLISH, Frame, Kind, pack, unpack
+from broker.wire import DATAGRAM, NOBODY, PUBLISH, Frame, Kind, pack, unpack
 
 ROUNDS_AT_AN_INSTANT = 10_000
 INSTANT_DEADLINE_S = 900.0
 
+_INSTANT, _DUE = attrgetter("instant_ns"), attrgetter("due_ns")
+_NO_NEWS: dict[str, Any] = {}
 Tap = Callable[[str, str, Frame], None]
 
 
@@ -97,6 +99,7 @@ class Scheduler:
         self._stopped = False
 
         self.now_ns = 0
+        self._lived_ns = 0
         self._lookahead_ns = 0
         self._flying: dict[int, Frame] = {}
         self._next_of: list[int | None] = [None] * self._workers
@@ -130,6 +133,8 @@ class Scheduler:
                 )
             self._begin_window([])
         self.now_ns = max(self._returned[number] for number in self._principals)
+        for fate in self._network.advance(self.now_ns):
+            self._ledger.ended(fate)
         self._ledger.check(self._network.in_flight() + self._late, self._network.duplicated)
 
     def _next_instant(self) -> int:
@@ -181,6 +186,7 @@ class Scheduler:
                 self._arriving.clear()
             orders, links = [], None
             if self._lookahead_ns > 0:
+                self._lived_ns = end_ns
                 return
             if not workers and not self._happens_now():
                 return
@@ -204,7 +210,7 @@ class Scheduler:
         if not arrived:
             return {}
         deliveries: dict[int, list[Frame]] = {}
-        for frame in self._in_order(arrived, attrgetter("due_ns")):
+        for frame in self._in_order(arrived, _DUE):
             deliveries.setdefault(self._owners[frame.destination], []).append(frame)
         return deliveries
 
@@ -220,27 +226,24 @@ class Scheduler:
             elif frame.flags & PUBLISH:
                 self._unpublish(frame.source, frame.destination, frame.size_bytes)
             return None
+        if fate.at_ns < max(self.now_ns, self._lived_ns):
+            raise BrokerError(
+                f"message {number} arrived at {to_seconds(fate.at_ns):.9f} s, which is past: the "
+                "network broke its promise of a lookahead"
+            )
         self._arriving.append(fate)
-        return Frame(
-            Kind.DELIVER,
-            frame.source,
-            frame.destination,
-            frame.sequence,
-            frame.answers,
-            frame.instant_ns,
-            frame.purpose,
-            frame.body,
-            frame.payload,
-            frame.flags,
-            fate.at_ns,
-            frame.clock_ns,
-        )
+        if not fate.last:
+            frame = replace(frame)
+        frame.kind, frame.due_ns = Kind.DELIVER, fate.at_ns
+        return frame
 
     def _in_order(self, frames: list[Frame], when: Callable[[Frame], int]) -> Iterable[Frame]:
         """By time; at one instant by a hash of seed, instant and source, then by sequence."""
         if len(frames) < 2:
             return frames
         frames.sort(key=when)
+        if len({when(frame) for frame in frames}) == len(frames):
+            return frames
         ordered: list[Frame] = []
         for at_ns, group in groupby(frames, when):
             together = list(group)
@@ -280,18 +283,20 @@ class Scheduler:
         reports: list[dict[str, Any]] = []
         counts = [0] * self._workers
         while len(reports) < len(workers):
-            worker, frame = self._bus.receive(INSTANT_DEADLINE_S)
-            if frame.kind == Kind.SEND:
-                sent.append(frame)
-                counts[worker] += 1
+            worker, frames = self._bus.receive(INSTANT_DEADLINE_S)
+            *said, last = frames
+            if last.kind == Kind.SEND:
+                said = frames
+            sent += said
+            counts[worker] += len(said)
+            if last.kind == Kind.SEND:
                 continue
-            report = unpack(frame.body)
-            if report["sent"] != counts[worker]:
+            if last.sequence != counts[worker]:
                 raise BrokerError(
-                    f"worker {worker} sent {report['sent']} frames, {counts[worker]} came"
+                    f"worker {worker} sent {last.sequence} frames, {counts[worker]} came"
                 )
-            self._next_of[worker] = report["next"]
-            reports.append(report)
+            self._next_of[worker] = last.due_ns if last.due_ns >= 0 else None
+            reports.append(unpack(last.body) if len(last.body) > 1 else _NO_NEWS)
         self._book(sent, reports)
 
     def _book(self, sent: list[Frame], reports: Sequence[dict[str, Any]]) -> None:
@@ -308,30 +313,36 @@ class Scheduler:
                 self._ledger.ended(fate)
             else:
                 self._late += 1
-        for at_ns, _, act, values in sorted(self._acts(sent, reports), key=itemgetter(0, 1)):
-            if at_ns <= until_ns:
-                act(*values)
+        topics, notes = _merged(reports, "topics"), _merged(reports, "notes")
+        self._act(self._in_order(sent, _INSTANT), topics, notes, until_ns)
         for _, _, fact, nodes in _merged(reports, "facts"):
             self._facts[fact] = tuple(nodes)
-        for at_ns, number, peer, size, published in _merged(reports, "receipts"):
-            if published:
-                self._unpublish(peer, number, size)
-            else:
-                self._owe(at_ns + self._way_back_ns(number, peer), peer, number, size)
+        for receipt in _merged(reports, "receipts"):
+            self._receipt(*receipt)
 
-    def _acts(
-        self, sent: list[Frame], reports: Sequence[dict[str, Any]]
-    ) -> Iterator[tuple[int, int, Callable[..., None], Sequence[Any]]]:
-        """What programs did that others can notice: when, in which order at one instant, and how it
-        is booked. Subscriptions come before messages, and notes after them.
+    def _act(
+        self,
+        ordered: Iterable[Frame],
+        topics: Sequence[Any],
+        notes: Sequence[Any],
+        until_ns: float,
+    ) -> None:
+        """What programs did that others can notice, in order of time. At one instant subscriptions
+        come before messages, and notes after them.
         """
-        for at_ns, *values in _merged(reports, "topics"):
-            yield at_ns, 0, self._turn, values
-        for frame in self._in_order(sent, attrgetter("instant_ns")):
-            act = self._publish if frame.destination == NOBODY else self._hand_over
-            yield frame.instant_ns, 1, act, (frame,)
-        for note in _merged(reports, "notes"):
-            yield note[0], 2, self._tell, note
+        if not topics and not notes:
+            for frame in ordered:
+                if frame.instant_ns <= until_ns:
+                    self._hand_over(frame)
+            return
+        acts: list[tuple[int, int, Callable[..., None], Sequence[Any]]] = [
+            (frame.instant_ns, 1, self._hand_over, (frame,)) for frame in ordered
+        ]
+        acts += [(at_ns, 0, self._turn, values) for at_ns, *values in topics]
+        acts += [(note[0], 2, self._tell, note) for note in notes]
+        for at_ns, _, act, values in sorted(acts, key=itemgetter(0, 1)):
+            if at_ns <= until_ns:
+                act(*values)
 
     def _end_ns(self) -> float:
         """The instant at which the last principal returned; infinity as long as one has not."""
@@ -340,6 +351,9 @@ class Scheduler:
         return max(self._returned[number] for number in self._principals)
 
     def _hand_over(self, frame: Frame) -> None:
+        if frame.destination == NOBODY:
+            self._publish(frame)
+            return
         source, destination = self._names[frame.source], self._names[frame.destination]
         entry = self._ledger.sent(source, destination, frame)
         if self._tap is not None:
@@ -358,7 +372,7 @@ class Scheduler:
             source,
             destination,
             entry.size_bytes,
-            datagram=bool(frame.flags & 1),
+            datagram=bool(frame.flags & DATAGRAM),
         )
 
     # What one node's program has to do with another's beside messages.
@@ -390,6 +404,13 @@ class Scheduler:
             subscribers[number] = None
         else:
             subscribers.pop(number, None)
+
+    def _receipt(self, at_ns: int, number: int, peer: int, size: int, published: bool) -> None:
+        """A program has taken up so many bytes of what `peer` sent; that goes the way back."""
+        if published:
+            self._unpublish(peer, number, size)
+        else:
+            self._owe(at_ns + self._way_back_ns(number, peer), peer, number, size)
 
     def _owe(self, due_ns: int, node: int, peer: int, size: int) -> None:
         """`node` is to hear that `peer` has taken up so many bytes (0: that all are lost)."""
@@ -428,7 +449,7 @@ class Scheduler:
             }
             self._tell(now_ns, -1, "fault", fields)
         for action, number, *_ in strike.orders:
-            if action == "crash":
+            if action in ("crash", "boot"):
                 self._fall(number)
         first = [order for order in orders if self._troubles.runs(self._names[order[1]])]
         for order in strike.orders:
@@ -437,7 +458,7 @@ class Scheduler:
         return [*first, *strike.orders], strike.links
 
     def _fall(self, number: int) -> None:
-        """A node died: it subscribes to nothing, and who sent to it need not wait for it."""
+        """A node's program is gone: it subscribes to nothing, and who sent to it need not wait."""
         for subscribers in self._subscribers.values():
             subscribers.pop(number, None)
         for source, subscriber in list(self._published):
@@ -453,7 +474,7 @@ class Scheduler:
         for worker in range(self._workers):
             self._bus.send(worker, [Frame(Kind.DESCRIBE)])
             self._pump()
-            _, frame = self._bus.receive(INSTANT_DEADLINE_S)
+            _, (frame,) = self._bus.receive(INSTANT_DEADLINE_S)
             waiting |= unpack(frame.body)["waiting"]
         return {name: waiting[name] for name in self._names if name in waiting}
 

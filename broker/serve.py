@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import logging
 import math
 import secrets
@@ -137,6 +138,7 @@ class Bus:
         self._expected = expected
         self._observer = observer or Observer()
         self._troubles = Troubles(faults, topology, seed, self._names)
+        self._near_ns = self._nearest_ns()
         self._told: deque[Told] = deque()
         self._conditions = Conditions()
         self._facts: dict[str, tuple[str, ...]] = {}
@@ -306,7 +308,7 @@ class Bus:
                 due = min(due, next_ns)
             if self._told:
                 due = min(due, self._told[0].at_ns + self.relay.settle_ns)
-            due = min(due, self._near_ns())
+            due = min(due, self._near_ns)
         self._waiter.wait((due - now_ns) / NANOSECONDS)
 
     def _beat(self, now_ns: int) -> None:
@@ -458,21 +460,23 @@ class Bus:
 
     # Faults.
 
-    def _near_ns(self) -> int:
+    def _nearest_ns(self) -> int:
         """When the nodes have to learn of the next fault; what only a run can know is known when
         the fault strikes.
         """
         at_ns = self._troubles.next_ns()
         if at_ns is None:
             return _NEVER_NS
-        unknown = any(event.selector is not None for event in self._troubles.next_events())
+        next_ones = itertools.takewhile(lambda one: one.at_ns == at_ns, self._troubles.pending)
+        unknown = any(event.selector is not None for event in next_ones)
         return at_ns if unknown else at_ns - EARLY_NS
 
     def _foretell(self, now_ns: int) -> None:
         """Tells the nodes of faults that are near: each knows in time what happens to it."""
-        while self._near_ns() <= now_ns:
+        while self._near_ns <= now_ns:
             at_ns = self._troubles.next_ns()
             strike = None if at_ns is None else self._troubles.strike(at_ns, self._facts)
+            self._near_ns = self._nearest_ns()
             if at_ns is None or strike is None:
                 return
             self._told.append(Told(at_ns, strike, self._troubles.conditions))

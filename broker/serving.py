@@ -6,16 +6,12 @@ import contextlib
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-import faults as fault_language
-import topologies
-from broker import keys as key_files
-from broker.counters import Exporter
-from broker.serve import Account, Bus, lateness
-from broker.serve import serve as serve_bus
+if TYPE_CHECKING:
+    from broker.serve import Account, Bus
 
 Bind = Annotated[str, typer.Option(help="ipc://PATH or tcp://HOST:PORT; port * takes a free one.")]
 
@@ -45,13 +41,18 @@ def serve(
     ] = None,
 ) -> None:
     """Serve a network on this machine's clock, to programs in other processes (`broker.join`)."""
+    import faults as fault_language  # noqa: PLC0415 - heavy; `--help` should be quick
+    import topologies  # noqa: PLC0415 - as above
+    from broker import keys as key_files  # noqa: PLC0415
+    from broker import serve as bus  # noqa: PLC0415
+
     logging.basicConfig(format="%(levelname)s %(message)s")
 
-    def ready(endpoint: str, bus: Bus) -> contextlib.AbstractContextManager[None]:
+    def ready(endpoint: str, served: Bus) -> contextlib.AbstractContextManager[None]:
         typer.echo(f"serving {topology} at {endpoint}")
-        return _exporting(bus, metrics)
+        return _exporting(served, metrics)
 
-    account = serve_bus(
+    account = bus.serve(
         topologies.load(topology),
         fault_language.load(faults) if faults != "none" else (),
         bind=bind,
@@ -70,12 +71,16 @@ def keys(
     nodes: Annotated[list[str], typer.Argument(help="The nodes that get one each.")],
 ) -> None:
     """Make CURVE keys for a bus and its nodes, where there are none yet."""
+    from broker import keys as key_files  # noqa: PLC0415
+
     for path in key_files.make(folder, nodes):
         typer.echo(str(path))
 
 
 def final(account: Account) -> str:
     """The final account, for a person."""
+    from broker.serve import lateness  # noqa: PLC0415
+
     dropped = sum(account.dropped.values())
     lines = [
         f"{account.sent:,} messages sent, {account.duplicated:,} duplicated; "
@@ -93,6 +98,8 @@ def _exporting(bus: Bus, port: int | None) -> Iterator[None]:
     if port is None:
         yield
         return
+    from broker.counters import Exporter  # noqa: PLC0415
+
     exporter = Exporter(port, lambda: bus.latest)
     typer.echo(f"counters at http://127.0.0.1:{exporter.port}/metrics")
     try:

@@ -64,11 +64,6 @@ class Troubles:
         """The events still to come."""
         return tuple(reversed(self._events))
 
-    def next_events(self) -> tuple[Event, ...]:
-        """The events of the next instant that has any."""
-        at_ns = self.next_ns()
-        return tuple(event for event in reversed(self._events) if event.at_ns == at_ns)
-
     def next_ns(self) -> int | None:
         """When the next event comes, or None."""
         return self._events[-1].at_ns if self._events else None

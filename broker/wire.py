@@ -17,8 +17,8 @@ The high bit of a part's length says that it travels as a part of its own.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
 
@@ -53,6 +53,8 @@ HEARTBEAT = 2
 """Flag: a failure detector's question or answer, which no program sees."""
 PUBLISH = 4
 """Flag: for all who subscribe to the topic that stands in the purpose's place."""
+ANSWER = 8
+"""Flag: the answer to a message. Who asks has room for it, so it waits for none."""
 
 
 class Kind(IntEnum):
@@ -78,9 +80,10 @@ class Frame:
 
     `source` and `destination` are numbers of nodes in the order of the run's programs.
     `instant_ns` is when the message was sent (SEND, DELIVER), or the instant that is meant
-    (control); `due_ns` is when it arrives (DELIVER) or where a window ends (ADVANCE); `clock_ns` is
-    how far the sender's own clock was ahead. `answers` is the sequence number of the request this
-    replies to, or 0.
+    (control); `due_ns` is when it arrives (DELIVER), where a window ends (ADVANCE), or when the
+    worker next has something to do (QUIET; -1: never); `clock_ns` is how far the sender's own clock
+    was ahead. `sequence` counts a node's messages, or what was sent in a window (QUIET). `answers`
+    is the sequence number of the request this replies to, or 0.
     """
 
     kind: Kind
@@ -95,15 +98,19 @@ class Frame:
     flags: int = 0
     due_ns: int = 0
     clock_ns: int = 0
+    _size: int = field(default=0, compare=False, repr=False)
 
     @property
     def size_bytes(self) -> int:
         """All its bytes, as they would lie in a stream."""
+        if self._size:
+            return self._size
         size = _PREFIX.size + len(self.body)
         if self.purpose:
             size += len(self.purpose.encode())
         for part in self.payload:
             size += len(part) + 4
+        self._size = size
         return size
 
 
@@ -128,8 +135,17 @@ def post(socket: zmq.Socket[bytes], frames: Sequence[Frame], *envelope: bytes) -
     """Sends frames, in as few packets as their bounds allow, each behind the `envelope` that a
     ROUTER needs. Large payloads are not copied.
     """
-    for packet in _packets(frames):
-        send_parts(socket, [*envelope, *encode(packet)])
+    if len(frames) > MAX_FRAMES:
+        post(socket, frames[:MAX_FRAMES], *envelope)
+        post(socket, frames[MAX_FRAMES:], *envelope)
+        return
+    parts = encode(frames)
+    if len(parts[0]) > MAX_PACKET_BYTES:
+        middle = len(frames) // 2
+        post(socket, frames[:middle], *envelope)
+        post(socket, frames[middle:], *envelope)
+        return
+    send_parts(socket, [*envelope, *parts])
 
 
 def send_parts(socket: zmq.Socket[bytes], parts: Sequence[Buffer], flags: int = 0) -> None:
@@ -158,7 +174,7 @@ def collect(socket: zmq.Socket[bytes], flags: int = 0) -> list[Buffer]:
 
 
 def check(frame: Frame) -> None:
-    """Raises FrameError when a frame breaks a bound, and so could never be sent."""
+    """Raises FrameError when a frame breaks a bound, and so could never be read."""
     if len(frame.purpose) > MAX_PURPOSE_BYTES // 4:
         purpose = frame.purpose.encode()
         if len(purpose) > MAX_PURPOSE_BYTES:
@@ -174,13 +190,12 @@ def check(frame: Frame) -> None:
 
 
 def encode(frames: Sequence[Frame]) -> list[Buffer]:
-    """The parts of one packet. Raises FrameError when a bound is broken."""
+    """The parts of one packet. The frames have been checked (`check`), or were decoded."""
     if len(frames) > MAX_FRAMES:
         raise FrameError(f"{len(frames):,} frames in a packet; at most {MAX_FRAMES:,}")
     inside: list[Buffer] = [_HEAD.pack(MAGIC, len(frames))]
     apart: list[Buffer] = []
     for frame in frames:
-        check(frame)
         purpose = frame.purpose.encode() if frame.purpose else b""
         payload = frame.payload
         inside.append(
@@ -303,17 +318,3 @@ def _payload(
 
 def _lengths(count: int) -> struct.Struct:
     return _LENGTHS[count] if count < len(_LENGTHS) else struct.Struct(f"!{count}I")
-
-
-def _packets(frames: Sequence[Frame]) -> Iterable[Sequence[Frame]]:
-    """`frames` cut where a packet would break its bounds."""
-    begin = size = 0
-    for place, frame in enumerate(frames):
-        small = sum(len(part) for part in frame.payload if len(part) < LARGE_BYTES)
-        more = _PREFIX.size + MAX_PURPOSE_BYTES + len(frame.body) + small + 4 * len(frame.payload)
-        if place > begin and (size + more > MAX_PACKET_BYTES // 2 or place - begin == MAX_FRAMES):
-            yield frames[begin:place]
-            begin, size = place, 0
-        size += more
-    if begin < len(frames):
-        yield frames[begin:]

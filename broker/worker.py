@@ -19,6 +19,7 @@ from typing import Any
 import zmq
 
 from broker import guard
+from broker.clock import driving
 from broker.errors import BrokerError
 from broker.machine import Machine, dispose_of_remains
 from broker.map import Map
@@ -115,7 +116,8 @@ class Worker:
                 elif frame.kind == Kind.ORDERS:
                     self._obey(frame.instant_ns, unpack(frame.body))
                 elif frame.kind == Kind.ADVANCE:
-                    self._advance(frame.instant_ns, frame.due_ns)
+                    with driving():
+                        self._advance(frame.instant_ns, frame.due_ns)
                     return True
                 elif frame.kind == Kind.DESCRIBE:
                     body = pack({"waiting": self._describe()})
@@ -154,10 +156,10 @@ class Worker:
             if not machine.run(now_ns, end_ns, patient=False):
                 blocked.append(machine)
                 continue
-            self._put_down(number, machine.next_ns())
+            self._put_down(number, machine.upcoming_ns)
         for machine in blocked:
             machine.run(now_ns, end_ns, patient=True)
-            self._put_down(machine.number, machine.next_ns())
+            self._put_down(machine.number, machine.upcoming_ns)
         self._report(end_ns, touched.values())
 
     def _put_down(self, number: int, due_ns: int | None) -> None:
@@ -222,10 +224,12 @@ class Worker:
             "ended": ended,
             "failed": failed,
         }
-        body: dict[str, Any] = {what: things for what, things in said_of.items() if things}
-        body["sent"] = len(frames)
-        body["next"] = self._agenda[0][0] if self._agenda else None
-        frames.append(Frame(Kind.QUIET, instant_ns=end_ns, body=pack(body)))
+        news = {what: things for what, things in said_of.items() if things}
+        quiet = Frame(Kind.QUIET, sequence=len(frames), instant_ns=end_ns)
+        quiet.due_ns = self._agenda[0][0] if self._agenda else -1
+        if news:
+            quiet.body = pack(news)
+        frames.append(quiet)
         post(self._socket, frames)
 
     def _describe(self) -> dict[str, str]:
@@ -233,5 +237,5 @@ class Worker:
         return {
             machine.place.name: machine.describe()
             for machine in self._machines.values()
-            if machine.ended_ns is None
+            if not machine.has_returned
         }

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from faults.event import Event, describe
+from faults.event import Event, describe, ends_of
 from topologies import units
 
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*(?: [A-Za-z0-9_.-]+)*")
@@ -53,10 +53,13 @@ def _what(event: Event) -> str:
     if event.kind == "partition":
         groups = _list(_list(map(_word, group)) for group in event.groups)
         return _flow({"groups": groups, "oneway": "true"}) if event.oneway else groups
-    whom = _word(event.selector) if event.selector is not None else _whom(event.nodes)
-    if event.kind == "crash":
-        return whom
     changes = describe(event.change) if event.change is not None else {}
+    if event.kind == "traffic":
+        sources, targets = ends_of(event.links)
+        return _flow({"from": _whom(sources), "to": _whom(targets)} | changes)
+    whom = _word(event.selector) if event.selector is not None else _whom(event.nodes)
+    if event.kind in ("crash", "stop", "pause"):
+        return whom
     if event.kind == "degrade" and event.links and not event.nodes:
         settings = {"link": _list(map(_word, event.links[0]))}
         if event.oneway:

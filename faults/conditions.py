@@ -4,13 +4,18 @@
 that overlap compose is said here and nowhere else:
 
 - A node is down while any crash holds it; stopped while any stop does; frozen while any pause does.
-- Slowdowns multiply: 4x and 2x together are 8x. Offsets and drifts of a clock add up.
+- Slowdowns multiply: 4x and 2x together are 8x.
+- Of a clock the offsets add up and the rates (1 + drift) multiply, so that no clock ever stands
+  still or runs backwards. Both hold from begin to end: then the clock is right again.
 - Background traffic of several faults flows side by side.
 - Of a link's bandwidth, delay and jitter: the worst of the link's own and all absolute values wins
   (a degrade never makes a link better), then the relative ones multiply it, then the additive ones
   are added.
 - Of its loss, duplicates, reordering and damage: the worst absolute value, then each additive one
-  is a further, independent chance; so it never reaches 1. Of bursts the longest wins.
+  is a further, independent chance; so it never reaches 1. Where a link has no delay now, nothing
+  is reordered, for there is none to skip.
+- Of bursts the longest wins, the link's own included; where it is longer than 1 it is at least
+  loss / (1 - loss), for bursts have gaps of a packet between them.
 - Two nodes are cut off from each other, or one from the other, while any partition does it. Nodes
   that a partition does not name speak with everybody.
 
@@ -23,12 +28,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 from faults.event import Amount, Event
 from topologies.model import Link
 
 _Key = tuple[str, ...]
 _NEARLY_ALL = math.nextafter(1.0, 0.0)
+_NEARLY_STILL = math.nextafter(-1.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +112,14 @@ class Conditions:
         return ("pause", node) in self._index
 
     def skew(self, node: str) -> tuple[int, float]:
-        """How this node's clock is off: what skews add at once, in nanoseconds, and its drift."""
+        """How this node's clock is off: how far it is ahead at once, in nanoseconds, and its drift,
+        how much faster it runs; the drift is always above -1.
+        """
         changes = [event.change for event in self._of("skew", node) if event.change]
-        return (
-            sum(change.offset_ns or 0 for change in changes),
-            math.fsum(change.drift or 0.0 for change in changes),
-        )
+        offset_ns = sum(change.offset_ns or 0 for change in changes)
+        # Fractions, for the drift of a single skew is to be that skew's, to the last bit.
+        rate = math.prod(1 + Fraction(change.drift or 0.0) for change in changes)
+        return offset_ns, max(float(rate - 1), _NEARLY_STILL)
 
     def traffic(self) -> tuple[Traffic, ...]:
         """The background traffic of now, by the fault's name, then in its order."""
@@ -136,16 +145,24 @@ class Conditions:
         changes = [event.change for event in faults.values() if event.change is not None]
         if not changes:
             return link
+        chances = {
+            name: _compose_chance(getattr(link, name), [getattr(c, name) for c in changes])
+            for name in ("loss", "duplicate", "reorder", "corrupt")
+        }
+        burst = _compose(link.burst, [c.burst for c in changes], max)
+        if burst > 1:
+            burst = max(burst, chances["loss"] / (1 - chances["loss"]))
+        delay_s = _compose(link.delay_s, [c.delay for c in changes], max)
+        jitter_s = _compose(link.jitter_s, [c.jitter for c in changes], max)
+        if not delay_s and not jitter_s:
+            chances["reorder"] = 0.0
         return link.model_copy(
             update={
                 "bandwidth_bps": _compose(link.bandwidth_bps, [c.bandwidth for c in changes], min),
-                "delay_s": _compose(link.delay_s, [c.delay for c in changes], max),
-                "jitter_s": _compose(link.jitter_s, [c.jitter for c in changes], max),
-                "burst": _compose(link.burst, [c.burst for c in changes], max),
-                **{
-                    name: _compose_loss(getattr(link, name), [getattr(c, name) for c in changes])
-                    for name in ("loss", "duplicate", "reorder", "corrupt")
-                },
+                "delay_s": delay_s,
+                "jitter_s": jitter_s,
+                "burst": burst,
+                **chances,
             }
         )
 
@@ -191,7 +208,7 @@ def _compose(
     return math.fsum([base * times, *(amount.value for amount in given if amount.how == "plus")])
 
 
-def _compose_loss(own: float, amounts: Sequence[Amount | None]) -> float:
+def _compose_chance(own: float, amounts: Sequence[Amount | None]) -> float:
     given = [amount for amount in amounts if amount is not None]
     if not given:
         return own

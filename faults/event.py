@@ -8,6 +8,7 @@ no nodes until `faults.resolve` has filled them in.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -76,7 +77,7 @@ class Event:
             more; of a ``degrade`` of one link: only that direction.
         selector: what only a run can know, such as ``host of client-3``; None once that is
             resolved.
-        change: what a ``slow`` or a ``degrade`` changes.
+        change: what a ``slow``, a ``skew``, a ``degrade`` or ``traffic`` changes.
         order: the fault's place in its scenario; decides among events of the same instant.
     """
 
@@ -106,6 +107,9 @@ class Event:
         if self.kind == "partition":
             arrow = " ⇥ " if self.oneway else " | "
             return arrow.join(", ".join(group) for group in self.groups)
+        if self.kind == "traffic":
+            sources, targets = ends_of(self.links)
+            return f"{', '.join(sources)} → {', '.join(targets)}"
         if self.selector is not None or self.nodes:
             whom = self.selector or ", ".join(self.nodes)
             return f"links of {whom}" if self.kind == "degrade" else whom
@@ -115,16 +119,33 @@ class Event:
         return f"{source} {'→' if self.oneway else '↔'} {target}"
 
 
+def ends_of(pairs: Sequence[tuple[str, str]]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Where these pairs begin, and where they end, each name once."""
+    sources = dict.fromkeys(source for source, _ in pairs)
+    targets = dict.fromkeys(target for _, target in pairs)
+    return tuple(sources), tuple(targets)
+
+
 def describe(change: Change) -> dict[str, str]:
     """A change as a scenario file writes it: ``{"bandwidth": "10 %", "delay": "+150 ms"}``."""
     written: dict[str, str] = {}
     if change.compute is not None:
         written["compute"] = units.show_factor(change.compute)
-    shown = {
+    if change.offset_ns is not None:
+        written["offset"] = units.show_offset(change.offset_ns)
+    if change.drift is not None:
+        written["drift"] = units.show_drift(change.drift)
+    if change.rate_bps is not None:
+        written["rate"] = units.show_bandwidth(change.rate_bps)
+    shown: dict[str, Callable[[float], str]] = {
         "bandwidth": units.show_bandwidth,
         "delay": units.show_duration,
         "jitter": units.show_duration,
         "loss": units.show_fraction,
+        "burst": units.show_number,
+        "duplicate": units.show_fraction,
+        "reorder": units.show_fraction,
+        "corrupt": units.show_fraction,
     }
     for name, show in shown.items():
         amount: Amount | None = getattr(change, name)

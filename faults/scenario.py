@@ -8,6 +8,11 @@ timeline:
   - {at: 60 s, partition: [[cluster=0], [cluster=1, cluster=2]], for: 15 s}
   - {at: 80 s, degrade: {link: [edge-1, gateway-0], bandwidth: 10%, delay: +150 ms}, for: 1 min}
   - {at: 90 s, slow: {nodes: device=raspberry-pi-4, compute: 4x}}
+  - {at: 95 s, stop: edge-2, for: 10 s}         # asked to end, and started again
+  - {at: 96 s, pause: edge-1, for: 5 s}
+  - {at: 97 s, skew: {nodes: edge-*, offset: -200 ms, drift: 50 ppm}, for: 1 min}
+  - {at: 98 s, traffic: {from: edge-0, to: gateway-0, rate: 8 Mbit/s}, for: 1 min}
+  - {at: 99 s, degrade: {nodes: edge-1, loss: 2 %, burst: 8}, for: 1 min}      # losses in bursts
 processes:
   - churn: {nodes: role=client, mean_up: 4 min, mean_down: 30 s, until: 1 h}
 ```
@@ -28,7 +33,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, StrictBool, model_validator
 
 from faults.errors import ScenarioError
-from faults.event import Amount
+from faults.event import Amount, Change
 from topologies import units
 from topologies.bundled import Catalog
 from topologies.document import Document, Settings, parse_yaml
@@ -36,8 +41,9 @@ from topologies.errors import InputError, did_you_mean, nearest
 from topologies.fields import Nanoseconds
 
 _CATALOG = Catalog(Path(__file__).with_name("catalog"), "scenario", ScenarioError)
-KINDS = ("crash", "slow", "degrade", "partition")
+KINDS = ("crash", "stop", "pause", "slow", "skew", "degrade", "partition", "traffic")
 PROCESSES = ("churn",)
+CHANGES = ("bandwidth", "delay", "jitter", "loss", "burst", "duplicate", "reorder", "corrupt")
 MOST_TIMES = 1_000_000
 
 
@@ -104,6 +110,35 @@ def _loss(value: object) -> Amount:
     return amount
 
 
+def _chance(value: object) -> Amount:
+    amount = _plus(value, units.fraction)
+    if amount.value >= 1:
+        raise InputError(f'"{value}" would be every packet', remedy="Write less than 100 %")
+    return amount
+
+
+def _burst(value: object) -> Amount:
+    remedy = 'Write how many packets are lost in a row on average, as "5"; it is 1 or more'
+    if isinstance(value, bool) or not isinstance(value, int | float) or value < 1:
+        raise InputError(f'"{value}" is no length of a burst', remedy=remedy)
+    return Amount("absolute", float(value))
+
+
+def _drift(value: object) -> float:
+    part = units.drift(value)
+    if part <= -1:
+        remedy = "A clock loses less than 100 %: to freeze a node, write a pause"
+        raise InputError(f'with "{value}" time would stand still or run backwards', remedy=remedy)
+    return part
+
+
+def _rate(value: object) -> float:
+    rate = units.bandwidth(value)
+    if rate <= 0:
+        raise InputError(f'"{value}" is no traffic', remedy='Write it as "5 Mbit/s"')
+    return rate
+
+
 def _relative(value: object) -> bool:
     return isinstance(value, str) and value.rstrip().endswith(("%", "x"))
 
@@ -123,6 +158,11 @@ Slower = Annotated[float, BeforeValidator(_slower, json_schema_input_type=str)]
 BandwidthChange = Annotated[Amount, BeforeValidator(_bandwidth, json_schema_input_type=str)]
 DelayChange = Annotated[Amount, BeforeValidator(_delay, json_schema_input_type=str)]
 LossChange = Annotated[Amount, BeforeValidator(_loss, json_schema_input_type=str)]
+ChanceChange = Annotated[Amount, BeforeValidator(_chance, json_schema_input_type=str)]
+BurstChange = Annotated[Amount, BeforeValidator(_burst, json_schema_input_type=float)]
+Offset = Annotated[int, BeforeValidator(units.offset, json_schema_input_type=str)]
+Drift = Annotated[float, BeforeValidator(_drift, json_schema_input_type=str)]
+Rate = Annotated[float, BeforeValidator(_rate, json_schema_input_type=str)]
 
 
 class Slow(Settings):
@@ -136,8 +176,9 @@ class Degrade(Settings):
     """Links get worse: one link between neighbors, or all the links of some nodes.
 
     ``bandwidth`` is absolute (``1 Mbit/s``, at most) or relative (``10 %``); ``delay`` and
-    ``jitter`` absolute, relative (``3x``) or more (``+150 ms``); ``loss`` absolute (``2 %``) or
-    more (``+2 %``). With ``oneway`` only from the first end of the link to the second.
+    ``jitter`` absolute, relative (``3x``) or more (``+150 ms``); ``loss``, ``duplicate``,
+    ``reorder`` and ``corrupt`` absolute (``2 %``) or more (``+2 %``); ``burst`` is how many losses
+    come in a row on average. With ``oneway`` only from the first end of the link to the second.
     """
 
     link: tuple[Name, Name] | None = None
@@ -147,6 +188,10 @@ class Degrade(Settings):
     delay: DelayChange | None = None
     jitter: DelayChange | None = None
     loss: LossChange | None = None
+    burst: BurstChange | None = None
+    duplicate: ChanceChange | None = None
+    reorder: ChanceChange | None = None
+    corrupt: ChanceChange | None = None
 
     @model_validator(mode="after")
     def _says_whom_and_what(self) -> Degrade:
@@ -155,10 +200,51 @@ class Degrade(Settings):
             raise InputError("a degrade needs either a link or nodes", remedy=remedy)
         if self.oneway and self.link is None:
             raise InputError("oneway is for one link", remedy="Write link: [a, b]")
-        if not (self.bandwidth or self.delay or self.jitter or self.loss):
-            remedy = "Give at least one of bandwidth, delay, jitter, loss"
+        if self.change == Change():
+            remedy = f"Give at least one of {', '.join(CHANGES)}"
             raise InputError("this degrades nothing", remedy=remedy)
+        if self.loss and self.burst and self.loss.how == "absolute":
+            least = self.loss.value / (1 - self.loss.value)
+            if least > self.burst.value > 1:
+                problem = f"losses can't be so many in bursts as short as {self.burst.value:.4g}"
+                remedy = f"Make the bursts {least:.4g} or longer, or leave burst out"
+                raise InputError(problem, remedy=remedy)
         return self
+
+    @property
+    def change(self) -> Change:
+        """What it does to a link."""
+        return Change(**{name: getattr(self, name) for name in CHANGES})
+
+
+class Skew(Settings):
+    """Clocks are off: ``{nodes: client-2, offset: -200 ms, drift: 50 ppm}``.
+
+    ``offset`` is how far they are ahead at once, ``drift`` how much faster they run; both may be
+    negative. At the fault's end they are right again.
+    """
+
+    nodes: Selector
+    offset: Offset | None = None
+    drift: Drift | None = None
+
+    @model_validator(mode="after")
+    def _changes_something(self) -> Skew:
+        if not self.offset and not self.drift:
+            remedy = "Write offset: +200 ms, drift: 50 ppm, or both"
+            raise InputError("this changes no clock", remedy=remedy)
+        return self
+
+
+class Background(Settings):
+    """Bytes of others, from each of some nodes to each of others, along their route.
+
+    ``rate`` is what each pair takes of the wire where it can.
+    """
+
+    source: Selector = Field(alias="from")
+    target: Selector = Field(alias="to")
+    rate: Rate
 
 
 class Partition(Settings):
@@ -191,9 +277,13 @@ class Fault(Settings):
     for_: Span | None = Field(default=None, alias="for")
     id: Annotated[str, BeforeValidator(_word)] | None = None
     crash: Selector | None = None
+    stop: Selector | None = None
+    pause: Selector | None = None
     slow: Slow | None = None
+    skew: Skew | None = None
     degrade: Degrade | None = None
     partition: Partition | None = None
+    traffic: Background | None = None
 
     @property
     def kind(self) -> str:

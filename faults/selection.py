@@ -40,6 +40,7 @@ class Selection:
         for ends in topology.links:
             for end in ends:
                 self._links.setdefault(end, []).append(ends)
+        self._reach: dict[str, frozenset[str]] = {}
         self._known: dict[str, tuple[str, ...] | None] = {}
 
     def choose(self, selector: Sequence[str], place: Place) -> Choice:
@@ -93,6 +94,19 @@ class Selection:
         """The links that begin or end at one of these nodes, in the topology's order."""
         found = {ends for node in nodes for ends in self._links.get(node, ())}
         return tuple(sorted(found, key=self._order.__getitem__))
+
+    def reach(self, source: str) -> frozenset[str]:
+        """The nodes that something sent by this one can get to, itself included."""
+        if source not in self._reach:
+            found = {source}
+            ahead = [source]
+            while ahead:
+                here = ahead.pop()
+                beyond = {b for a, b in self._links.get(here, ()) if a == here} - found
+                found |= beyond
+                ahead.extend(beyond)
+            self._reach[source] = frozenset(found)
+        return self._reach[source]
 
     def in_order(self, nodes: Iterable[str]) -> tuple[str, ...]:
         """These nodes, in the topology's order."""

@@ -12,12 +12,14 @@ from dataclasses import replace
 
 from faults.chance import churn
 from faults.errors import ScenarioError
-from faults.event import Change, Event
-from faults.scenario import Degrade, Fault, Partition, Scenario
+from faults.event import Amount, Change, Event
+from faults.scenario import CHANGES, Background, Degrade, Fault, Partition, Scenario
 from faults.selection import Selection
 from topologies.document import Place
 from topologies.errors import did_you_mean
 from topologies.model import Link, Topology
+
+MOST_PAIRS = 10_000
 
 
 def expand(scenario: Scenario, topology: Topology, seed: int) -> tuple[Event, ...]:
@@ -79,14 +81,26 @@ def _begins(fault: Fault, name: str, selection: Selection, place: Place) -> Iter
     if fault.crash is not None:
         event = Event(fault.at, name, "begin", "crash")
         yield from _strike(event, fault.crash, selection, (*place, "crash"))
+    elif fault.stop is not None:
+        event = Event(fault.at, name, "begin", "stop")
+        yield from _strike(event, fault.stop, selection, (*place, "stop"))
+    elif fault.pause is not None:
+        event = Event(fault.at, name, "begin", "pause")
+        yield from _strike(event, fault.pause, selection, (*place, "pause"))
     elif fault.slow is not None:
         change = Change(compute=fault.slow.compute)
         event = Event(fault.at, name, "begin", "slow", change=change)
         yield from _strike(event, fault.slow.nodes, selection, (*place, "slow", "nodes"))
+    elif fault.skew is not None:
+        change = Change(offset_ns=fault.skew.offset, drift=fault.skew.drift)
+        event = Event(fault.at, name, "begin", "skew", change=change)
+        yield from _strike(event, fault.skew.nodes, selection, (*place, "skew", "nodes"))
     elif fault.degrade is not None:
         yield from _degrade(fault.at, name, fault.degrade, selection, (*place, "degrade"))
     elif fault.partition is not None:
         yield _partition(fault.at, name, fault.partition, selection, (*place, "partition"))
+    elif fault.traffic is not None:
+        yield _traffic(fault.at, name, fault.traffic, selection, (*place, "traffic"))
 
 
 def _strike(
@@ -109,10 +123,7 @@ def _strike(
 def _degrade(
     at_ns: int, name: str, degrade: Degrade, selection: Selection, place: Place
 ) -> Iterator[Event]:
-    change = Change(
-        bandwidth=degrade.bandwidth, delay=degrade.delay, jitter=degrade.jitter, loss=degrade.loss
-    )
-    event = Event(at_ns, name, "begin", "degrade", change=change)
+    event = Event(at_ns, name, "begin", "degrade", change=degrade.change)
     if degrade.link is not None:
         a, b = degrade.link
         links = selection.link(a, b, oneway=degrade.oneway, place=(*place, "link"))
@@ -157,24 +168,56 @@ def _partition(
     )
 
 
+def _traffic(
+    at_ns: int, name: str, background: Background, selection: Selection, place: Place
+) -> Event:
+    sources = selection.nodes(background.source, (*place, "from"), "traffic")
+    targets = selection.nodes(background.target, (*place, "to"), "traffic")
+    if len(sources) * len(targets) > MOST_PAIRS:
+        problem = f"these are more than {MOST_PAIRS} pairs of nodes"
+        raise selection.document.error(problem, place, "Name fewer of them")
+    pairs = tuple((a, b) for a in sources for b in targets if a != b)
+    if not pairs:
+        remedy = "Name two different nodes, which need not be neighbors"
+        raise selection.document.error("this traffic has nowhere to go", place, remedy)
+    for source, target in pairs:
+        if target not in selection.reach(source):
+            problem = f"there is no way from {source} to {target}"
+            remedy = "Traffic flows along links, each of which has its direction"
+            raise selection.document.error(problem, (*place, "to"), remedy)
+    change = Change(rate_bps=background.rate)
+    return Event(at_ns, name, "begin", "traffic", links=pairs, change=change)
+
+
 def _refuse_idle(event: Event, selection: Selection, place: Place) -> None:
-    """An absolute value that is no worse than what every link has already is a slip of the pen."""
+    """An absolute value that is no worse than what every link has already is a slip of the pen; so
+    are bursts where nothing is lost, and overtaking where there is no delay to skip.
+    """
     links = [selection.topology.links[ends] for ends in event.links]
-    own: dict[str, list[float]] = {
-        "bandwidth": [-link.bandwidth_bps for link in links],
-        "delay": [link.delay_s for link in links],
-        "jitter": [link.jitter_s for link in links],
-        "loss": [link.loss for link in links],
-    }
-    for name, values in own.items():
-        amount = getattr(event.change, name)
+    change = event.change or Change()
+    for name in CHANGES:
+        amount: Amount | None = getattr(change, name)
         if amount is None or amount.how != "absolute":
             continue
-        wanted = -amount.value if name == "bandwidth" else amount.value
-        if all(wanted <= value for value in values):
+        if not any(_is_worse(name, amount.value, link) for link in links):
             problem = f"this {name} is no worse than what {_names(links)} already"
             remedy = "A degrade never makes a link better: write a worse value, or leave it out"
             raise selection.document.error(problem, (*place, name), remedy)
+
+    if change.burst and not change.loss and not any(link.loss for link in links):
+        problem = f"no loss could come in bursts, for {_names(links)} none"
+        raise selection.document.error(problem, (*place, "burst"), "Write loss as well")
+    delayed = change.delay or change.jitter or any(link.delay_s + link.jitter_s for link in links)
+    if change.reorder and not delayed:
+        problem = f"a packet overtakes others by skipping the delay, and {_names(links)} none"
+        raise selection.document.error(problem, (*place, "reorder"), "Write delay as well")
+
+
+def _is_worse(name: str, value: float, link: Link) -> bool:
+    if name == "bandwidth":
+        return value < link.bandwidth_bps
+    own: float = getattr(link, f"{name}_s" if name in ("delay", "jitter") else name)
+    return value > own
 
 
 def _names(links: Sequence[Link]) -> str:

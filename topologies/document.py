@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import re
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,8 +39,12 @@ _WANTED = {
     "list_type": "a list",
     "tuple_type": "a list",
     "string_type": "text",
+    "string_too_short": "some text",
     "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
     "float_type": "a number",
+    "float_parsing": "a number",
     "bool_type": "true or false",
 }
 _WORDS: Mapping[str, bool | None] = {"true": True, "false": False, "null": None, "": None}
@@ -138,7 +143,10 @@ def read_text(path: Path, failure: type[InputError] = InputError) -> str:
     try:
         if path.is_dir():
             raise failure("this is a folder", file=name, remedy="Name a file in it")
-        if path.stat().st_size > LARGEST_FILE_BYTES:
+        status = path.stat()
+        if stat.S_ISCHR(status.st_mode):
+            raise failure("this is a device, and may never end", file=name, remedy="Name a file")
+        if status.st_size > LARGEST_FILE_BYTES:
             largest = LARGEST_FILE_BYTES // 2**20
             raise failure(f"the file is larger than {largest} MiB", file=name)
         return path.read_bytes().decode("utf-8-sig")

@@ -6,11 +6,13 @@ For the models of files (`topologies.document.Settings`). Each is written and re
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from pydantic import BeforeValidator, WithJsonSchema
 
 from topologies import units
+from topologies.errors import InputError, did_you_mean
 
 Seconds = Annotated[
     float,
@@ -42,3 +44,15 @@ Fraction = Annotated[
     BeforeValidator(units.fraction, json_schema_input_type=str),
     WithJsonSchema({"type": "string", "examples": ["1 %"]}),
 ]
+
+
+def one_of(words: Sequence[str], *, what: str) -> BeforeValidator:
+    """For the annotation of a setting: one of these words, or an error that names the nearest."""
+
+    def known(value: object) -> object:
+        if isinstance(value, str) and value not in words:
+            problem = f'"{value}" is none of the {what}'
+            raise InputError(problem, remedy=did_you_mean(value, words, what=what))
+        return value
+
+    return BeforeValidator(known, json_schema_input_type=str)

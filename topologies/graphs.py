@@ -2,11 +2,14 @@
 
 Nodes and edges carry the settings of our own files under the same names (`topologies.layout`):
 ``role``, ``device``, ``grant``, ``cluster`` and declared attributes on nodes; ``bandwidth``,
-``delay``, ``jitter`` and ``loss`` on edges, as text with units. Programs may write SI numbers
-instead, under names that say so: ``bandwidth_bps``, ``delay_s``, ``jitter_s``, ``grant_bytes``.
-That is what `to_networkx` writes, so that graph algorithms can use them as weights; a device is
-written out (``memory_bytes``, ``flops``, ``device_source``), so nothing depends on a catalog. The
-edges of an undirected graph are links in both directions. Parallel edges are refused.
+``delay``, ``jitter``, ``loss``, … on edges (`topologies.link_settings`), as text with units.
+Programs may write SI numbers instead, under the names of a `Link`: ``bandwidth_bps``, ``delay_s``,
+``jitter_s``, ``queue_bytes``; ``grant_bytes`` on nodes. That is what `to_networkx` writes, so that
+graph algorithms can use them as weights; a device is written out (``memory_bytes``, ``flops``,
+``device_source``), so nothing depends on a catalog. A table of jitter is a text of numbers,
+because GraphML has no lists; a transport stands in the graph's own attributes, as
+``transport_congestion``, ``transport_initial_window``, …. The edges of an undirected graph are
+links in both directions. Parallel edges are refused.
 """
 
 from __future__ import annotations
@@ -21,17 +24,43 @@ from topologies import units
 from topologies.devices import devices
 from topologies.document import Document, Place, Settings, Value
 from topologies.errors import TopologyError
-from topologies.fields import BitsPerSecond, Seconds
+from topologies.fields import one_of
+from topologies.jitter import SHAPES
 from topologies.layout import NodeSettings, declared, machine, split_attributes
-from topologies.model import Device, Link, Node, Topology
+from topologies.link_settings import CONGESTION, Direction, LinkReader, LossSettings, check_media
+from topologies.model import Device, Link, Node, Topology, Transport
 
 if TYPE_CHECKING:
     import networkx
 
 
-def _loss(value: object) -> float:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if number else units.fraction(value)  # type: ignore[arg-type]
+_TRANSPORT = "transport_"
+# Under which of our own names a graph can say the same as under a name of a `Link`.
+_WRITTEN = {
+    "bandwidth_bps": "bandwidth",
+    "delay_s": "delay",
+    "jitter_s": "jitter",
+    "jitter_shape": "jitter",
+    "jitter_table": "jitter",
+    "burst": "loss",
+    "queue_bytes": "queue",
+}
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _chance(value: object) -> object:
+    return value if value is None or _is_number(value) else units.fraction(value)
+
+
+def _loss(value: object) -> object:
+    return LossSettings.model_construct(mean=float(value)) if _is_number(value) else value  # type: ignore[arg-type]
+
+
+def _table(value: object) -> object:
+    return value.split() if isinstance(value, str) else value
 
 
 class GraphNode(NodeSettings):
@@ -43,16 +72,20 @@ class GraphNode(NodeSettings):
     device_source: str = ""
 
 
-class GraphEdge(Settings):
-    """An edge's settings in a graph file: quantities with units, or SI numbers."""
+class GraphEdge(Direction):
+    """An edge's settings in a graph file: our own, or SI numbers under the names of a `Link`."""
 
-    bandwidth: BitsPerSecond | None = None
-    delay: Seconds | None = None
-    jitter: Seconds | None = None
+    loss: Annotated[LossSettings | None, BeforeValidator(_loss)] = None
+    duplicate: Annotated[float | None, BeforeValidator(_chance)] = None
+    reorder: Annotated[float | None, BeforeValidator(_chance)] = None
+    corrupt: Annotated[float | None, BeforeValidator(_chance)] = None
     bandwidth_bps: float | None = None
     delay_s: float | None = None
     jitter_s: float | None = None
-    loss: Annotated[float, BeforeValidator(_loss)] = 0.0
+    jitter_shape: Annotated[str, one_of((*SHAPES, "table"), what="shapes of jitter")] | None = None
+    jitter_table: Annotated[tuple[float, ...] | None, BeforeValidator(_table)] = None
+    burst: float | None = None
+    queue_bytes: int | None = None
 
 
 class GraphSettings(Settings):
@@ -61,6 +94,15 @@ class GraphSettings(Settings):
     name: str | None = None
     description: str = ""
     attributes: str = ""
+    transport_congestion: Annotated[str, one_of(CONGESTION, what="laws of congestion")] | None = (
+        None
+    )
+    transport_segment_bytes: int | None = None
+    transport_header_bytes: int | None = None
+    transport_initial_window: int | None = None
+    transport_minimum_rto_s: float | None = None
+    transport_send_buffer_bytes: int | None = None
+    transport_timeout_s: float | None = None
 
 
 class Graph(Settings):
@@ -91,15 +133,24 @@ def read_graph(document: Document, name: str) -> Topology:
         raise document.error("a graph has either edges or links", (), "networkx writes edges")
     where = "edges" if graph.links is None else "links"
     links: dict[tuple[str, str], Link] = {}
+    places: dict[tuple[str, str], Place] = {}
+    reader = LinkReader(document)
     for index, row in enumerate(graph.edges or graph.links or []):
         edge = {key: value for key, value in row.items() if key != "key" or not graph.multigraph}
-        for link in _edge(document, edge, graph.directed, (where, index)):
+        for link in _edge(document, reader, edge, graph.directed, (where, index)):
             if link.ends in links:
                 problem = f"there is a link {link.source} → {link.target} already"
                 remedy = "Parallel links are not supported: make one of them"
                 raise document.error(problem, (where, index), remedy)
-            links[link.ends] = link
-    whole = {"name": graph.graph.name or name, "nodes": nodes, "links": links}
+            links[link.ends], places[link.ends] = link, (where, index)
+    check_media(document, links, places)
+    transport = _transport(document, graph.graph)
+    whole = {
+        "name": graph.graph.name or name,
+        "nodes": nodes,
+        "links": links,
+        "transport": transport,
+    }
     return document.read(Topology, whole)
 
 
@@ -148,10 +199,12 @@ def to_networkx(topology: Topology) -> networkx.DiGraph[str]:
                 device_source=node.device.source,
             )
     for link in topology.links.values():
-        numbers = link.model_dump(
-            exclude={"source", "target", "jitter_table"}, exclude_defaults=True
-        )
-        graph.add_edge(link.source, link.target, **numbers)
+        values = link.model_dump(exclude={"source", "target"}, exclude_defaults=True)
+        if link.jitter_table:
+            values["jitter_table"] = " ".join(map(repr, link.jitter_table))
+        graph.add_edge(link.source, link.target, **values)
+    for name, value in topology.transport.model_dump(exclude_defaults=True).items():
+        graph.graph[f"{_TRANSPORT}{name}"] = value
     return graph
 
 
@@ -213,30 +266,41 @@ def _device(document: Document, given: GraphNode, place: Place) -> Device | None
     return document.read(Device, fields, place)
 
 
-def _edge(document: Document, row: Mapping[str, Any], directed: bool, place: Place) -> list[Link]:
+def _edge(
+    document: Document, reader: LinkReader, row: Mapping[str, Any], directed: bool, place: Place
+) -> list[Link]:
     source = _identifier(document, row, "source", place)
     target = _identifier(document, row, "target", place)
     settings = {key: value for key, value in row.items() if key not in ("source", "target")}
     given = document.read(GraphEdge, settings, place)
-    fields: dict[str, object] = {"source": source, "target": target, "loss": given.loss}
-    for name, number in (
-        ("bandwidth", "bandwidth_bps"),
-        ("delay", "delay_s"),
-        ("jitter", "jitter_s"),
-    ):
-        values = (getattr(given, name), getattr(given, number))
-        if None not in values:
-            raise document.error(f"{name} and {number} are the same thing", place, "Keep one")
-        value = values[0] if values[1] is None else values[1]
-        if value is not None:
-            fields[number] = value
-        elif name != "jitter":
+    told = {name: getattr(given, name) for name in given.model_fields_set}
+    told = {name: value for name, value in told.items() if value is not None}
+    own = {name: value for name, value in told.items() if name in Direction.model_fields}
+    fields = reader.fields(own, place)
+    for name in sorted(told.keys() - own.keys()):
+        if name in fields:
+            written = _WRITTEN[name]
+            raise document.error(f"{written} and {name} are the same thing", place, "Keep one")
+    fields |= {name: value for name, value in told.items() if name not in own}
+    for name in ("bandwidth_bps", "delay_s"):
+        if name not in fields:
             remedy = 'Write it with its unit, as bandwidth="10 Mbit/s" delay="5 ms"'
-            raise document.error(f"the link {source} → {target} has no {name}", place, remedy)
-    forth = document.read(Link, fields, place)
+            problem = f"the link {source} → {target} has no {_WRITTEN[name]}"
+            raise document.error(problem, place, remedy)
+    forth = document.read(Link, {**fields, "source": source, "target": target}, place)
     if directed:
         return [forth]
     return [forth, document.read(Link, {**fields, "source": target, "target": source}, place)]
+
+
+def _transport(document: Document, given: GraphSettings) -> Transport:
+    told = {
+        name.removeprefix(_TRANSPORT): getattr(given, name)
+        for name in given.model_fields_set
+        if name.startswith(_TRANSPORT)
+    }
+    said = {name: value for name, value in told.items() if value is not None}
+    return document.read(Transport, said, ("graph",))
 
 
 def _identifier(document: Document, row: Mapping[str, Any], key: str, place: Place) -> str:

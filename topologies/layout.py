@@ -12,13 +12,15 @@ nodes:
   camera-0..3: {role: client, device: camera, grant: 64 MiB, floor: 2}
 links:
   - {between: [camera-0..3, gateway], kind: adsl, jitter: 2 ms}
-  - {from: camera-0, to: camera-1, bandwidth: 10 Mbit/s, delay: 1 ms}
+  - {from: camera-0, to: camera-1, bandwidth: 10 Mbit/s, delay: 1 ms, queue: codel}
+transport: {congestion: reno, initial_window: 4}       # how streams behave
 ```
 
 ``a-0..3`` stands for a-0, a-1, a-2 and a-3; a link between two ranges joins each with each. A link
 ``between`` two nodes has both directions, ``up`` from the first to the second and ``down`` back;
 one ``from`` a node ``to`` another has only that. What a link says itself wins over its kind, and
-what stands under ``up`` or ``down`` over what stands beside them.
+what stands under ``up`` or ``down`` over what stands beside them. What links and streams can be
+told is listed in `topologies.link_settings`.
 """
 
 from __future__ import annotations
@@ -32,21 +34,13 @@ from pydantic import Field, model_validator
 from topologies.devices import devices, read_profiles
 from topologies.document import Document, Place, Settings, Value
 from topologies.errors import InputError, did_you_mean, near
-from topologies.fields import BitsPerSecond, Bytes, Fraction, Seconds
-from topologies.model import Attribute, Device, Link, Node, Topology
+from topologies.fields import Bytes
+from topologies.link_settings import Direction, LinkReader, TransportSettings, check_media
+from topologies.model import Attribute, Device, Link, Node, Topology, Transport
 
 _RANGE = re.compile(r"(?P<stem>.*?)(?P<first>0|[1-9][0-9]{0,6})\.\.(?P<last>[0-9]{1,7})")
 _ATTRIBUTE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 MOST_NODES = 100_000
-
-
-class Direction(Settings):
-    """What one direction of a link can be told."""
-
-    bandwidth: BitsPerSecond | None = None
-    delay: Seconds | None = None
-    jitter: Seconds | None = None
-    loss: Fraction | None = None
 
 
 class LinkKind(Direction):
@@ -98,6 +92,7 @@ class Layout(Settings):
     kinds: dict[str, LinkKind] = Field(default_factory=dict)
     nodes: dict[str, object]
     links: tuple[LinkSettings, ...] = ()
+    transport: TransportSettings = TransportSettings()
 
 
 def read_layout(document: Document, name: str) -> Topology:
@@ -120,15 +115,24 @@ def read_layout(document: Document, name: str) -> Topology:
             if len(nodes) > MOST_NODES:
                 raise document.error(f"these are more than {MOST_NODES} nodes", place)
     links: dict[tuple[str, str], Link] = {}
+    places: dict[tuple[str, str], Place] = {}
+    reader = LinkReader(document)
     for index, settings in enumerate(layout.links):
         place = ("links", index)
-        for link in _links(document, settings, layout.kinds, place, nodes):
+        for link in _links(document, reader, settings, layout.kinds, place, nodes):
             if link.ends in links:
                 raise document.error(
                     f"there is a link {link.source} → {link.target} already", place
                 )
-            links[link.ends] = link
-    whole = {"name": layout.name or name, "nodes": nodes, "links": links}
+            links[link.ends], places[link.ends] = link, place
+    check_media(document, links, places)
+    transport = document.read(Transport, layout.transport.fields(), ("transport",))
+    whole = {
+        "name": layout.name or name,
+        "nodes": nodes,
+        "links": links,
+        "transport": transport,
+    }
     return document.read(Topology, whole)
 
 
@@ -211,6 +215,7 @@ def _nodes(
 
 def _links(
     document: Document,
+    reader: LinkReader,
     settings: LinkSettings,
     kinds: Mapping[str, LinkKind],
     place: Place,
@@ -225,36 +230,28 @@ def _links(
         kind = kinds[settings.kind]
     written = settings.between or (settings.source or "", settings.target or "")
     ends = [_ends(document, end, place, nodes) for end in written]
+    up = reader.fields(_direction(settings.up, settings, kind.up, kind), place)
+    down = reader.fields(_direction(settings.down, settings, kind.down, kind), place)
     for a, b in product(*ends):
-        up = _direction(settings.up, settings, kind.up, kind)
         yield _link(document, a, b, up, place)
         if settings.between is not None:
-            down = _direction(settings.down, settings, kind.down, kind)
             yield _link(document, b, a, down, place)
 
 
-def _direction(*most_telling_first: Direction) -> dict[str, float]:
-    told: dict[str, float] = {}
+def _direction(*most_telling_first: Direction) -> dict[str, object]:
+    told: dict[str, object] = {}
     for direction in reversed(most_telling_first):
         values = {name: getattr(direction, name) for name in Direction.model_fields}
         told |= {name: value for name, value in values.items() if value is not None}
     return told
 
 
-def _link(document: Document, a: str, b: str, told: Mapping[str, float], place: Place) -> Link:
-    for name in ("bandwidth", "delay"):
-        if name not in told:
+def _link(document: Document, a: str, b: str, fields: Mapping[str, object], place: Place) -> Link:
+    for name, field in (("bandwidth", "bandwidth_bps"), ("delay", "delay_s")):
+        if field not in fields:
             remedy = f"Write {name} here, under up and down, or in the link's kind"
             raise document.error(f"the link {a} → {b} has no {name}", place, remedy)
-    fields = {
-        "source": a,
-        "target": b,
-        "bandwidth_bps": told["bandwidth"],
-        "delay_s": told["delay"],
-        "jitter_s": told.get("jitter", 0.0),
-        "loss": told.get("loss", 0.0),
-    }
-    return document.read(Link, fields, place)
+    return document.read(Link, {**fields, "source": a, "target": b}, place)
 
 
 def _ends(

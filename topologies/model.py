@@ -8,10 +8,13 @@ told by `faults.Conditions`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from topologies.errors import InputError
 
 if TYPE_CHECKING:
     import networkx
@@ -54,6 +57,17 @@ def _name(text: str) -> str:
 
 
 _Name = Annotated[str, AfterValidator(_name)]
+
+
+@lru_cache(maxsize=64)
+def _shared(table: tuple[float, ...]) -> tuple[float, ...]:
+    """This table; links of one distribution share one object, which has to ascend."""
+    if any(a > b for a, b in pairwise(table)):
+        raise ValueError("a table of jitter ascends")
+    return table
+
+
+_Table = Annotated[tuple[float, ...], Field(max_length=16_384), AfterValidator(_shared)]
 
 
 class Device(_Model):
@@ -127,7 +141,8 @@ class Link(_Model):
             ascending, in units of *jitter_s*. What netem's ``.dist`` files hold, over 8192.
         loss: the probability that a packet is lost, 0 ≤ loss < 1.
         burst: how many packets in a row a loss takes on average; 1 is independent losses
-            (a Gilbert model with this mean length, and *loss* as its long-run share).
+            (a Gilbert model with this mean length, and *loss* as its long-run share; gaps between
+            bursts are a packet at least, so a burst above 1 is no shorter than loss / (1 - loss)).
         duplicate, corrupt: the probability that a packet comes twice, or damaged.
         reorder: the probability that a packet overtakes those before it, by skipping the delay.
         queue_bytes: how many bytes can wait before this link; None is what the network model
@@ -144,7 +159,7 @@ class Link(_Model):
     delay_s: float = Field(ge=0)
     jitter_s: float = Field(default=0.0, ge=0)
     jitter_shape: Literal["uniform", "normal", "pareto", "paretonormal", "table"] = "uniform"
-    jitter_table: tuple[float, ...] = Field(default=(), max_length=16_384)
+    jitter_table: _Table = ()
     loss: float = Field(default=0.0, ge=0, lt=1)
     burst: float = Field(default=1.0, ge=1)
     duplicate: float = Field(default=0.0, ge=0, lt=1)
@@ -167,8 +182,23 @@ class Link(_Model):
                 f"link {self.source} → {self.target}: a jitter of shape table has a table, and "
                 "only that has one"
             )
-        if any(a > b for a, b in pairwise(self.jitter_table)):
-            raise ValueError(f"link {self.source} → {self.target}: a table of jitter ascends")
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_honoured(self) -> Self:
+        if self.burst > 1 and self.loss / (1 - self.loss) > self.burst:
+            least = self.loss / (1 - self.loss)
+            raise InputError(
+                f"link {self.source} → {self.target}: losses of {self.loss:.4g} can't come in "
+                f"bursts of {self.burst:.4g}, for the gaps between would be shorter than a packet",
+                remedy=f"Make the bursts {least:.4g} or longer, or 1 for independent losses",
+            )
+        if self.reorder and not self.delay_s and not self.jitter_s:
+            raise InputError(
+                f"link {self.source} → {self.target}: a packet overtakes others by skipping the "
+                "delay, and this link has none",
+                remedy="Give the link a delay, or leave reorder out",
+            )
         return self
 
     @property

@@ -112,6 +112,11 @@ _TIME = _Dimension(
     },
 )
 _PERCENTAGE = _Dimension("a percentage", "1 %", {"%": Decimal("0.01")})
+_DRIFT = _Dimension(
+    "a drift",
+    "50 ppm",
+    {"ppb": Decimal("1e-9"), "ppm": Decimal("1e-6"), "%": Decimal("0.01")},
+)
 _FACTOR = _Dimension("a factor", "4x", {"x": Decimal(1), "%": Decimal("0.01")})
 
 # What people write elsewhere, and what they may have meant.
@@ -171,6 +176,24 @@ def factor(text: object) -> float:
     return _FACTOR.number(text)
 
 
+def offset(text: object) -> int:
+    """Whole nanoseconds ahead or behind: "+200 ms", "-1 s"; without sign, ahead.
+
+    Raises InputError.
+    """
+    sign, rest = _signed(text)
+    return sign * nanoseconds(rest)
+
+
+def drift(text: object) -> float:
+    """How much faster or slower something runs: "50 ppm" is 5e-5, "-1 %" is -0.01.
+
+    Units: ppb, ppm, %. Raises InputError.
+    """
+    sign, rest = _signed(text)
+    return sign * _DRIFT.number(rest)
+
+
 def show_duration(seconds: float, digits: int | None = None) -> str:
     """The inverse of `duration`; *digits*, where given, rounds to so many significant ones."""
     return _show_time(_exact(seconds, digits))
@@ -214,9 +237,37 @@ def show_fraction(part: float, digits: int | None = None) -> str:
     return f"{_plain(_exact(part, digits) * 100)} %"
 
 
+def show_offset(offset_ns: int) -> str:
+    """The inverse of `offset`, always with its sign."""
+    return f"{'-' if offset_ns < 0 else '+'}{show_nanoseconds(abs(offset_ns))}"
+
+
+def show_drift(part: float) -> str:
+    """The inverse of `drift`."""
+    if not part:
+        return "0 ppm"
+    shown = _DRIFT.show(_exact(abs(part), None), "%", "ppm", "ppb")
+    return f"-{shown}" if part < 0 else shown
+
+
+def show_number(value: float) -> str:
+    """A number without a unit, as a file writes it and reads it back: "5", "2.5", "1e+20"."""
+    return repr(float(value)).removesuffix(".0")
+
+
 def show_factor(times: float) -> str:
     """The inverse of `factor`, as "4x"."""
     return f"{_plain(_exact(times, None))}x"
+
+
+def _signed(text: object) -> tuple[int, object]:
+    """The sign that a quantity may have before it, and the quantity."""
+    if isinstance(text, int | float) and not isinstance(text, bool):
+        text = str(text)
+    if not isinstance(text, str) or text.strip()[:1] not in ("+", "-"):
+        return 1, text
+    text = text.strip()
+    return (-1 if text[0] == "-" else 1), text[1:].lstrip()
 
 
 def _show_time(seconds: Decimal) -> str:

@@ -16,8 +16,26 @@ MOST_ROWS = 60
 MOST_OF_A_FAULT = 8
 """Devices of one fault that get a row each; more are one row."""
 ROW_PX = 22
-KINDS = {"crash": "dead", "slow": "slow", "degrade": "poor link", "partition": "cut off"}
-KIND_COLORS = {"crash": "--bad", "slow": "--slow", "degrade": "--poor", "partition": "--cut"}
+KINDS = {
+    "crash": "dead",
+    "stop": "stopped",
+    "pause": "frozen",
+    "slow": "slow",
+    "skew": "wrong clock",
+    "degrade": "poor link",
+    "partition": "cut off",
+    "traffic": "others' traffic",
+}
+KIND_COLORS = {
+    "crash": "--bad",
+    "stop": "--bad",
+    "pause": "--slow",
+    "slow": "--slow",
+    "skew": "--slow",
+    "degrade": "--poor",
+    "partition": "--cut",
+    "traffic": "--poor",
+}
 
 
 def pairings(found: Course, groups: Mapping[str, str], hosts: Sequence[str]) -> Figure:

@@ -114,6 +114,9 @@ def _fault(event: Fault) -> Sentence:
     return Sentence(f"over: {words}", "mended")
 
 
+_FATES = {"crash": "die", "stop": "stop", "pause": "freeze"}
+
+
 def fault_in_words(event: Fault) -> str:
     """What a fault does, from its kind and its `text` ("slow edge-2: compute 4x")."""
     short = event.text.removeprefix("end of ").removeprefix(event.kind).strip()
@@ -122,20 +125,19 @@ def fault_in_words(event: Fault) -> str:
         show_list(event.nodes) or subject or show_list([" → ".join(link) for link in event.links])
     )
     more = f" ({change})" if change else ""
-    match event.kind:
-        case "crash":
-            return f"{subject} {_verb(event.nodes, 'die')}"
-        case "slow":
-            return f"{subject} {_verb(event.nodes, 'compute')} slower{more}"
-        case "degrade":
-            where = short.partition(": ")[0] or subject
-            return (
-                f"bad {where}{more}" if where.startswith("links ") else f"a bad link: {where}{more}"
-            )
-        case "partition":
-            return f"the network is cut: {short or subject}"
-        case _:
-            return " ".join(part for part in (event.kind, short or subject) if part)
+    where = short.partition(": ")[0] or subject
+    if event.kind in _FATES:
+        return f"{subject} {_verb(event.nodes, _FATES[event.kind])}{more}"
+    if event.kind == "degrade" and where.startswith("links "):
+        return f"bad {where}{more}"
+    words = {
+        "slow": f"{subject} {_verb(event.nodes, 'compute')} slower{more}",
+        "skew": f"the clock of {subject} goes wrong{more}",
+        "degrade": f"a bad link: {where}{more}",
+        "partition": f"the network is cut: {short or subject}",
+        "traffic": f"traffic of others: {where}{more}",
+    }
+    return words.get(event.kind) or " ".join(p for p in (event.kind, short or subject) if p)
 
 
 def _verb(subjects: tuple[str, ...], verb: str) -> str:

@@ -69,7 +69,7 @@ class Harbor:
 
 def say_hello(socket: zmq.Socket[bytes], index: object, token: object) -> None:
     body = pack({"index": index, "token": token})
-    socket.send_multipart(encode(Frame(Kind.HELLO, body=body)))
+    socket.send_multipart(encode([Frame(Kind.HELLO, body=body)]))
 
 
 @pytest.fixture
@@ -83,10 +83,10 @@ def harbor(tmp_path_factory, monkeypatch) -> Iterator[Harbor]:
 def test_frames_come_and_go_between_the_bus_and_those_who_joined(harbor):
     workers = harbor.join()
     message = Frame(Kind.SEND, 1, 2, 7, 0, 9, "asks", pack({"i": 1}), (b"abc", b"", b"x" * 100_000))
-    workers[1].send_multipart(encode(message))
-    assert harbor.bus.receive(20) == (1, message)
-    harbor.bus.send(0, message)
-    assert workers[0].recv_multipart() == encode(message)
+    workers[1].send_multipart(encode([message]))
+    assert harbor.bus.receive(20) == (1, [message])
+    harbor.bus.send(0, [message])
+    assert workers[0].recv_multipart() == encode([message])
     assert harbor.ledger.malformed_frames == {}
 
 
@@ -103,8 +103,8 @@ def test_who_has_no_token_does_not_join(harbor):
     ]:
         say_hello(stranger, index, token)
     for body in (b"\xc1", pack({}), b"\x01", b""):
-        stranger.send_multipart(encode(Frame(Kind.HELLO, body=body)))
-    stranger.send_multipart(encode(QUIET))
+        stranger.send_multipart(encode([Frame(Kind.HELLO, body=body)]))
+    stranger.send_multipart(encode([QUIET]))
     harbor.listen()
     harbor.join()
     counts = harbor.ledger.malformed_frames
@@ -123,7 +123,7 @@ def test_a_second_hello_does_not_take_a_workers_place(harbor):
     say_hello(second, 1, TOKENS[1])
     harbor.bus.wait_for_all(20)
     assert harbor.ledger.malformed_frames == {"second hello": 1}
-    harbor.bus.send(0, Frame(Kind.CLOSE))
+    harbor.bus.send(0, [Frame(Kind.CLOSE)])
     assert first.poll(20_000)
     assert not thief.poll(50)
 
@@ -131,21 +131,21 @@ def test_a_second_hello_does_not_take_a_workers_place(harbor):
 def test_strangers_and_what_is_no_frame_are_counted_and_dropped(harbor):
     workers = harbor.join()
     stranger = harbor.connect(b"\x00\x01")
-    stranger.send_multipart(encode(Frame(Kind.SEND, 0, 1)))
+    stranger.send_multipart(encode([Frame(Kind.SEND, 0, 1)]))
     stranger.send(b"")
     assert harbor.router.poll(20_000)
     workers[0].send(b"alone")
     workers[0].send_multipart([b"XX" + b"\0" * 60, b"\x80"])
-    workers[0].send_multipart([encode(Frame(Kind.SEND, 0, 1))[0], b"\x80", b"more"])
-    workers[0].send_multipart(encode(Frame(Kind.HELLO)))
-    workers[0].send_multipart(encode(Frame(Kind.CLOSE)))
-    workers[0].send_multipart(encode(QUIET))
-    assert harbor.bus.receive(20) == (0, QUIET)
+    workers[0].send_multipart([encode([Frame(Kind.SEND, 0, 1)])[0], b"more"])
+    workers[0].send_multipart(encode([Frame(Kind.HELLO)]))
+    workers[0].send_multipart(encode([Frame(Kind.CLOSE)]))
+    workers[0].send_multipart(encode([QUIET]))
+    assert harbor.bus.receive(20) == (0, [QUIET])
     assert harbor.ledger.malformed_frames == {
         "stranger": 1,
-        "1 part(s); a frame has a prefix and a body": 2,
-        "not a frame of this protocol": 1,
-        "1 payload part(s) where the prefix says 0": 1,
+        "packet of 0 bytes; it has at least 4": 1,
+        "not a packet of this protocol": 2,
+        "1 part(s) that no frame has spoken of": 1,
         "unexpected HELLO": 1,
         "unexpected CLOSE": 1,
     }
@@ -154,9 +154,9 @@ def test_strangers_and_what_is_no_frame_are_counted_and_dropped(harbor):
 @pytest.mark.parametrize(("source", "destination"), [(1, 0), (3, 0), (2**32 - 1, 0), (0, 3)])
 def test_a_worker_speaks_only_for_its_own_nodes_and_to_nodes_that_are(harbor, source, destination):
     workers = harbor.join()
-    workers[0].send_multipart(encode(Frame(Kind.SEND, source, destination)))
-    workers[0].send_multipart(encode(Frame(Kind.SEND, 2, 1)))
-    assert harbor.bus.receive(20) == (0, Frame(Kind.SEND, 2, 1))
+    workers[0].send_multipart(encode([Frame(Kind.SEND, source, destination)]))
+    workers[0].send_multipart(encode([Frame(Kind.SEND, 2, 1)]))
+    assert harbor.bus.receive(20) == (0, [Frame(Kind.SEND, 2, 1)])
     assert harbor.ledger.malformed_frames == {"speaks for another node": 1}
 
 
@@ -179,7 +179,7 @@ def test_a_worker_whose_socket_is_gone_is_a_worker_error(harbor):
 
     def send_until_it_is_noticed() -> None:
         for _ in range(1_000):
-            harbor.bus.send(1, QUIET)
+            harbor.bus.send(1, [QUIET])
             time.sleep(0.005)
 
     with pytest.raises(WorkerError):

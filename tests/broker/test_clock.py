@@ -11,7 +11,13 @@ from collections.abc import Iterator
 import pytest
 
 from broker import RealWorldError, SpinError, clock
-from broker.clock import NodeLoop, to_ns, to_seconds
+from broker.clock import NodeLoop, driving, to_ns, to_seconds
+
+
+def run(loop: NodeLoop, now_ns: int) -> None:
+    with driving():
+        loop.take_over()
+        loop.run_until_quiet(now_ns)
 
 
 def play(loop: NodeLoop, main, *, until_ns: int = 10**15):
@@ -21,7 +27,7 @@ def play(loop: NodeLoop, main, *, until_ns: int = 10**15):
         due = loop.next_ns()
         assert due is not None, "nothing to come"
         assert due <= until_ns
-        loop.run_until_quiet(due)
+        run(loop, due)
     return task.result()
 
 
@@ -65,7 +71,7 @@ def test_a_cancelled_timer_is_nothing_to_come(loop):
 
 
 def test_a_timeout_in_the_past_fires_now_and_not_before(loop):
-    loop.run_until_quiet(5)
+    run(loop, 5)
     loop.call_at(0, lambda: None)
     assert loop.next_ns() == 5
 
@@ -196,14 +202,14 @@ def test_a_fenced_loop_takes_nothing_on_and_has_nothing_to_come(loop):
     loop.call_soon(ran.append, 3)
     loop.call_later(1, ran.append, 4)
     assert loop.next_ns() is None
-    loop.run_until_quiet(10**12)
+    run(loop, 10**12)
     assert ran == []
     assert loop.is_closed()
 
 
 def test_an_exception_in_a_callback_is_logged_with_node_and_time(loop, caplog):
     loop.call_later(2, lambda: 1 / 0)
-    loop.run_until_quiet(to_ns(2))
+    run(loop, to_ns(2))
     assert "node phone at 2.000000 s" in caplog.text
     assert "ZeroDivisionError" in caplog.text
 

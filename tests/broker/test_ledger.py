@@ -38,8 +38,22 @@ def test_sent_is_delivered_and_dropped_and_in_flight():
 def test_books_that_do_not_balance_are_an_error(held):
     ledger = filled()
     ledger.sent("a", "b", FRAME)
-    with pytest.raises(LedgerError, match=f"2 messages were sent, 1 have no fate.* holds {held}"):
+    with pytest.raises(LedgerError, match=f"2 messages were sent.*, 1 have a fate.* holds {held}"):
         ledger.check(in_flight=held)
+
+
+def test_what_the_network_doubles_is_in_the_books_too():
+    ledger = filled()
+    ledger.ended(Fate(1, 950, "lost", copy=1))
+    ledger.check(in_flight=1, duplicated=2)
+    with pytest.raises(LedgerError, match="1 duplicated"):
+        ledger.check(in_flight=1, duplicated=1)
+    assert ledger.fates() == {"delivered": 1, "lost": 1}
+    assert [(entry.number, entry.copy, entry.ended_ns) for entry in ledger] == [
+        (1, 0, 900),
+        (1, 1, 950),
+    ]
+    assert ledger.digest() != filled().digest()
 
 
 def test_no_message_ends_twice():

@@ -9,14 +9,22 @@ import sys
 import pytest
 
 import broker
-from broker import BrokerError, DeadlockError, LivelockError, Node, ProgramError, SpinError
+from broker import (
+    BrokerError,
+    DeadlockError,
+    LivelockError,
+    Node,
+    ProgramError,
+    SpinError,
+    scheduler,
+)
 from broker import clock as clock_module
+from broker.network import Fate, Network
 from faults import ScenarioError
 from faults.event import Event
 from tests.broker.worlds import SECOND, crash, network, partition, slow
 
 PAIR = network("a-b", "b-c")
-run_module = sys.modules["broker.run"]
 
 
 async def wait(node: Node) -> None:
@@ -157,15 +165,39 @@ def test_a_node_that_never_comes_back_is_down_in_the_deadlocks_report():
 
 
 def test_programs_that_answer_each_other_at_one_instant_are_a_livelock(monkeypatch):
-    monkeypatch.setattr(run_module, "ROUNDS_AT_AN_INSTANT", 50)
+    class NoTime(Network):
+        """Everything arrives as it is sent."""
 
-    async def chase(node: Node) -> None:
+        def send(self, at_ns: int, number: int, *_: object, **__: object) -> None:
+            self.here = [*getattr(self, "here", ()), Fate(number, at_ns)]
+
+        def advance(self, _: int) -> list[Fate]:
+            here, self.here = getattr(self, "here", []), []
+            return here
+
+        def lookahead_ns(self, _: object) -> int:
+            return 0
+
+    async def answer(node: Node) -> None:
         await asyncio.sleep(3)
+        if node.name == "a":
+            await node.send("b", {})
+        async for message in node:
+            await node.send(message.source, {})
+
+    monkeypatch.setattr(scheduler, "ROUNDS_AT_AN_INSTANT", 50)
+    monkeypatch.setattr(sys.modules["broker.run"], "Network", NoTime)
+    with pytest.raises(LivelockError, match=r"50 rounds at virtual time 3\.0"):
+        broker.run({"a": answer, "b": answer}, topology=PAIR)
+
+
+def test_a_program_that_chases_its_own_messages_spins():
+    async def chase(node: Node) -> None:
         await node.send("a", {})
         async for _ in node:
             await node.send("a", {})
 
-    with pytest.raises(LivelockError, match=r"50 rounds at virtual time 3\.0"):
+    with pytest.raises(SpinError, match="node a ran"):
         broker.run({"a": chase}, topology=PAIR)
 
 
@@ -182,7 +214,7 @@ def test_a_program_that_never_waits_is_reported(monkeypatch):
 
 
 def test_a_program_that_computes_for_nothing_for_ever_is_reported(monkeypatch):
-    monkeypatch.setattr("broker.worker._PASSES_AT_AN_INSTANT", 100)
+    monkeypatch.setattr("broker.machine._PASSES_AT_AN_INSTANT", 100)
 
     async def spin(node: Node) -> None:
         while True:

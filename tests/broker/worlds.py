@@ -10,6 +10,7 @@ import os
 import signal
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from hypothesis import HealthCheck, settings
 
@@ -17,7 +18,7 @@ import broker
 from broker import Node
 from broker.network import HEADER_BYTES, SEGMENT_BYTES, wire_bytes
 from faults import Event
-from faults.event import Amount, Change
+from faults.event import Amount, Change, Kind
 from topologies import Device, Link, Topology
 from topologies import Node as Place
 
@@ -93,6 +94,17 @@ def degrade(
     return _span(until_s, event)
 
 
+def strike(
+    kind: Kind, node: str, at_s: float, until_s: float | None = None, **change: Any
+) -> list[Event]:
+    """Any fault of one node; what it changes is a `Change`'s."""
+    begin = Event(
+        round(at_s * SECOND), f"{kind}-{node}-{at_s:g}", "begin", kind, (node,),
+        change=Change(**change) if change else None,
+    )  # fmt: skip
+    return _span(until_s, begin)
+
+
 def partition(
     here: Sequence[str], there: Sequence[str], at_s: float, until_s: float | None = None
 ) -> list[Event]:
@@ -106,7 +118,7 @@ def partition(
 
 LIFE = network("a-hub", "b-hub", "c-hub", "s-hub", bandwidth_bps=4e5, delay_s=0.004)
 LIFE_FAULTS = [
-    *crash("b", 0.5, 1.0),
+    *crash("b", 0.48, 1.0),
     *degrade("s", "hub", 0.5, 0.2, 2.0),
     *partition(["a"], ["s"], 0.7, 0.9),
     *slow("c", 3.0, 0.3, 1.5),
@@ -145,7 +157,8 @@ async def name_a_favorite(node: Node) -> None:
     """All three contradict each other at one instant; the last in the order of the run counts."""
     await asyncio.sleep(2.5 - node.now)
     if node.name == "b":
-        time.sleep(0.2)  # noqa: ASYNC251 - the other process has long answered by then
+        # The other process has long answered by then.
+        await node.compute(lambda: time.sleep(0.2), flops=0)
     node.declare("favorite of all", ["s" if node.name == "c" else "a"])
 
 

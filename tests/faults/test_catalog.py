@@ -43,6 +43,15 @@ def test_host_churn_strikes_every_host_and_nobody_else(edge_clusters):
     assert struck == {name for name, node in edge_clusters.nodes.items() if node.role == "host"}
 
 
+def test_the_bundled_scenarios_show_every_kind_of_fault(edge_clusters):
+    shown = {
+        event.kind
+        for name in faults.catalog()
+        for event in faults.expand(faults.load(name), edge_clusters, seed=0)
+    }
+    assert shown == set(faults.KINDS) - {"partition"}
+
+
 def test_the_example_of_each_room_runs():
     for room in (faults, topologies):
         result = doctest.testmod(room)
@@ -67,6 +76,20 @@ def test_the_example_of_each_room_runs():
         (
             "degrade: {link: [client-0, gateway-0], oneway: true, bandwidth: 1 Mbit/s}",
             "degrade client-0 → gateway-0: bandwidth 1 Mbit/s",
+        ),
+        ("stop: client-0", "stop client-0"),
+        ("pause: host of client-0", "pause host of client-0"),
+        (
+            "skew: {nodes: client-2, offset: 200 ms, drift: -50 ppm}",
+            "skew client-2: offset +200 ms, drift -50 ppm",
+        ),
+        (
+            'traffic: {from: host-0, to: ["client-[01]", coordinator], rate: 5 Mbit/s}',
+            "traffic host-0 → coordinator, client-0, client-1: rate 5 Mbit/s",
+        ),
+        (
+            "degrade: {nodes: client-7, loss: 2 %, burst: 5, reorder: +1 %}",
+            "degrade links of client-7: loss 2 %, burst 5, reorder +1 %",
         ),
         (
             "partition: [[client-0, client-1], [host-0]]",

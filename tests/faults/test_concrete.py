@@ -17,6 +17,7 @@ SELECTORS = st.sampled_from(
      "[box-0, host of phone-0]",
      "hosts of neighborhood-1", "[]"]
 )  # fmt: skip
+OFFSETS = st.integers(-(10**15), 10**15).filter(bool)
 TIMES = st.integers(1, 10**12).map(topologies.units.show_nanoseconds)
 
 
@@ -30,10 +31,23 @@ def scenarios(draw) -> str:
         percent = topologies.units.show_fraction(draw(st.floats(1e-3, 1.0)))
         more = topologies.units.show_duration(draw(st.floats(0.1, 100.0)))
         times = topologies.units.show_factor(draw(st.floats(1.0, 1000.0)))
+        offset = topologies.units.show_offset(draw(OFFSETS))
+        drift = topologies.units.show_drift(draw(st.floats(-0.999, 10.0)))
+        rate = topologies.units.show_bandwidth(draw(st.floats(1.0, 1e12)))
+        burst = topologies.units.show_number(draw(st.floats(1.5, 1e20)))
+        chance = topologies.units.show_fraction(draw(st.floats(1e-9, 0.999)))
         what = draw(
             st.sampled_from(
                 [
                     f"crash: {who}",
+                    f"stop: {who}",
+                    f"pause: {who}",
+                    f"skew: {{nodes: {who}, offset: {offset}}}",
+                    f"skew: {{nodes: {who}, offset: {offset}, drift: {drift}}}",
+                    f"traffic: {{from: box-1, to: phone-0, rate: {rate}}}",
+                    f"traffic: {{from: 'phone-*', to: [cluster=0, box-1], rate: {rate}}}",
+                    f"degrade: {{nodes: {who}, loss: +1 %, burst: {burst}, reorder: 2 %}}",
+                    f"degrade: {{nodes: {who}, duplicate: {chance}, corrupt: +{chance}}}",
                     f"slow: {{nodes: {who}, compute: {times}}}",
                     f"degrade: {{nodes: {who}, bandwidth: {percent}, delay: +{more}}}",
                     f"degrade: {{link: [box-0, gate-0], delay: {more}, jitter: {times}}}",

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from faults import Amount, Change, Conditions, Event
+from faults import Amount, Change, Conditions, Event, Traffic
 from topologies import Link
 
 NODES = ("a", "b", "c")
@@ -83,12 +83,16 @@ def test_slowdowns_multiply():
         ([("loss", "absolute", 0.05)], "loss", 0.1),
         ([("loss", "plus", 0.5)], "loss", 0.55),
         ([("loss", "plus", 0.5), ("loss", "plus", 0.5)], "loss", 0.775),
+        ([("burst", "absolute", 5.0), ("burst", "absolute", 3.0)], "burst", 5.0),
+        ([("duplicate", "absolute", 0.2), ("duplicate", "plus", 0.5)], "duplicate", 0.6),
+        ([("reorder", "plus", 0.25)], "reorder", 0.25),
+        ([("corrupt", "absolute", 0.02), ("corrupt", "absolute", 0.01)], "corrupt", 0.02),
     ],
 )  # fmt: skip
 def test_the_changes_of_a_link_compose_by_the_written_rule(changes, field, value):
     link = degraded(*(Change(**{name: Amount(how, number)}) for name, how, number in changes))
     assert getattr(link, field) == pytest.approx(value, rel=1e-12)
-    for other in {"bandwidth_bps", "delay_s", "jitter_s", "loss"} - {field}:
+    for other in set(Link.model_fields) - {field}:
         assert getattr(link, other) == getattr(AB, other)
 
 
@@ -109,6 +113,71 @@ def test_a_link_that_nothing_touches_is_the_very_same():
     event = begin("1", "degrade", links=(("a", "c"),), change=Change(delay=Amount("plus", 1.0)))
     assert after(event).link(AB) is AB
     assert after(event, end(event)).link(LINKS[1]) is LINKS[1]
+
+
+def test_a_node_is_stopped_or_paused_while_any_stop_or_pause_holds_it():
+    for kind, holds in (("stop", Conditions.is_stopped), ("pause", Conditions.is_paused)):
+        first, second = begin("1", kind, nodes=("a", "b")), begin("2", kind, nodes=("a",))
+        assert not holds(Conditions(), "a")
+        assert holds(after(first, second), "a")
+        assert holds(after(first, second, end(first)), "a")
+        assert not holds(after(first, second, end(first)), "b")
+        assert not holds(after(first, second, end(first), end(second)), "a")
+        assert after(first).is_up("a")
+
+
+def skewed(*changes: Change) -> tuple[int, float]:
+    events = (begin(str(n), "skew", nodes=("a",), change=c) for n, c in enumerate(changes))
+    conditions = after(*events)
+    assert conditions.skew("b") == (0, 0.0)
+    return conditions.skew("a")
+
+
+@pytest.mark.parametrize(
+    ("changes", "skew"),
+    [
+        ([], (0, 0.0)),
+        ([Change(offset_ns=-200)], (-200, 0.0)),
+        ([Change(offset_ns=-200), Change(offset_ns=500, drift=5e-5)], (300, 5e-5)),
+        ([Change(drift=-0.1)], (0, -0.1)),
+        ([Change(drift=0.5), Change(drift=1.0)], (0, 2.0)),
+        ([Change(drift=-0.5), Change(drift=-0.75)], (0, -0.875)),
+    ],
+)
+def test_offsets_of_a_clock_add_up_and_its_rates_multiply(changes, skew):
+    assert skewed(*changes) == skew
+
+
+def test_however_many_drifts_there_are_time_goes_on():
+    assert skewed(*[Change(drift=-0.999)] * 40)[1] > -1
+
+
+def test_traffic_of_several_faults_flows_side_by_side():
+    change = Change(rate_bps=5e6)
+    second = begin("2", "traffic", links=(("b", "a"), ("b", "c")), change=change)
+    first = begin("1", "traffic", links=(("b", "a"),), change=Change(rate_bps=1e6))
+    flows = (
+        Traffic("1", "b", "a", 1e6), Traffic("2", "b", "a", 5e6), Traffic("2", "b", "c", 5e6)
+    )  # fmt: skip
+    assert after(second, first).traffic() == flows
+    assert after(second, first, end(second)).traffic() == flows[:1]
+    assert after(second, first).link(AB) is AB
+    assert Conditions().traffic() == ()
+
+
+def test_bursts_are_as_long_as_so_many_losses_need():
+    both = (Change(burst=Amount("absolute", 2.0)), Change(loss=Amount("absolute", 0.9)))
+    assert degraded(*both).burst == pytest.approx(9.0)
+    assert degraded(both[0]).burst == 2.0
+    assert degraded(both[1]).burst == 1.0
+
+
+def test_nothing_is_reordered_where_there_is_no_delay_to_skip():
+    at_once = AB.model_copy(update={"delay_s": 0.0, "jitter_s": 0.0})
+    reorder = begin("1", "degrade", links=(AB.ends,), change=Change(reorder=Amount("plus", 0.2)))
+    delay = begin("2", "degrade", links=(AB.ends,), change=Change(delay=Amount("plus", 0.2)))
+    assert after(reorder).link(at_once).reorder == 0.0
+    assert after(reorder, delay).link(at_once).reorder == pytest.approx(0.2)
 
 
 def test_a_partition_keeps_its_sides_apart_and_leaves_others_alone():
@@ -171,7 +240,19 @@ CHANGES = st.builds(
     delay=amounts(("absolute", 0.0, 5.0), ("relative", 1.0, 50.0), ("plus", 0.0, 5.0)),
     jitter=amounts(("absolute", 0.0, 5.0), ("relative", 1.0, 50.0), ("plus", 0.0, 5.0)),
     loss=amounts(("absolute", 0.0, 0.9), ("plus", 0.0, 0.9)),
+    burst=amounts(("absolute", 1.0, 50.0)),
+    duplicate=amounts(("absolute", 0.0, 0.9), ("plus", 0.0, 0.9)),
+    reorder=amounts(("absolute", 0.0, 0.9), ("plus", 0.0, 0.9)),
+    corrupt=amounts(("absolute", 0.0, 0.9), ("plus", 0.0, 0.9)),
 )
+SKEWS = st.builds(
+    Change,
+    offset_ns=st.none() | st.integers(-(10**12), 10**12),
+    drift=st.none() | st.floats(-0.999, 10.0),
+)
+PAIRS = st.lists(
+    st.sampled_from([link.ends for link in LINKS]), min_size=1, unique=True
+).map(tuple)  # fmt: skip
 SOME = st.lists(st.sampled_from(NODES), min_size=1, unique=True).map(tuple)
 SIDES = st.permutations(NODES).map(lambda nodes: ((nodes[0],), tuple(nodes[1:])))
 
@@ -180,19 +261,23 @@ SIDES = st.permutations(NODES).map(lambda nodes: ((nodes[0],), tuple(nodes[1:]))
 def faults_at_once(draw):
     events = []
     for number in range(draw(st.integers(1, 6))):
-        kind = draw(st.sampled_from(["crash", "slow", "nodes", "links", "partition"]))
+        kinds = ["crash", "stop", "pause", "slow", "skew", "nodes", "links", "partition", "traffic"]
+        kind = draw(st.sampled_from(kinds))
         name = f"{number}"
-        if kind == "crash":
-            events.append(begin(name, "crash", nodes=draw(SOME)))
+        if kind in ("crash", "stop", "pause"):
+            events.append(begin(name, kind, nodes=draw(SOME)))
+        elif kind == "skew":
+            events.append(begin(name, "skew", nodes=draw(SOME), change=draw(SKEWS)))
+        elif kind == "traffic":
+            change = Change(rate_bps=draw(st.floats(1.0, 1e9)))
+            events.append(begin(name, "traffic", links=draw(PAIRS), change=change))
         elif kind == "slow":
             change = Change(compute=draw(st.floats(1.0, 100.0)))
             events.append(begin(name, "slow", nodes=draw(SOME), change=change))
         elif kind == "nodes":
             events.append(begin(name, "degrade", nodes=draw(SOME), change=draw(CHANGES)))
         elif kind == "links":
-            links = draw(st.lists(st.sampled_from([link.ends for link in LINKS]), min_size=1))
-            event = begin(name, "degrade", links=tuple(dict.fromkeys(links)), change=draw(CHANGES))
-            events.append(event)
+            events.append(begin(name, "degrade", links=draw(PAIRS), change=draw(CHANGES)))
         else:
             groups, oneway = draw(SIDES), draw(st.booleans())
             event = begin(name, "partition", nodes=NODES, groups=groups, oneway=oneway)
@@ -203,6 +288,10 @@ def faults_at_once(draw):
 def everything(conditions: Conditions) -> list[object]:
     return [
         *(conditions.is_up(node) for node in NODES),
+        *(conditions.is_stopped(node) for node in NODES),
+        *(conditions.is_paused(node) for node in NODES),
+        *(conditions.skew(node) for node in NODES),
+        conditions.traffic(),
         *(conditions.compute_factor(node) for node in NODES),
         *(conditions.link(link) for link in LINKS),
         *(conditions.blocked(x, y) for x in NODES for y in NODES),
@@ -242,10 +331,12 @@ def test_when_all_faults_have_ended_everything_is_exactly_what_it_was(events, da
 def test_no_fault_makes_a_link_or_a_node_better_and_none_makes_it_impossible(events):
     conditions = after(*events)
     assert all(0 < conditions.compute_factor(node) <= 1 for node in NODES)
+    assert all(conditions.skew(node)[1] > -1 for node in NODES)
     for link in LINKS:
         now = conditions.link(link)
         assert Link.model_validate(now.model_dump()) == now
         assert now.bandwidth_bps <= link.bandwidth_bps
         assert now.delay_s >= link.delay_s
         assert now.jitter_s >= link.jitter_s
-        assert now.loss >= link.loss
+        for name in ("loss", "burst", "duplicate", "reorder", "corrupt"):
+            assert getattr(now, name) >= getattr(link, name)

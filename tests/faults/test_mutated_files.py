@@ -27,8 +27,10 @@ nodes:
   phone: {role: client, device: phone-midrange, grant: 64 MiB, cluster: 1, floor: 2.5}
   pi-0..2: {role: host, device: raspberry-pi-4}
 links:
-  - {between: [phone, hub], kind: line, jitter: 1 ms, loss: 1 %}
-  - {between: [pi-0..2, hub], bandwidth: 100 Mbit/s, delay: 1 ms}
+  - {between: [phone, hub], kind: line, jitter: 1 ms, loss: {mean: 1 %, burst: 3}}
+  - {between: [pi-0..2, hub], bandwidth: 100 Mbit/s, delay: 1 ms, queue: codel, medium: wifi}
+  - {from: pi-0, to: pi-1, bandwidth: 1 Gbit/s, delay: 1 us, jitter: {spread: 1 us, shape: normal}}
+transport: {congestion: reno, initial_window: 4, send_buffer: 1 MiB}
 """
 SCENARIO = """\
 name: evening
@@ -40,6 +42,11 @@ timeline:
   - {at: 80 s, degrade: {link: [phone, hub], bandwidth: 10%, delay: +150 ms}, for: 1 min}
   - {at: 81 s, degrade: {nodes: host of phone, jitter: 3x, loss: +2 %}}
   - {at: 90 s, slow: {nodes: device=raspberry-pi-4, compute: 4x}}
+  - {at: 91 s, stop: pi-1, for: 3 s}
+  - {at: 92 s, pause: [host of phone, hub], for: 3 s}
+  - {at: 93 s, skew: {nodes: "pi-*", offset: -200 ms, drift: 50 ppm}, for: 9 s}
+  - {at: 94 s, traffic: {from: phone, to: role=host, rate: 1 Mbit/s}, for: 9 s}
+  - {at: 95 s, degrade: {nodes: pi-2, loss: 2 %, burst: 8, reorder: +1 %, duplicate: 1 %}}
 processes:
   - churn: {nodes: role=host, mean_up: 4 min, mean_down: 30 s, until: 20 min}
 """

@@ -24,7 +24,9 @@ def test_the_example_in_the_documentation_is_a_scenario():
     scenario = faults.parse(text, "example.yaml")
     assert scenario.name == "evening-churn"
     kinds = [fault.kind for fault in scenario.timeline]
-    assert kinds == ["crash", "partition", "degrade", "slow"]
+    assert kinds == [
+        "crash", "partition", "degrade", "slow", "stop", "pause", "skew", "traffic", "degrade"
+    ]  # fmt: skip
     assert scenario.processes[0].churn.mean_up == 240 * 10**9
 
 
@@ -47,11 +49,23 @@ def test_times_are_whole_nanoseconds_and_selectors_lists_of_words():
         ("jitter", "300 %", Amount("relative", 3.0)),
         ("loss", "5 %", Amount("absolute", 0.05)),
         ("loss", "+5 %", Amount("plus", 0.05)),
+        ("burst", "5", Amount("absolute", 5.0)),
+        ("duplicate", "5 %", Amount("absolute", 0.05)),
+        ("reorder", "+5 %", Amount("plus", 0.05)),
+        ("corrupt", "5 %", Amount("absolute", 0.05)),
     ],
 )
 def test_a_change_is_absolute_relative_or_more(setting, value, amount):
     fault = entry(f"{{at: 1 s, degrade: {{nodes: a, {setting}: {value}}}}}")
     assert getattr(fault.degrade, setting) == amount
+
+
+def test_a_clock_may_be_ahead_or_behind_and_run_fast_or_slow():
+    ahead = entry("{at: 1 s, skew: {nodes: a, offset: +200 ms, drift: -50 ppm}}").skew
+    assert (ahead.offset, ahead.drift) == (200_000_000, -5e-5)
+    behind = entry("{at: 1 s, skew: {nodes: a, offset: -1 s}}").skew
+    assert (behind.offset, behind.drift) == (-(10**9), None)
+    assert entry("{at: 1 s, skew: {nodes: a, drift: -99 %}}").skew.drift == -0.99
 
 
 def test_a_partition_is_a_list_of_groups_or_says_that_it_is_one_way():
@@ -65,8 +79,8 @@ def test_a_partition_is_a_list_of_groups_or_says_that_it_is_one_way():
     ("text", "message"),
     [
         ("{at: 30 s, crush: a}", '#1 > crush: there is no such setting. Did you mean "crash"'),
-        ("{at: 30 s, pause: a}", "The kinds of fault are crash, slow, degrade, partition"),
-        ("{at: 30 s}", "no fault. Write one of crash, slow, degrade, partition"),
+        ("{at: 30 s, freeze: a}", "The kinds of fault are crash, stop, pause, slow, skew, degrade"),
+        ("{at: 30 s}", "no fault. Write one of crash, stop, pause, slow, skew, degrade"),
         ("{at: 30 s, crash: a, slow: {nodes: b, compute: 2x}}", "one fault, not crash and slow"),
         ("{crash: a}", "timeline #1 > at: this setting is missing"),
         ("{at: 1:30, crash: a}", '"1:30" could be a time of day'),
@@ -95,6 +109,27 @@ def test_a_partition_is_a_list_of_groups_or_says_that_it_is_one_way():
         ("{at: 30 s, degrade: {nodes: a, delay: 50%}}", "makes no delay longer"),
         ("{at: 30 s, degrade: {nodes: a, loss: 100 %}}", "loses everything"),
         ("{at: 30 s, degrade: {nodes: a, loss: 0.1}}", '"0.1" has no unit'),
+        ("{at: 30 s, degrade: {nodes: a, burst: 0.5}}", '"0.5" is no length of a burst. Write how'),
+        ("{at: 30 s, degrade: {nodes: a, burst: 5 %}}", "is no length of a burst"),
+        ("{at: 30 s, degrade: {nodes: a, burst: true}}", "is no length of a burst"),
+        ("{at: 30 s, degrade: {nodes: a, brust: 5}}", 'Did you mean "burst"?'),
+        ("{at: 30 s, degrade: {nodes: a, loss: 90 %, burst: 2}}", "Make the bursts 9 or longer"),
+        ("{at: 30 s, degrade: {nodes: a, duplicate: 100 %}}", "Write less than 100 %"),
+        ("{at: 30 s, degrade: {nodes: a, corrupt: 3}}", '"3" has no unit'),
+        ("{at: 30 s, stop: {nodes: a}}", "stop: a node was expected here"),
+        ("{at: 30 s, pauze: a}", 'Did you mean "pause"?'),
+        ("{at: 30 s, skew: {nodes: a}}", "this changes no clock. Write offset: +200 ms, drift"),
+        ("{at: 30 s, skew: {nodes: a, offset: 0 s, drift: 0 ppm}}", "this changes no clock"),
+        ("{at: 30 s, skew: {offset: 1 s}}", "skew > nodes: this setting is missing"),
+        ("{at: 30 s, skew: {nodes: a, offset: 200}}", '"200" has no unit'),
+        ("{at: 30 s, skew: {nodes: a, drift: 50 pmm}}", "Did you mean ppm?"),
+        ("{at: 30 s, skew: {nodes: a, drift: -100 %}}", "time would stand still or run backwards"),
+        ("{at: 30 s, skew: {nodes: a, drift: -1000001 ppm}}", "to freeze a node, write a pause"),
+        ("{at: 30 s, skew: {nodes: a, ofset: 1 s}}", 'Did you mean "offset"?'),
+        ("{at: 30 s, traffic: {from: a, to: b}}", "traffic > rate: this setting is missing"),
+        ("{at: 30 s, traffic: {from: a, to: b, rate: 0 bit/s}}", '"0 bit/s" is no traffic'),
+        ("{at: 30 s, traffic: {from: a, to: b, rate: 50 %}}", "is not a unit of bandwidth"),
+        ("{at: 30 s, traffic: {from: a, too: b, rate: 1 bit/s}}", 'Did you mean "to"?'),
         ("{at: 30 s, partition: [[a]]}", "a partition needs two sides"),
         ("{at: 30 s, partition: a}", "a mapping of settings was expected"),
         ("{at: 30 s, partition: {groups: [[a], [b]], oneway: yes}}", "true or false was expected"),

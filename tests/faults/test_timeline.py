@@ -12,7 +12,7 @@ import pytest
 
 import faults
 import topologies
-from faults import Event, ScenarioError
+from faults import Change, Event, ScenarioError
 from faults.chance import exponential_ns
 
 
@@ -142,6 +142,105 @@ def test_what_does_not_fit_the_topology_names_fault_selector_and_what_is_near(te
     answer = refusal(text, small)
     assert message in answer
     assert answer.startswith("s.yaml:")
+
+
+BAD = """
+nodes: {gate-0: {}, b: {}}
+links:
+  - between: [gate-0, b]
+    bandwidth: 1 Mbit/s
+    delay: 1 ms
+    loss: {mean: 1 %, burst: 3}
+    duplicate: 1 %
+    reorder: 2 %
+    corrupt: 3 %
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "idle", "worse"),
+    [
+        ("burst", "3", "3.5"),
+        ("burst", "1", "4"),
+        ("duplicate", "1 %", "1.1 %"),
+        ("duplicate", "0.5 %", "+0.5 %"),
+        ("reorder", "2 %", "3 %"),
+        ("corrupt", "3 %", "4 %"),
+    ],
+)
+def test_an_absolute_value_that_makes_nothing_worse_is_a_slip_of_the_pen(name, idle, worse):
+    bad = topologies.parse(BAD)
+    answer = refusal(f"{{at: 1 s, degrade: {{nodes: b, {name}: {idle}}}}}", bad)
+    assert f"#2 > degrade > {name}: this {name} is no worse than what" in answer
+    assert "write a worse value, or leave it out" in answer
+    assert only(f"{{at: 1 s, degrade: {{nodes: b, {name}: {worse}}}}}", bad).links
+
+
+def test_bursts_need_losses_and_overtaking_needs_a_delay(small):
+    answer = refusal("{at: 1 s, degrade: {nodes: phone-0, burst: 5}}", small)
+    assert "> burst: no loss could come in bursts" in answer
+    assert "Write loss as well" in answer
+    only("{at: 1 s, degrade: {nodes: phone-0, burst: 5, loss: +1 %}}", small)
+    only("{at: 1 s, degrade: {nodes: phone-1, burst: 5}}", small)
+    at_once = topologies.parse(
+        "nodes: {gate-0: {}, b: {}}\n"
+        "links: [{between: [gate-0, b], bandwidth: 1 Mbit/s, delay: 0 s}]"
+    )
+    answer = refusal("{at: 1 s, degrade: {nodes: b, reorder: 1 %}}", at_once)
+    assert "> reorder: a packet overtakes others by skipping the delay" in answer
+    only("{at: 1 s, degrade: {nodes: b, reorder: 1 %, delay: +1 ms}}", at_once)
+
+
+def test_stop_pause_and_skew_strike_nodes_also_those_that_only_a_run_knows(small):
+    for what in ("stop: %s", "pause: %s", "skew: {nodes: %s, offset: -1 s, drift: 5 ppm}"):
+        kind = what.split(":")[0]
+        known = only(f"{{at: 1 s, {what % 'role=host'}}}", small)
+        assert (known.kind, known.nodes) == (kind, ("box-0", "box-1"))
+        later = only(f"{{at: 1 s, {what % 'host of phone-1'}}}", small)
+        resolved = faults.resolve(later, {"host of phone-1": ("box-1",)}, small)
+        assert (resolved.nodes, resolved.links, resolved.change) == (("box-1",), (), known.change)
+    assert known.change == Change(offset_ns=-(10**9), drift=5e-6)
+
+
+def test_traffic_flows_from_each_to_each_but_from_nobody_to_itself(small):
+    one = only("{at: 1 s, traffic: {from: phone-0, to: box-1, rate: 5 Mbit/s}}", small)
+    assert one.links == (("phone-0", "box-1"),)
+    assert one.change == Change(rate_bps=5e6)
+    many = only("{at: 1 s, traffic: {from: role=host, to: [box-*, gate-0], rate: 1 bit/s}}", small)
+    assert many.links == (
+        ("box-0", "gate-0"), ("box-0", "box-1"), ("box-1", "gate-0"), ("box-1", "box-0")
+    )  # fmt: skip
+
+
+def test_traffic_needs_a_way_in_its_direction():
+    islands = topologies.parse("""
+nodes: {gate-0: {}, b: {}, c: {}, d: {}}
+links:
+  - {from: gate-0, to: b, bandwidth: 1 Mbit/s, delay: 1 ms}
+  - {from: b, to: c, bandwidth: 1 Mbit/s, delay: 1 ms}
+  - {from: d, to: c, bandwidth: 1 Mbit/s, delay: 1 ms}
+""")
+    assert only("{at: 1 s, traffic: {from: gate-0, to: c, rate: 1 bit/s}}", islands).links
+    for source, target in [("c", "gate-0"), ("gate-0", "d")]:
+        text = f"{{at: 1 s, traffic: {{from: {source}, to: [{target}], rate: 1 bit/s}}}}"
+        answer = refusal(text, islands)
+        assert f"#2 > traffic > to: there is no way from {source} to {target}" in answer
+
+
+@pytest.mark.parametrize(
+    ("ends", "message"),
+    [
+        ("from: box-0, to: box-0", "this traffic has nowhere to go"),
+        ("from: box-0, to: []", "this traffic has nowhere to go"),
+        ("from: host of phone-0, to: box-0", "> from: only a run can know"),
+        ("from: box-0, to: hosts of phone-0", "traffic has to know before"),
+        ("from: box-0, to: bx-0", '> to: "bx-0" is no node of small'),
+        ("from: role=client, to: role=host", "these are more than 5 pairs of nodes"),
+    ],
+)
+def test_traffic_that_can_not_flow_is_refused(ends, message, small, monkeypatch):
+    monkeypatch.setattr("faults.timeline.MOST_PAIRS", 5)
+    assert message in refusal(f"{{at: 1 s, traffic: {{{ends}, rate: 1 Mbit/s}}}}", small)
 
 
 def test_a_node_without_links_can_not_be_degraded():

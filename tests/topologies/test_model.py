@@ -89,11 +89,39 @@ def test_what_is_no_network_is_refused(nodes, links, words):
         {"loss": 1.0},
         {"target": "a"},
         {"speed": 3},
+        {"burst": 0.5},
+        {"loss": 0.9, "burst": 2.0},
+        {"duplicate": 1.0},
+        {"reorder": -0.1},
+        {"reorder": 0.1, "delay_s": 0.0},
+        {"corrupt": 1.0},
+        {"queue_bytes": 0},
+        {"queue": "red"},
+        {"jitter_shape": "table"},
+        {"jitter_shape": "bell"},
+        {"jitter_table": (0.0, 1.0)},
+        {"jitter_shape": "table", "jitter_table": (1.0, 0.0)},
+        {"jitter_shape": "table", "jitter_table": (0.0,) * 16_385},
     ],
 )
 def test_a_link_that_can_not_be_is_refused(wrong):
     with pytest.raises(ValidationError):
         Link(**{**AB.model_dump(), **wrong})
+
+
+def test_links_that_jitter_alike_share_one_table():
+    table = tuple(number / 8192 for number in range(-4096, 4096))
+    jitter = {"jitter_s": 0.001, "jitter_shape": "table"}
+    one = Link(**{**AB.model_dump(), **jitter, "jitter_table": table})
+    two = Link(**{**BA.model_dump(), **jitter, "jitter_table": list(table)})
+    assert one.jitter_table == table
+    assert one.jitter_table is two.jitter_table
+
+
+def test_losses_in_bursts_may_be_as_many_as_leave_a_packet_between_bursts():
+    Link(**{**AB.model_dump(), "loss": 0.75, "burst": 3.0})
+    with pytest.raises(ValidationError, match=r"come in bursts of 2\.9"):
+        Link(**{**AB.model_dump(), "loss": 0.75, "burst": 2.9})
 
 
 @pytest.mark.parametrize("name", ["", " a", "a/b", "..", "a\n", "x" * 201, "a\\b"])

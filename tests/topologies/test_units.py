@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from topologies import InputError, units
+from topologies.document import parse_yaml
 
 FLOATS = st.floats(min_value=1e-12, max_value=1e18) | st.just(0.0)
 
@@ -45,6 +46,14 @@ FLOATS = st.floats(min_value=1e-12, max_value=1e18) | st.just(0.0)
         (units.factor, "4x", 4.0),
         (units.factor, "10 %", 0.1),
         (units.factor, "300 %", 3.0),
+        (units.offset, "+200 ms", 200_000_000),
+        (units.offset, "-1 s", -1_000_000_000),
+        (units.offset, "- 3 ns", -3),
+        (units.offset, "2 min", 120_000_000_000),
+        (units.drift, "50 ppm", 5e-5),
+        (units.drift, "-50 ppm", -5e-5),
+        (units.drift, "+1 %", 0.01),
+        (units.drift, "20 ppb", 2e-8),
     ],
 )
 def test_a_quantity_with_its_unit_is_the_si_number(read, text, value):
@@ -84,6 +93,14 @@ def test_an_ambiguous_or_foreign_unit_is_refused_and_the_right_ones_are_named(re
     with pytest.raises(InputError) as caught:
         read(text)
     assert hint in str(caught.value)
+
+
+@pytest.mark.parametrize("read", [units.offset, units.drift])
+@pytest.mark.parametrize("text", ["", "+", "--3 ms", "+-3 ppm", "200", -200, "3 pm", None, True])
+def test_what_is_no_quantity_with_a_sign_is_refused_with_an_example(read, text):
+    with pytest.raises(InputError) as caught:
+        read(text)
+    assert caught.value.remedy
 
 
 def test_a_number_without_unit_is_told_how_it_would_look_with_one():
@@ -152,6 +169,27 @@ def test_whole_nanoseconds_and_bytes_read_back_as_exactly_the_same(value):
 @settings(derandomize=True)
 def test_fractions_read_back_as_exactly_the_same(value):
     assert units.fraction(units.show_fraction(value)) == value
+
+
+@given(st.integers(min_value=-(2**63) + 1, max_value=2**63 - 1))
+@settings(derandomize=True)
+def test_offsets_read_back_as_exactly_the_same_and_always_have_a_sign(value):
+    shown = units.show_offset(value)
+    assert shown[0] in "+-"
+    assert units.offset(shown) == value
+
+
+@given(FLOATS, st.sampled_from([-1, 1]))
+@settings(derandomize=True)
+def test_drifts_read_back_as_exactly_the_same(value, sign):
+    assert units.drift(units.show_drift(sign * value)) == sign * value
+
+
+@given(st.floats(min_value=1.0, max_value=1e300))
+@settings(derandomize=True)
+def test_numbers_without_unit_read_back_from_a_file_as_exactly_the_same(value):
+    document = parse_yaml(f"key: {units.show_number(value)}", "file.yaml")
+    assert document.value == {"key": value}
 
 
 def test_reading_rounds_once_and_correctly():

@@ -1,0 +1,138 @@
+"""The command line of the emulator: `python -m broker`.
+
+A sub-command is a function in `COMMANDS`: its name, its parameters and its docstring are what a
+person sees. Bad input ends with exit code 2 and a sentence that says where it stands and what would
+be right; what failed for another reason with 1; Ctrl-C with 130.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from broker.errors import BrokerError
+from broker.serving import keys, serve
+from topologies import InputError, units
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def broker() -> None:
+    """A network emulator for asyncio programs.
+
+    Your programs exchange messages over a network that you describe in a file (links with their
+    bandwidth, delay and loss) while another file says what goes wrong and when: crashes,
+    partitions, thin links. `broker.run` in Python runs them in virtual time, hours in
+    milliseconds and the same each time. What stands here is for before and after such a run.
+    """
+
+
+def trace(
+    file: Annotated[
+        Path, typer.Argument(help="A trace.parquet, or the folder of a run that has one.")
+    ],
+    node: Annotated[
+        list[str] | None,
+        typer.Option(help="Only what these nodes sent, were sent, or suffered."),
+    ] = None,
+    purpose: Annotated[
+        list[str] | None, typer.Option(help="Only messages with these purposes.")
+    ] = None,
+    fate: Annotated[
+        list[str] | None,
+        typer.Option(help="Only these fates: delivered, 'in flight', lost …; dropped: all losses."),
+    ] = None,
+    from_: Annotated[
+        str | None, typer.Option("--from", metavar="TIME", help="From then on, as '1.5 s'.")
+    ] = None,
+    to: Annotated[
+        str | None, typer.Option("--to", metavar="TIME", help="Until then, as '2 min'.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=0, help="Print so many lines at most; 0: all.")] = 0,
+    perfetto: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="OUT.json", help="Write it for ui.perfetto.dev or chrome://tracing instead."
+        ),
+    ] = None,
+) -> None:
+    """Show every message and every fault of a run, in order of time.
+
+    In Python, `run.ledger.write_parquet("trace.parquet")` writes what is read here. The options
+    --node, --purpose and --fate may be given several times and take patterns: 'edge-*'.
+    """
+    from broker import perfetto as chrome  # noqa: PLC0415 - heavy; `--help` should be quick
+    from broker import timeline  # noqa: PLC0415 - as above
+    from broker import trace as traces  # noqa: PLC0415
+
+    whole = traces.read(file)
+    chosen = whole.chosen(
+        nodes=node or (),
+        purposes=purpose or (),
+        fates=fate or (),
+        from_ns=_instant("--from", from_),
+        to_ns=_instant("--to", to),
+    )
+    part = whole if len(chosen.table) < len(whole.table) else None
+    console = Console()
+    if perfetto is None:
+        timeline.show(chosen, console, limit, part)
+        return
+    if perfetto.exists() and file.exists() and perfetto.samefile(file):
+        raise InputError("that is the trace itself", key="--perfetto", remedy="Name another file")
+    count = chrome.export(chosen, perfetto)
+    console.print(timeline.summary(chosen, part), highlight=False, soft_wrap=True)
+    console.print(
+        f"{perfetto}: {count:,} events; open it in ui.perfetto.dev", highlight=False, soft_wrap=True
+    )
+
+
+COMMANDS: tuple[Callable[..., None], ...] = (trace, serve, keys)
+for command in COMMANDS:
+    app.command()(command)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """`python -m broker`."""
+    try:
+        app(args=list(arguments) if arguments is not None else None, prog_name="python -m broker")
+    except InputError as error:
+        _say(f"error: {error}")
+        sys.exit(2)
+    except BrokerError as error:
+        _say(f"error: {error}")
+        sys.exit(1)
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        _say(f"error: {place}{error.strerror or error}")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        _say("interrupted")
+        sys.exit(130)
+
+
+def _instant(key: str, text: str | None) -> int | None:
+    if text is None:
+        return None
+    try:
+        return units.nanoseconds(text)
+    except InputError as error:
+        raise InputError(error.problem, key=key, remedy=error.remedy) from error
+
+
+def _say(text: str) -> None:
+    Console(stderr=True, soft_wrap=True, markup=False, highlight=False).print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -47,6 +47,7 @@ _APART = 0x8000_0000
 _NOBLOCK = int(zmq.NOBLOCK)
 _SEND, _QUIET = int(Kind.SEND), int(Kind.QUIET)
 
+
 class Shape:
     """What messages of one kind have in common: ends, size and flags.
 
@@ -225,7 +226,9 @@ class Intake:
             size += table.size_bytes
         if flags & DATAGRAM and size > LARGEST_DATAGRAM_BYTES:
             raise FrameError("datagram too large")
-        shape = Shape(frame, source, destination, size, flags, purpose, body_end - at, min(parts, 1))
+        shape = Shape(
+            frame, source, destination, size, flags, purpose, body_end - at, min(parts, 1)
+        )
         self.taken.append((stamp, shape, frame, apart))
         alike = parts <= 1 and not apart and not flags & SHARED
         connection.like = shape if alike else None

@@ -97,9 +97,7 @@ def harbor(
             **options,
         )
         try:
-            endpoint = bus.bind(
-                f"ipc://{place}/bus" if transport == "ipc" else "tcp://127.0.0.1:*"
-            )
+            endpoint = bus.bind(f"ipc://{place}/bus" if transport == "ipc" else "tcp://127.0.0.1:*")
         except BaseException:
             bus.close()
             raise

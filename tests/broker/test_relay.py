@@ -37,9 +37,7 @@ def with_buffer(size_bytes: int) -> Topology:
 def test_messages_arrive_in_order_with_all_they_carry_and_never_early(transport):
     with harbor(expected=2, transport=transport) as here:
         a, b = both(here)
-        sent = [
-            letter(a, 0, 1, i, [bytes([i]) * i, b"x" * (70_000 * (i % 3))]) for i in range(20)
-        ]
+        sent = [letter(a, 0, 1, i, [bytes([i]) * i, b"x" * (70_000 * (i % 3))]) for i in range(20)]
         a.send(sent)
         found = messages(b, 20)
         assert [replace(one, due_ns=0) for one in found] == [
@@ -126,7 +124,7 @@ def test_a_process_that_does_not_read_costs_the_bus_no_more_than_its_bound(monke
     monkeypatch.setattr("broker.relay.BACKLOG_BYTES", 2_000_000)
     topology = network("a-b", "c-b", bandwidth_bps=1e11, delay_s=0.001)
     with harbor(topology, expected=3) as here:
-        a, c, b = map(here.port, ("a", "c", "b"))
+        a, c, _ = map(here.port, ("a", "c", "b"))
         for one in (a, c):
             started(one)
         connection = here.bus.relay.home(here.bus._names.index("b"))

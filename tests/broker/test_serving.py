@@ -62,5 +62,3 @@ def test_a_bus_without_trust_says_how_to_get_it(tmp_path):
     _, errors = server.communicate(timeout=60)
     assert server.returncode == 1
     assert "python -m broker keys DIR NODE…" in " ".join(errors.split())
-
-

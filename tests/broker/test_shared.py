@@ -190,5 +190,3 @@ def test_anothers_memory_can_not_be_referred_to():
         b.send([sent])
         here.until(here.refused)
         assert here.refused() == {"another's shared memory": 1}
-
-

@@ -145,7 +145,7 @@ def test_work_that_is_done_before_its_price_is_paid_is_committed_then():
 
 
 def test_a_program_that_fails_is_reported_with_its_node():
-    with pytest.raises(ProgramError, match="node a failed at .*(?s:.)*has had enough"):
+    with pytest.raises(ProgramError, match=r"node a failed at .*(?s:.)*has had enough"):
         wall.run({"a": fail, "b": sleep_for_ever}, topology=NETWORK, processes=1)
 
 

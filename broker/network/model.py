@@ -191,6 +191,8 @@ class Network:
         contended = False
         for resource in path.resources:
             users = resource.users
+            if index in users and len(users) == 1 and resource.free_ns <= at_ns:
+                continue  # nobody else has been here since
             if users:
                 for other in users.values():
                     if other.goal_ns > at_ns and other is not stream:

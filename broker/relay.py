@@ -195,17 +195,21 @@ class Relay:
     def _hand_over(self, sent: Iterable[Sent]) -> None:
         """Gives messages to the network, each at the instant of its stamp, or now if it is late.
 
-        Most are a stream's, and follow another of the same: what they share is looked up once.
+        Most are a stream's, and follow another of the same shape, often of the same instant: what
+        they share is looked up once, and they are handed over together.
         """
-        send, held, under_way = self._network.send, self._held, self._under_way
+        send, held, under_way = self._network.send_alike, self._held, self._under_way
         limit, inner, books, number = self._buffer_bytes, self._inner_ns, self._books, self._number
-        begun, total, ahead, size = number, 0, 0, 0
+        begun, total, ahead, size, first = number, 0, 0, 0, number + 1
         last: Shape | None = None
         pair, source, destination = (-1, -1), "", ""
         for one in sent:
             stamp, shape, _, _ = one
-            if stamp > inner:  # noqa: PLR1730 - a call would cost more
-                inner = stamp
+            if stamp > inner or shape is not last:
+                if number >= first:
+                    send(inner, first, number - first + 1, source, destination, size)
+                    first = number + 1
+                inner = max(inner, stamp)
             if shape is not last:
                 under_way[pair] = ahead
                 last, size = shape, shape.size
@@ -215,7 +219,7 @@ class Relay:
                     self._hand_over_special(one, inner)
                     begun += self._number - number
                     number = self._number
-                    last, pair = None, (-1, -1)
+                    first, last, pair = number + 1, None, (-1, -1)
                     continue
                 ahead = under_way.get(pair, 0)
                 source, destination = self._names[pair[0]], self._names[pair[1]]
@@ -229,7 +233,8 @@ class Relay:
             total += size
             if books is not None:
                 books.sent(number, one)
-            send(inner, number, source, destination, size)
+        if number >= first:
+            send(inner, first, number - first + 1, source, destination, size)
         under_way[pair] = ahead
         under_way.pop((-1, -1), None)
         self._inner_ns, self._number = inner, number
@@ -298,7 +303,7 @@ class Relay:
             _, shape, frame, _ = one
             if at_ns < now_ns:
                 late += 1
-                if now_ns - at_ns > lag_ns:  # noqa: PLR1730 - as above
+                if now_ns - at_ns > lag_ns:  # noqa: PLR1730 - a call would cost more
                     lag_ns = now_ns - at_ns
             if reason or shape is not here or connection is None:
                 here = None

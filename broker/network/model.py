@@ -169,6 +169,41 @@ class Network:
         stream.goal = end
         stream.goal_ns = stream.since_ns + math.ceil((end - stream.drained) / stream.speed)
 
+    def send_alike(
+        self, at_ns: int, number: int, count: int, source: str, destination: str, size_bytes: int
+    ) -> None:
+        """As `send` for `count` messages of a stream of that size, numbered from `number` on, which
+        were handed over together; in less time.
+        """
+        self.send(at_ns, number, source, destination, size_bytes)
+        stream = self._streams.get((source, destination))
+        if (
+            stream is None
+            or stream.generation != self._generation
+            or stream.waiting
+            or stream.losses is not None
+            or stream.holes
+            or stream.must
+            or at_ns >= stream.goal_ns
+        ):
+            for following in range(number + 1, number + count):
+                self.send(at_ns, following, source, destination, size_bytes)
+            return
+        size = size_bytes + (-(-size_bytes // self._full_bytes) or 1) * self._header_bytes
+        head = size if size < self._most_head else self._most_head
+        end = stream.enqueued
+        add = stream.queue.append
+        for following in range(number + 1, number + count):
+            end += size
+            add((end, following, head))
+        stream.enqueued = end
+        self._in_flight += count - 1
+        if end > stream.limit:
+            self._plan(stream)
+        else:
+            stream.goal = end
+            stream.goal_ns = stream.since_ns + math.ceil((end - stream.drained) / stream.speed)
+
     def _begin(
         self, stream: Stream, at_ns: int, begin: int, end: int, number: int, head: int
     ) -> None:
@@ -191,9 +226,7 @@ class Network:
         contended = False
         for resource in path.resources:
             users = resource.users
-            if index in users and len(users) == 1 and resource.free_ns <= at_ns:
-                continue  # nobody else has been here since
-            if users:
+            if users and not (len(users) == 1 and index in users):
                 for other in users.values():
                     if other.goal_ns > at_ns and other is not stream:
                         contended = True

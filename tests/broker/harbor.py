@@ -51,8 +51,9 @@ class Harbor:
     def close(self) -> Account:
         for port in self._ports:
             port.close()
-        if self.failure is None:
-            self.until(lambda: not self.bus.relay.connections())
+        until = time.monotonic() + 2.0
+        while self._ports and self.bus.relay.connections() and time.monotonic() < until:
+            time.sleep(0.002)
         self.bus.stop()
         self._thread.join(DEADLINE_S)
         assert not self._thread.is_alive()

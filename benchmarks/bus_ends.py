@@ -31,6 +31,7 @@ from topologies import Node as Place
 
 WORD = b"benchmark"
 WINDOW = 8 * 2**20
+LARGE_WINDOW = 32 * 2**20
 DEADLINE_S = 120.0
 _PREFIX = struct.Struct("!BBHIIQQqqqBI")
 _SENDS, _DELIVERS = int(Kind.SEND), int(Kind.DELIVER)
@@ -46,7 +47,7 @@ def chain(hops: int, delay_s: float, bandwidth_bps: float) -> Topology:
         for source, target in ((x, y), (y, x))
     ]
     # Without slow start, which the peers don't have either.
-    transport = Transport(send_buffer_bytes=4 * WINDOW, initial_window=1_000_000)
+    transport = Transport(send_buffer_bytes=2 * LARGE_WINDOW, initial_window=1_000_000)
     return Topology.of("chain", [Place(name=name) for name in names], links, transport)
 
 
@@ -175,16 +176,16 @@ def _joined(endpoint: str, name: str, *, share: bool) -> Port:
 class Credit:
     """What a sender may have under way, as a node's runtime counts it."""
 
-    def __init__(self, port: Port) -> None:
+    def __init__(self, port: Port, window: int) -> None:
         self._port = port
-        self._left = WINDOW
+        self._window = window
         self._sent = self._taken = 0
 
     def wait(self) -> None:
         """Waits until there is room."""
-        while self._sent - self._taken >= WINDOW:
+        while self._sent - self._taken >= self._window:
             self.hear()
-            if self._sent - self._taken >= WINDOW:
+            if self._sent - self._taken >= self._window:
                 self._port.socket.poll(50)
 
     def hear(self) -> None:
@@ -204,7 +205,7 @@ def small_sender(pipe: Connection, endpoint: str, count: int, size: int, packed:
     tail = b"\x80" + struct.pack("!I", size) + b"x" * size
     head = b"A2" + struct.pack("!H", packed)
     frame_bytes = _PREFIX.size + len(tail)
-    credit, word, socket = Credit(port), port._word, port.socket
+    credit, word, socket = Credit(port, WINDOW), port._word, port.socket
     pipe.recv()
     for number in range(0, count, packed):
         credit.wait()
@@ -250,7 +251,7 @@ def large_sender(
 ) -> None:
     port = _joined(endpoint, "a", share=share)
     payload = b"x" * size
-    credit = Credit(port)
+    credit = Credit(port, LARGE_WINDOW)
     pipe.recv()
     for number in range(count):
         if pause_s:
@@ -286,7 +287,7 @@ def large_receiver(pipe: Connection, endpoint: str, count: int, share: bool) -> 
                 taken += size
                 seen.append((frame.instant_ns, now_ns, size))
             del due, frame
-            if taken >= WINDOW // 8:
+            if taken >= LARGE_WINDOW // 8:
                 port.report({"receipts": [[0, 1, 0, taken, False]]})
                 taken = 0
             continue

@@ -277,3 +277,17 @@ def test_a_stopped_bus_leaves_nothing_behind():
         here.close()
         assert folder is None or not folder.exists()
         assert not os.path.exists(here.endpoint.removeprefix("ipc://"))  # noqa: PTH110
+
+
+def test_a_port_on_another_machine_measures_how_far_the_clocks_are_apart(monkeypatch):
+    monkeypatch.setattr("broker.port.machine", lambda: "another one")
+    with harbor(expected=2) as here:
+        a, b = both(here)
+        assert a._arena is None
+        for port in (a, b):
+            assert abs(port._offset_ns) < SECOND  # it is the same clock here
+        assert 0 < a.now_ns() < 60 * SECOND
+        a.send([letter(a, 0, 1, 3, [b"x" * 1_000_000])])
+        (found,) = messages(b, 1)
+        assert found.sequence == 3
+        assert found.due_ns > 0

@@ -37,6 +37,7 @@ SMALL, LARGE = 100, 1_000_000
 PACKED = 16
 FUZZED = 100_000
 TOXIPROXY_US = {5: 766, 50: 778}
+_LAST = 2**60
 PAYLOAD_SHARE = 1448 / 1514
 Row = dict[str, Any]
 
@@ -186,18 +187,18 @@ def fuzz(count: int = FUZZED) -> list[Row]:
         endpoint = ends.answer(middle)
         port = ends.Port(endpoint, ["a"], word=ends.WORD)
         other = ends.Port(endpoint, ["b"], word=ends.WORD)
+        while port.start_ns is None:
+            port.read()
         begin = time.perf_counter()
-        for number, packet in enumerate(ends.mutated(count)):
+        for number, packet in enumerate(ends.mutated(count, port._word)):
             port.send_packet(packet)
             if number % 100 == 0:
                 port.read()
                 other.read()
-        while port.start_ns is None:
-            port.read()
-        port.send([ends.Frame(ends.Kind.SEND, 0, 1, 7, 0, port.now_ns())])
+        port.send([ends.Frame(ends.Kind.SEND, 0, 1, _LAST, 0, port.now_ns())])
         heard: list[Any] = []
         until = time.monotonic() + ends.DEADLINE_S
-        while not any(frame.sequence == 7 and not frame.payload for frame in heard):
+        while not any(frame.sequence == _LAST for frame in heard):
             if time.monotonic() > until:
                 raise TimeoutError("the bus no longer answers")
             heard = [frame for frame in other.read() if frame.kind == ends.Kind.DELIVER]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import multiprocessing
+import random
 import struct
 import tempfile
 import threading
@@ -364,19 +365,15 @@ def star(nodes: int, rate: float, seconds: float) -> Topology:
     return Topology.of("star", [*places, Place(name="switch")], links)
 
 
-def mutated(count: int) -> Iterator[list[bytes]]:
-    """Packets with something wrong with them."""
-    import random
-
+def mutated(count: int, word: int) -> Iterator[list[bytes]]:
+    """Packets of an admitted node, with something wrong with most of them."""
     chance = random.Random(1)
-    good = [
-        bytes(
-            encode([Frame(Kind.SEND, 0, 1, i, 0, 0, "p" * i, b"\x80", (b"x" * 40,) * i)] * (i + 1))[
-                0
-            ]
-        )
-        for i in range(4)
-    ]
+
+    def frame(parts: int) -> Frame:
+        payload = (b"x" * 40,) * parts
+        return Frame(Kind.SEND, 0, 1, parts, 0, 0, "p" * parts, b"\x80", payload, 0, word)
+
+    good = [bytes(encode([frame(parts)] * (parts + 1))[0]) for parts in range(4)]
     for _ in range(count):
         packet = bytearray(chance.choice(good))
         what = chance.randrange(5)

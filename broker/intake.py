@@ -36,6 +36,7 @@ from broker.wire import (
 )
 
 PACKETS_AT_ONCE = 512
+REASONS = 64
 LARGEST_DATAGRAM_BYTES = 65_507
 
 _HEAD = struct.Struct("!2sH")
@@ -141,7 +142,9 @@ class Intake:
         return False, others
 
     def refuse(self, reason: str) -> None:
-        """Counts what could not be read or was not allowed."""
+        """Counts what could not be read or was not allowed; a bounded number of reasons apart."""
+        if reason not in self.malformed and len(self.malformed) >= REASONS:
+            reason = "another reason"
         self.malformed[reason] = self.malformed.get(reason, 0) + 1
 
     def _meet(self, identity: bytes, others: list[Other]) -> None:
@@ -205,7 +208,7 @@ class Intake:
             packet, at
         )
         if kind != _SEND:
-            raise FrameError(f"unexpected kind {kind}")
+            raise FrameError("unexpected kind")
         if source not in connection.nodes:
             raise FrameError("speaks for another node")
         if destination >= self._nodes and not (destination == NOBODY and flags & PUBLISH):

@@ -24,7 +24,7 @@ import zmq.backend
 
 from broker import Node
 from broker.port import Port
-from broker.realtime import Waiter, sharpen
+from broker.realtime import EXACT_S, Waiter, sharpen
 from broker.serve import Bus
 from broker.wire import Frame, Kind, encode
 from topologies import Link, Topology, Transport
@@ -271,7 +271,7 @@ def large_receiver(pipe: Connection, endpoint: str, count: int, share: bool) -> 
     """Takes messages up at their time, as a node's driver does; gives (stamp, when, size) each."""
     sharpen()
     port = _joined(endpoint, "b", share=share)
-    waiter = Waiter()
+    waiter = Waiter(EXACT_S)  # as a driver does
     waiter.watch(port.descriptor)
     held: list[Frame] = []
     seen: list[tuple[int, int, int]] = []

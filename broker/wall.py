@@ -35,7 +35,7 @@ from broker.machine import Machine
 from broker.node import Program, Programs
 from broker.port import Port, a_word
 from broker.processes import WorkerProcesses
-from broker.realtime import Waiter, sharpen
+from broker.realtime import EXACT_S, Waiter, sharpen
 from broker.run import JOIN_DEADLINE_S, WEEK_S, Run, _check
 from broker.scheduler import Note, Observer, Tap
 from broker.serve import Bus, LedgerBooks
@@ -90,7 +90,7 @@ class Driver(Worker):
             )
             for number, machine in self._machines.items()
         }
-        self._waiter = Waiter()
+        self._waiter = Waiter(EXACT_S)
         for port in ports:
             self._waiter.watch(port.descriptor)
 

@@ -63,4 +63,3 @@ class Waiter:
         """Gives its descriptors back."""
         self._epoll.close()
         os.close(self._bell)
-

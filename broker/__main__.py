@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 
 from broker.errors import BrokerError
+from broker.serving import keys, serve
 from topologies import InputError, units
 
 app = typer.Typer(
@@ -96,7 +97,7 @@ def trace(
     )
 
 
-COMMANDS: tuple[Callable[..., None], ...] = (trace,)
+COMMANDS: tuple[Callable[..., None], ...] = (trace, serve, keys)
 for command in COMMANDS:
     app.command()(command)
 

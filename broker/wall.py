@@ -26,7 +26,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from broker.clock import NANOSECONDS, to_ns, to_seconds
 from broker.errors import BrokerError, FrameError, ProgramError
@@ -36,7 +36,7 @@ from broker.node import Program, Programs
 from broker.port import Port, a_word
 from broker.processes import WorkerProcesses
 from broker.realtime import EXACT_S, Waiter, sharpen
-from broker.run import JOIN_DEADLINE_S, WEEK_S, Run, _check
+from broker.run import JOIN_DEADLINE_S, WEEK_S, Run, Transport, check
 from broker.scheduler import Note, Observer, Tap
 from broker.serve import Bus, LedgerBooks
 from broker.serve import Observer as BusObserver
@@ -45,8 +45,6 @@ from broker.worker import Assignment, Worker
 from faults import Event, Scenario
 from topologies import Node as Place
 from topologies import Topology
-
-Transport = Literal["ipc", "tcp"]
 
 _LONGEST_WAIT_NS = 200_000_000
 _LATE_NS = 1_000_000
@@ -360,7 +358,9 @@ def run(
     seconds. The programs must be picklable. `Run.digest` differs from run to run, as times do.
     """
     names = tuple(programs)
-    _check(names, topology, processes, workers, transport, background)
+    check(names, topology, processes, workers, transport, background)
+    if transport == "inproc":
+        raise BrokerError("in wall time programs have processes of their own: use ipc or tcp")
     count = min(processes, len(names))
     owners = {name: number % count for number, name in enumerate(names)}
     words = [a_word() for _ in range(count)]

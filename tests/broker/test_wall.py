@@ -84,7 +84,7 @@ def story(run: broker.Run) -> list[tuple[str, str, str, int, bytes, str]]:
 def test_a_program_delivers_the_same_messages_in_virtual_and_in_wall_time(transport):
     programs = {"a": tell, "b": hear}
     virtual = broker.run(programs, topology=NETWORK, seed=3)
-    real = wall.run(programs, topology=NETWORK, seed=3, processes=2, transport=transport)
+    real = broker.run(programs, topology=NETWORK, seed=3, clock="wall", processes=2, transport=transport)
     assert real.returned == virtual.returned
     assert sorted(story(real)) == sorted(story(virtual))
     times = {one.number: one.ended_ns - one.sent_ns for one in virtual.ledger}
@@ -146,7 +146,7 @@ def test_work_that_is_done_before_its_price_is_paid_is_committed_then():
 
 def test_a_program_that_fails_is_reported_with_its_node():
     with pytest.raises(ProgramError, match=r"node a failed at .*(?s:.)*has had enough"):
-        wall.run({"a": fail, "b": sleep_for_ever}, topology=NETWORK, processes=1)
+        broker.run({"a": fail, "b": sleep_for_ever}, topology=NETWORK, clock="wall")
 
 
 def test_a_bus_that_falls_silent_is_noticed(monkeypatch):
@@ -170,3 +170,11 @@ def test_the_run_ends_for_those_who_joined_when_the_bus_stops():
         here.close()
         thread.join(20)
     assert ended == [{}]
+
+
+def test_there_are_two_clocks_and_sockets_between_processes():
+    programs = {"a": tell, "b": hear}
+    with pytest.raises(BrokerError, match="clock is 'sun'; it is virtual or wall"):
+        broker.run(programs, topology=NETWORK, clock="sun")
+    with pytest.raises(BrokerError, match="processes of their own: use ipc or tcp"):
+        broker.run(programs, topology=NETWORK, clock="wall", transport="inproc")

@@ -28,7 +28,7 @@ from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 from typing import Any
 
-from broker.clock import NANOSECONDS, to_ns, to_seconds
+from broker.clock import NANOSECONDS, driving, to_ns, to_seconds
 from broker.errors import BrokerError, FrameError, ProgramError
 from broker.ledger import FaultEntry, Ledger
 from broker.machine import Machine
@@ -67,8 +67,10 @@ class Driver(Worker):
     """Runs the nodes of an `Assignment` on the machine's clock, behind `ports`.
 
     `live` returns once all programs have ended, or, `forever`, when the bus says that the run is
-    over.
+    over. Programs see the machine's own clock and generators, and may use its threads and sockets.
     """
+
+    virtual = False
 
     def __init__(
         self, assignment: Assignment, ports: Sequence[Port], *, forever: bool = False
@@ -95,8 +97,9 @@ class Driver(Worker):
     def live(self) -> None:
         """Runs the nodes until the run is over."""
         sharpen()
-        while self._turn():
-            self._wait()
+        with driving():
+            while self._turn():
+                self._wait()
 
     def close(self) -> None:
         """Drops all nodes; real work still under way is not waited for."""

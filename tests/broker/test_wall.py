@@ -84,7 +84,9 @@ def story(run: broker.Run) -> list[tuple[str, str, str, int, bytes, str]]:
 def test_a_program_delivers_the_same_messages_in_virtual_and_in_wall_time(transport):
     programs = {"a": tell, "b": hear}
     virtual = broker.run(programs, topology=NETWORK, seed=3)
-    real = broker.run(programs, topology=NETWORK, seed=3, clock="wall", processes=2, transport=transport)
+    real = broker.run(
+        programs, topology=NETWORK, seed=3, clock="wall", processes=2, transport=transport
+    )
     assert real.returned == virtual.returned
     assert sorted(story(real)) == sorted(story(virtual))
     times = {one.number: one.ended_ns - one.sent_ns for one in virtual.ledger}
@@ -178,3 +180,13 @@ def test_there_are_two_clocks_and_sockets_between_processes():
         broker.run(programs, topology=NETWORK, clock="sun")
     with pytest.raises(BrokerError, match="processes of their own: use ipc or tcp"):
         broker.run(programs, topology=NETWORK, clock="wall", transport="inproc")
+
+
+async def look_at_the_clock(_: Node) -> float:
+    return time.time()
+
+
+def test_in_wall_time_programs_see_the_machines_clock():
+    before = time.time()
+    run = broker.run({"a": look_at_the_clock}, topology=NETWORK, clock="wall")
+    assert before < run.returned["a"] < time.time()

@@ -434,10 +434,11 @@ class Node:
             self._feel(frame)
             return
         loop = self._loop
+        body, payload = frame.contents()
         message = Message(
             self._surroundings.names[frame.source],
-            unpack(frame.body),
-            tuple([_readonly(part) for part in frame.payload]) if frame.payload else (),
+            unpack(body),
+            tuple([_readonly(part) for part in payload]) if payload else (),
             frame.purpose,
             (frame.instant_ns + frame.clock_ns) / NANOSECONDS,
             loop.clock_ns() / NANOSECONDS,

@@ -121,14 +121,20 @@ class Frame:
         rest = self._rest or _write(self)
         return (rest.near, *rest.apart) if rest.apart else (rest.near,)
 
+    def contents(self) -> tuple[Buffer, tuple[Buffer, ...]]:
+        """The body and the payload."""
+        rest = self._rest
+        if rest is None:
+            return self.body, self.payload
+        begin = rest.purpose_length
+        end = begin + rest.body_length
+        return rest.near[begin:end], _cut(rest, end) if rest.parts else ()
+
     def __getattr__(self, name: str) -> Any:
         """The body and the payload of a frame that was decoded are cut out when they are wanted."""
-        rest = self._rest if name in ("body", "payload") else None
-        if rest is None:
+        if name not in ("body", "payload") or self._rest is None:
             raise AttributeError(f"a frame has no {name}")
-        body_end = rest.purpose_length + rest.body_length
-        self.body = rest.near[rest.purpose_length : body_end]
-        self.payload = _cut(rest, body_end) if rest.parts else ()
+        self.body, self.payload = self.contents()
         return getattr(self, name)
 
 

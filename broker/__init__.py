@@ -14,7 +14,8 @@
 
 A program runs on a node and uses asyncio as ever. Its messages go over real ZeroMQ sockets through
 a bus that asks the network model when, and whether, each arrives. Hours pass in milliseconds, and
-the same seed gives the same run, bit for bit, in one process or in ten.
+the same seed gives the same run, bit for bit, in one process or in ten. With clock="wall" the same
+programs run on the machine's clock, and `join` lets those of any process take part.
 """
 
 from broker.errors import (
@@ -33,6 +34,7 @@ from broker.ledger import Ledger
 from broker.node import Message, Node, Program, Programs, Reservation, Route
 from broker.run import Run, run, run_async
 from broker.scheduler import Note, Observer, Tap
+from broker.wall import join
 from broker.wire import Frame
 
 __all__ = [
@@ -58,6 +60,7 @@ __all__ = [
     "SpinError",
     "Tap",
     "WorkerError",
+    "join",
     "run",
     "run_async",
 ]

@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 
 from broker.errors import BrokerError
+from broker.serving import keys, serve
 from topologies import InputError, units
 
 app = typer.Typer(
@@ -29,10 +30,10 @@ app = typer.Typer(
 def broker() -> None:
     """A network emulator for asyncio programs.
 
-    Your programs exchange messages over a network that you describe in a file (links with their
-    bandwidth, delay and loss) while another file says what goes wrong and when: crashes,
-    partitions, thin links. `broker.run` in Python runs them in virtual time, hours in
-    milliseconds and the same each time. What stands here is for before and after such a run.
+    Your programs exchange messages over a network that you describe in one file, while
+    another says what goes wrong and when: crashes, partitions, thin links. That is
+    `broker.run` in Python; hours pass in milliseconds, the same each time. Here is what you
+    need beside it.
     """
 
 
@@ -49,7 +50,7 @@ def trace(
     ] = None,
     fate: Annotated[
         list[str] | None,
-        typer.Option(help="Only these fates: delivered, 'in flight', lost …; dropped: all losses."),
+        typer.Option(help="Only what was delivered, 'in flight', lost …; dropped: all losses."),
     ] = None,
     from_: Annotated[
         str | None, typer.Option("--from", metavar="TIME", help="From then on, as '1.5 s'.")
@@ -72,7 +73,7 @@ def trace(
     """
     from broker import perfetto as chrome  # noqa: PLC0415 - heavy; `--help` should be quick
     from broker import timeline  # noqa: PLC0415 - as above
-    from broker import trace as traces  # noqa: PLC0415
+    from broker import trace as traces  # noqa: PLC0415 - as above
 
     whole = traces.read(file)
     chosen = whole.chosen(
@@ -96,7 +97,7 @@ def trace(
     )
 
 
-COMMANDS: tuple[Callable[..., None], ...] = (trace,)
+COMMANDS: tuple[Callable[..., None], ...] = (trace, serve, keys)
 for command in COMMANDS:
     app.command()(command)
 

@@ -20,17 +20,19 @@ import logging
 import math
 import random
 import sys
+import weakref
 import zlib
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from contextvars import Context, copy_context
 from typing import Any, NoReturn
 
-from broker.errors import RealWorldError, SpinError
+from broker.errors import RealWorldError, SpinError, WorkerError
 
 NANOSECONDS = 1_000_000_000
 _SPIN_LIMIT = 1_000_000
-_OUTSIDE_DEADLINE_S = 600.0
+_WORK_DEADLINE_S = 600.0
+_LOOK_S = 0.2
 
 _log = logging.getLogger(__name__)
 
@@ -54,6 +56,20 @@ def driving() -> Iterator[None]:
     finally:
         sys.set_asyncgen_hooks(*hooks)
         asyncio._set_running_loop(outer)
+
+
+def wait_for(
+    work: concurrent.futures.Future[Any], what: str, interrupted: Callable[[], bool]
+) -> None:
+    """Waits until real work is done, however it ends. Raises WorkerError when that takes too long,
+    or when it is `interrupted`.
+    """
+    for _ in range(math.ceil(_WORK_DEADLINE_S / _LOOK_S)):
+        if work.done() or concurrent.futures.wait((work,), _LOOK_S).done:
+            return
+        if interrupted():
+            raise WorkerError(f"{what} was not waited for: the run was stopped")
+    raise WorkerError(f"{what} took more than {_WORK_DEADLINE_S:.0f} s")
 
 
 class _Task(asyncio.Task[Any]):
@@ -138,8 +154,9 @@ class NodeLoop(asyncio.AbstractEventLoop):
     collector finalizes later finds a loop that takes nothing on.
     """
 
-    def __init__(self, name: str, seed: str = "") -> None:
+    def __init__(self, name: str, seed: str = "", interrupted: Callable[[], bool] = bool) -> None:
         self.name = name
+        self.interrupted = interrupted
         self.random = random.Random(f"{seed}:global:{name}")
         self.trusted = False
         self._now_ns = 0
@@ -152,6 +169,7 @@ class NodeLoop(asyncio.AbstractEventLoop):
         self._timers: list[tuple[int, int, asyncio.TimerHandle]] = []
         self._order = itertools.count()
         self._task_numbers = itertools.count(zlib.crc32(name.encode()) << 24)
+        self._tasks: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
         self._running = False
         self._fenced = False
         self._outside: deque[tuple[concurrent.futures.Future[Any], asyncio.Future[Any]]] = deque()
@@ -251,6 +269,10 @@ class NodeLoop(asyncio.AbstractEventLoop):
             due_ns = since_ns + math.ceil((due_ns - since_ns) / (1.0 + self._drift))
         return max(due_ns, self._now_ns)
 
+    def tasks(self) -> list[asyncio.Task[Any]]:
+        """Its tasks that have not ended; `asyncio.all_tasks` would look at those of all nodes."""
+        return [task for task in self._tasks if not task.done()]
+
     def fence(self) -> None:
         """The node died: drop what is ready and what is due, and take nothing more."""
         self._fenced = True
@@ -270,8 +292,9 @@ class NodeLoop(asyncio.AbstractEventLoop):
         submitted.
         """
         work, future = self._outside.popleft()
+        wait_for(work, f"a thread of node {self.name}", self.interrupted)
         try:
-            result = work.result(timeout=_OUTSIDE_DEADLINE_S)
+            result = work.result()
         except BaseException as error:
             if not isinstance(error, Exception | concurrent.futures.CancelledError):
                 raise
@@ -326,6 +349,7 @@ class NodeLoop(asyncio.AbstractEventLoop):
         self, coro: Coroutine[Any, Any, Any], **options: Any
     ) -> asyncio.Task[Any]:
         task = _Task(next(self._task_numbers), coro, loop=self, **options)
+        self._tasks.add(task)
         if self._fenced:
             coro.close()
         return task
@@ -352,6 +376,23 @@ class NodeLoop(asyncio.AbstractEventLoop):
             yield
         finally:
             self.trusted = outer
+
+    @contextlib.contextmanager
+    def closing(self, task: asyncio.Task[Any]) -> Iterator[None]:
+        """While this is open, a dead task's code can run as on this loop: nothing that it awaits
+        comes, and it meets no real world.
+        """
+        outer, hooks = asyncio._get_running_loop(), sys.get_asyncgen_hooks()
+        self.take_over()
+        asyncio.tasks._enter_task(self, task)
+        self._running = True
+        try:
+            yield
+        finally:
+            self._running = False
+            asyncio.tasks._leave_task(self, task)
+            sys.set_asyncgen_hooks(*hooks)
+            asyncio._set_running_loop(outer)
 
     def _tell(self, handle: asyncio.Handle, error: BaseException) -> None:
         """A callback raised; the loop goes on, as asyncio's does."""

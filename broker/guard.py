@@ -13,6 +13,7 @@ what compiled libraries do by themselves.
 from __future__ import annotations
 
 import asyncio
+import builtins
 import contextlib
 import os
 import random
@@ -81,6 +82,7 @@ def _patch() -> None:
     _refuse(threading.Thread, "start", "threading.Thread.start", "use node.compute")
     _refuse(socket.socket, "__init__", "socket.socket", "use node.send and node.receive")
     _refuse(subprocess.Popen, "__init__", "subprocess.Popen", "use node.compute")
+    _replace(builtins, "__import__", _as_ever(builtins.__import__))
     if numpy := sys.modules.get("numpy"):
         shared = numpy.random.mtrand._rand
         for name in dir(numpy.random):
@@ -146,6 +148,21 @@ def _own_seed(original: Callable[..., None]) -> Callable[..., None]:
         original(generator, a, version)
 
     return seed
+
+
+def _as_ever(load: Callable[..., Any]) -> Callable[..., Any]:
+    """A module that is loaded while a program runs is loaded as ever: it is loaded once, and what
+    it draws then would be missing the next time.
+    """
+
+    def load_as_ever(name: str, *args: Any, **options: Any) -> Any:
+        loop = _here()
+        if loop is None:
+            return load(name, *args, **options)
+        with loop.trust():
+            return load(name, *args, **options)
+
+    return load_as_ever
 
 
 def _own_uuid1(original: Callable[..., uuid.UUID]) -> Callable[..., uuid.UUID]:

@@ -7,17 +7,19 @@ The digest is SHA-256 over every message in the order in which it was sent (ends
 times in nanoseconds, fate, and a fingerprint of what it carried) and every fault that was applied.
 Two runs with the same digest carried the same bytes at the same instants.
 
-A run may book millions of messages, so the books are a record of 74 bytes for each, and an
-`Entry` is made only for who looks at one.
+A run may book millions of messages, so the books are some 75 bytes for each, and an `Entry` is made
+only for who looks at one.
 """
 
 from __future__ import annotations
 
 import hashlib
 import struct
+import sys
+from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,27 +31,17 @@ from topologies import Transport
 IN_FLIGHT = "in flight"
 DELIVERED = "delivered"
 
-RECORD = struct.Struct("<IIIIQqqq16sBqB")
-"""One message: the numbers of source, destination and purpose among the words, the length of its
-body, what it answers, its size, its bytes on the wire, when it was sent, its fingerprint, whether
-it is a datagram; when it ended (-1: not yet), and the number of its fate among the reasons."""
-_END = struct.Struct("<qB")
-_END_AT = RECORD.size - _END.size
-_FATE_AT = RECORD.size - 1
+RECORD = struct.Struct("<IIIIQqqq16sB")
+"""One message as it was sent: the numbers of source, destination and purpose among the words, the
+length of its body, what it answers, its size, its bytes on the wire, the instant, its fingerprint,
+and whether it is a datagram."""
 _MOST_REASONS = 256
+_ROOM = 4_096
+_NOT_ENDED = array("q", [-1]) * _ROOM
 
-_pack = RECORD.pack
+_pack = RECORD.pack_into
 _length = RECORD.size
-_end = _END.pack_into
 _tuple = tuple.__new__
-
-
-class _Words(dict[str, int]):
-    """Words and their places in the order in which they were first asked for."""
-
-    def __missing__(self, word: str) -> int:
-        self[word] = place = len(self)
-        return place
 
 
 class Booking(NamedTuple):
@@ -98,11 +90,14 @@ class FaultEntry:
 class Columns:
     """The books as they lie in memory, for who writes them down.
 
-    `records` has one `RECORD` for each message, whose words and fates are places in `words` and
-    `reasons`; `copies` are (number, copy, ended_ns, fate).
+    For each message `records` has a `RECORD`, `ended_ns` eight bytes (the least first; -1: not
+    ended) and `fates` one. Words and fates are places in `words` and `reasons`. `copies` are
+    (number, copy, ended_ns, fate).
     """
 
-    records: bytes
+    records: bytearray
+    ended_ns: bytes
+    fates: bytearray
     copies: tuple[tuple[int, int, int, int], ...]
     words: tuple[str, ...]
     reasons: tuple[str, ...]
@@ -115,11 +110,14 @@ class Ledger:
         self._transport = transport or Transport()
         self._segment_bytes = self._transport.segment_bytes
         self._header_bytes = self._transport.header_bytes
+        self._datagram_bytes: dict[int, int] = {}
         self._count = 0
         self._records = bytearray()
+        self._ended_ns = array("q")
+        self._fates = bytearray()
         self._copies: dict[tuple[int, int], tuple[int, int]] = {}
-        self._words = _Words()
-        self._reasons = _Words({IN_FLIGHT: 0, "": 1})
+        self._words: dict[str, int] = {}
+        self._reasons = {IN_FLIGHT: 0, "": 1}
         self._ended = 0
         self._duplicated = 0
         self._faults: list[FaultEntry] = []
@@ -129,37 +127,38 @@ class Ledger:
 
     def sent(self, source: str, destination: str, frame: Frame) -> Booking:
         """Books a message that a node handed over. Its number counts from 1 in order of sending."""
-        body = frame.body
         content = self._fingerprint()
-        content.update(body)
-        payload = frame.payload
-        for part in payload:
+        for part in frame.carried():
             content.update(part)
-        if len(payload) > 1:
-            content.update(repr([len(part) for part in payload]).encode())
         size = frame.size_bytes
         datagram = frame.flags & DATAGRAM
         if datagram:
-            on_the_wire = datagram_bytes(size, self._transport)
+            on_the_wire = self._datagram_bytes.get(size) or self._as_datagram(size)
         else:
             on_the_wire = size + (-(-size // self._segment_bytes) or 1) * self._header_bytes
-        number_of = self._words.__getitem__
-        self._records += _pack(
-            number_of(source),
-            number_of(destination),
-            number_of(frame.purpose),
-            len(body),
+        count = self._count
+        if count == len(self._fates):
+            self._grow()
+        words, purpose = self._words, frame.purpose
+        if source not in words or destination not in words or purpose not in words:
+            for word in (source, destination, purpose):
+                words.setdefault(word, len(words))
+        _pack(
+            self._records,
+            count * _length,
+            words[source],
+            words[destination],
+            words[purpose],
+            frame.body_bytes,
             frame.answers,
             size,
             on_the_wire,
             frame.instant_ns,
             content.digest(),
             datagram,
-            -1,
-            0,
         )
         self._wire_total += on_the_wire
-        self._count = number = self._count + 1
+        self._count = number = count + 1
         return _tuple(Booking, (number, size))
 
     def ended(self, fate: Fate) -> None:
@@ -167,20 +166,21 @@ class Ledger:
         number, at_ns, reason, copy, _ = fate
         if not 0 < number <= self._count:
             raise LedgerError(f"message {number} ended, and was never sent")
-        code = self._reasons[reason]
-        at = (number - 1) * _length
-        before = (
-            self._copies.get((number, copy), (0, 0))[1] if copy else self._records[at + _FATE_AT]
-        )
+        reasons, place = self._reasons, number - 1
+        if reason not in reasons:
+            reasons[reason] = len(reasons)
+        fates = self._fates
+        before = self._copies.get((number, copy), (0, 0))[1] if copy else fates[place]
         if before:
             earlier = self._names_of_fates()[before]
             raise LedgerError(
                 f"message {number} ended twice: {earlier}, then {reason or DELIVERED}"
             )
         if copy:
-            self._copies[number, copy] = at_ns, code
+            self._copies[number, copy] = at_ns, reasons[reason]
         else:
-            _end(self._records, at + _END_AT, at_ns, code)
+            self._ended_ns[place] = at_ns
+            fates[place] = reasons[reason]
         self._ended += 1
 
     def fault(self, entry: FaultEntry) -> None:
@@ -204,14 +204,14 @@ class Ledger:
 
     def __iter__(self) -> Iterator[Entry]:
         """Messages in the order in which they were sent, then copies as they ended."""
-        words, reasons = tuple(self._words), self._names_of_fates()
-        records = bytes(self._records)
-        for number, record in enumerate(RECORD.iter_unpack(records), 1):
-            yield _entry(number, record, words, reasons)
-        for (number, copy), (ended_ns, code) in self._copies.items():
+        books = self.columns()
+        records, words, reasons = books.records, books.words, books.reasons
+        ends = zip(RECORD.iter_unpack(records), self._ended_ns, books.fates, strict=False)
+        for number, (record, ended_ns, code) in enumerate(ends, 1):
+            yield _entry(number, record, words, ended_ns, reasons[code])
+        for number, copy, ended_ns, code in books.copies:
             record = RECORD.unpack_from(records, (number - 1) * _length)
-            original = _entry(number, record, words, reasons)
-            yield replace(original, ended_ns=ended_ns, fate=reasons[code], copy=copy)
+            yield _entry(number, record, words, ended_ns, reasons[code], copy)
 
     def __len__(self) -> int:
         return self._count
@@ -238,36 +238,35 @@ class Ledger:
 
     def bytes_by_purpose(self) -> dict[str, int]:
         """Bytes on the wire by purpose, lost messages included, sorted by purpose."""
+        books = self.columns()
         totals: dict[int, int] = {}
-        for _, _, purpose, _, _, _, on_the_wire, *_ in RECORD.iter_unpack(self._records):
+        for _, _, purpose, _, _, _, on_the_wire, *_ in RECORD.iter_unpack(books.records):
             totals[purpose] = totals.get(purpose, 0) + on_the_wire
-        for number, _ in self._copies:
-            record = RECORD.unpack_from(self._records, (number - 1) * _length)
+        for number, *_ in books.copies:
+            record = RECORD.unpack_from(books.records, (number - 1) * _length)
             totals[record[2]] += record[6]
-        words = tuple(self._words)
-        return dict(sorted((words[purpose], total) for purpose, total in totals.items()))
+        return dict(sorted((books.words[purpose], total) for purpose, total in totals.items()))
 
     def fates(self) -> dict[str, int]:
         """How many messages met each fate."""
-        counts = Counter(self._records[_FATE_AT::_length])
-        counts.update(code for _, code in self._copies.values())
-        names = self._names_of_fates()
-        return dict(sorted((names[code], count) for code, count in counts.items()))
+        books = self.columns()
+        counts = Counter(books.fates)
+        counts.update(code for *_, code in books.copies)
+        return dict(sorted((books.reasons[code], count) for code, count in counts.items()))
 
     def digest(self) -> str:
         """SHA-256, in hexadecimal, over all entries and faults."""
-        names = self._names_of_fates()
-        records = bytearray(self._records)
-        codes = records[_FATE_AT::_length]
-        seen = dict.fromkeys([*codes, *(code for _, code in self._copies.values())])
+        books = self.columns()
+        seen = dict.fromkeys([*books.fates, *(code for *_, code in books.copies)])
         places = bytearray(_MOST_REASONS)  # by first use: the books don't say which ended first
         for place, code in enumerate(seen):
             places[code] = place
-        records[_FATE_AT::_length] = codes.translate(places)
-        heading = (tuple(self._words), [names[code] for code in seen], self._count)
+        heading = (books.words, [books.reasons[code] for code in seen], self._count)
         total = hashlib.sha256(repr(heading).encode())
-        total.update(records)
-        for (number, copy), (ended_ns, code) in self._copies.items():
+        total.update(books.records)
+        total.update(books.ended_ns)
+        total.update(books.fates.translate(places))
+        for number, copy, ended_ns, code in books.copies:
             total.update(repr((number, copy, ended_ns, places[code])).encode())
         for fault in self._faults:
             total.update(
@@ -278,7 +277,9 @@ class Ledger:
     def columns(self) -> Columns:
         """The books as they lie in memory, copied."""
         return Columns(
-            bytes(self._records),
+            self._records[: self._count * _length],
+            _little(self._ended_ns[: self._count]),
+            self._fates[: self._count],
             tuple((*key, *end) for key, end in self._copies.items()),
             tuple(self._words),
             self._names_of_fates(),
@@ -290,18 +291,39 @@ class Ledger:
 
         trace.write(self, path)
 
+    def _as_datagram(self, size: int) -> int:
+        on_the_wire = datagram_bytes(size, self._transport)
+        self._datagram_bytes[size] = on_the_wire
+        return on_the_wire
+
+    def _grow(self) -> None:
+        """Makes room for the next messages, none of which has ended."""
+        self._records += bytes(_length * _ROOM)
+        self._ended_ns.extend(_NOT_ENDED)
+        self._fates += bytes(_ROOM)
+
     def _names_of_fates(self) -> tuple[str, ...]:
         return tuple(reason or DELIVERED for reason in self._reasons)
 
 
 def _entry(
-    number: int, record: tuple[Any, ...], words: Sequence[str], reasons: Sequence[str]
+    number: int,
+    record: tuple[Any, ...],
+    words: Sequence[str],
+    ended_ns: int,
+    fate: str,
+    copy: int = 0,
 ) -> Entry:
-    (
-        source, destination, purpose, _, _, size, on_the_wire, sent_ns, content, datagram,
-        ended_ns, code,
-    ) = record  # fmt: skip
+    source, destination, purpose, _, _, size, on_the_wire, sent_ns, content, datagram = record
     return Entry(
         number, words[source], words[destination], words[purpose], size, on_the_wire, content,
-        sent_ns, ended_ns, reasons[code], 0, bool(datagram),
+        sent_ns, ended_ns, fate, copy, bool(datagram),
     )  # fmt: skip
+
+
+def _little(numbers: array[int]) -> bytes:
+    """The bytes of these numbers, the least first, whatever the machine."""
+    if sys.byteorder == "big":
+        numbers = numbers[:]
+        numbers.byteswap()
+    return numbers.tobytes()

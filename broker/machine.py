@@ -20,11 +20,11 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import CoroutineType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
-from broker.clock import NodeLoop, to_seconds
+from broker.clock import NodeLoop, to_seconds, wait_for
 from broker.disk import Disk
-from broker.errors import BrokerError, SpinError, WorkerError
+from broker.errors import BrokerError, SpinError
 from broker.guard import guarded
 from broker.node import Node, Program, Surroundings
 from broker.processor import Processor
@@ -34,7 +34,6 @@ from topologies import Node as Place
 
 T = TypeVar("T")
 
-WORK_DEADLINE_S = 600.0
 _PASSES_AT_AN_INSTANT = 10_000
 _CLOSINGS = 8
 _HERE = os.path.dirname(__file__)  # noqa: PTH120 - as code objects spell it
@@ -123,7 +122,9 @@ class Machine:
     def boot(self, now_ns: int, incarnation: int) -> None:
         """Calls the program as the incarnation of that number."""
         seed = f"{self._surroundings.seed}:{incarnation}"
-        loop = NodeLoop(self.place.name, seed)  # type: ignore[abstract]  # the rest is set below the class
+        loop = NodeLoop(  # type: ignore[abstract]  # the rest is set below the class
+            self.place.name, seed, self._surroundings.interrupted
+        )
         loop.skew(now_ns, *self._skew)
         self._loop = loop
         self.node = Node(self.place, incarnation, loop, self.disk, self)
@@ -138,7 +139,7 @@ class Machine:
         self.node._die()
         self._loop.fence()
         self._lane.clear()
-        self._graves += asyncio.all_tasks(self._loop)
+        self._graves += self._loop.tasks()
         self.node = self._loop = self._main = None
         self.ended_ns = None
         self.reported = self._stopping = False
@@ -310,12 +311,8 @@ class Machine:
     def _finish_work(self, now_ns: int) -> None:
         for number in self.processor.finish_due(now_ns):
             done, future = self.work.pop(number)
-            try:
-                error = done.exception(timeout=WORK_DEADLINE_S)
-            except TimeoutError:
-                raise WorkerError(
-                    f"work on node {self.place.name} took more than {WORK_DEADLINE_S:.0f} s"
-                ) from None
+            wait_for(done, f"work on node {self.place.name}", self._surroundings.interrupted)
+            error = done.exception()
             if future.done():
                 continue
             if isinstance(error, StopIteration):
@@ -351,26 +348,14 @@ def dispose(tasks: list[asyncio.Task[Any]]) -> None:
     They are closed on their own loop, where whatever they try to await never comes: a program that
     catches everything and tries again would else do so for ever.
     """
-    outer = asyncio._get_running_loop()
     with guarded():
-        try:
-            while tasks:
-                _close(tasks.pop())
-        finally:
-            asyncio._set_running_loop(outer)
+        while tasks:
+            task = tasks.pop()
+            with cast("NodeLoop", task.get_loop()).closing(task):
+                _close(task)
 
 
 def _close(task: asyncio.Task[Any]) -> None:
-    loop = task.get_loop()
-    asyncio._set_running_loop(loop)
-    asyncio.tasks._enter_task(loop, task)
-    try:
-        _close_awaited(task)
-    finally:
-        asyncio.tasks._leave_task(loop, task)
-
-
-def _close_awaited(task: asyncio.Task[Any]) -> None:
     for coroutine in reversed(_awaited(task.get_coro())):
         for _ in range(_CLOSINGS):  # a `finally` that awaits does not let go at once
             with contextlib.suppress(

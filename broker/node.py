@@ -118,6 +118,8 @@ class Surroundings(Protocol):
 
     def number(self, name: str) -> int: ...
 
+    def interrupted(self) -> bool: ...
+
     def route(self, source: str, destination: str) -> Route | None: ...
 
 
@@ -185,7 +187,8 @@ class Node:
 
     def peers(self) -> tuple[str, ...]:
         """The other nodes that run a program, in the order of the run."""
-        return tuple(name for name in self._surroundings.names if name != self.name)
+        names = tuple(self._surroundings.names)
+        return names[: self._number] + names[self._number + 1 :]
 
     def link(self, peer: str, *, back: bool = False) -> Route:
         """What the way to `peer` costs now, or from it with `back`: degraded links as they are.
@@ -431,10 +434,11 @@ class Node:
             self._feel(frame)
             return
         loop = self._loop
+        body, payload = frame.contents()
         message = Message(
             self._surroundings.names[frame.source],
-            unpack(frame.body),
-            tuple([_readonly(part) for part in frame.payload]) if frame.payload else (),
+            unpack(body),
+            tuple([_readonly(part) for part in payload]) if payload else (),
             frame.purpose,
             (frame.instant_ns + frame.clock_ns) / NANOSECONDS,
             loop.clock_ns() / NANOSECONDS,

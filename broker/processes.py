@@ -13,13 +13,16 @@ import pickle
 import signal
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 
 import zmq
 
 from broker.errors import BrokerError, WorkerError
 from broker.worker import Assignment, Worker
+
+Work = Callable[[str, Assignment, Connection], None]
+"""The body of a worker process; virtual time's, if no other is given."""
 
 _POLL_MS = 1_000
 _END_S = 5.0
@@ -28,14 +31,16 @@ _END_S = 5.0
 class WorkerProcesses:
     """The worker processes of one run."""
 
-    def __init__(self, endpoint: str, assignments: list[Assignment]) -> None:
+    def __init__(
+        self, endpoint: str, assignments: list[Assignment], work: Work | None = None
+    ) -> None:
         spawning = multiprocessing.get_context("spawn")
         self._pipes: list[Connection] = []
         self._processes = []
         for assignment in assignments:
             ours, theirs = spawning.Pipe(duplex=False)
             process = spawning.Process(
-                target=_work,
+                target=work or _work,
                 args=(endpoint, assignment, theirs),
                 name=f"broker-worker-{assignment.index}",
                 daemon=True,

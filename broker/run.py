@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import secrets
 import tempfile
@@ -59,6 +60,7 @@ def run(
     topology: Topology,
     faults: Scenario | Sequence[Event] = (),
     seed: int = 0,
+    clock: Literal["virtual", "wall"] = "virtual",
     processes: int = 1,
     workers: int | None = None,
     transport: Transport | None = None,
@@ -67,13 +69,15 @@ def run(
     observe: Observer | None = None,
     tap: Tap | None = None,
 ) -> Run:
-    """Runs each program on its node, in virtual time, until all but the `background` ones returned.
+    """Runs each program on its node until all but the `background` ones have returned.
 
     Args:
         programs: By name of node. With more than one process they must be picklable.
         topology: The network. Every program's node must be in it.
         faults: A scenario, or events as `faults.expand` gives them.
         seed: Of everything that is drawn. Same seed, same digest, for any number of processes.
+        clock: ``virtual`` time jumps from event to event; ``wall`` is the machine's own clock, with
+            programs in processes of their own (see `broker.wall`), and no two runs are the same.
         processes: 1 runs all here; more spread the nodes over that many worker processes.
         workers: Threads in each process that do what programs give to `node.compute`; as many as
             there are cores for each process, if not said.
@@ -89,6 +93,24 @@ def run(
         DeadlockError: Nothing is under way and programs wait.
         BrokerError: Anything else that ends a run; `topologies.InputError` for bad input.
     """
+    if clock == "wall":
+        from broker import wall  # noqa: PLC0415 - it is built on this module
+
+        return wall.run(
+            programs,
+            topology=topology,
+            faults=faults,
+            seed=seed,
+            processes=processes,
+            workers=workers,
+            transport=transport or "ipc",
+            background=background,
+            limit_s=limit_s,
+            observe=observe,
+            tap=tap,
+        )
+    if clock != "virtual":
+        raise BrokerError(f"clock is {clock!r}; it is virtual or wall")
     plan = _Plan(programs, topology, seed, processes, workers, transport, frozenset(background))
     return plan.run(faults, to_ns(limit_s), observe, tap)
 
@@ -107,7 +129,7 @@ async def run_async(
     observe: Observer | None = None,
     tap: Tap | None = None,
 ) -> Run:
-    """`run` from within a running event loop, which goes on meanwhile.
+    """`run` in virtual time, from within a running event loop, which goes on meanwhile.
 
     The run has a thread of its own, and `observe` and `tap` are called there. Cancelling ends the
     run.
@@ -139,7 +161,7 @@ class _Plan:
         background: frozenset[str],
     ) -> None:
         self._names = tuple(programs)
-        _check(self._names, topology, processes, workers, transport, background)
+        check(self._names, topology, processes, workers, transport, background)
         self._programs = programs
         self._topology = topology
         self._seed = seed
@@ -157,6 +179,12 @@ class _Plan:
         self._stopped = True
         if self._scheduler is not None:
             self._scheduler.stop()
+
+    def _watch(self, pool: WorkerProcesses) -> None:
+        """Asked while the bus waits for other processes."""
+        if self._stopped:
+            raise BrokerError("the run was stopped from outside")
+        pool.check()
 
     def run(
         self,
@@ -186,14 +214,14 @@ class _Plan:
             if self._processes == 1:
                 dealer = _open(context, zmq.DEALER, opened)
                 dealer.connect(endpoint)
-                local = Worker(assignments[0], dealer)
+                local = Worker(assignments[0], dealer, lambda: self._stopped)
                 opened.callback(local.close)
                 local.hello()
                 pump = local.pump
             else:
                 pool = WorkerProcesses(endpoint, assignments)
                 opened.callback(pool.end)
-                alive = pool.check
+                alive = functools.partial(self._watch, pool)
             bus = Bus(socket, self._owners, tokens, ledger, alive)
             bus.wait_for_all(JOIN_DEADLINE_S)
             self._scheduler = scheduler = Scheduler(
@@ -248,7 +276,7 @@ class _Plan:
         )
 
 
-def _check(
+def check(
     names: Sequence[str],
     topology: Topology,
     processes: int,

@@ -173,6 +173,7 @@ class Scheduler:
             fates = early + self._network.advance(now_ns)
             early = []
             if end_ns > now_ns + 1:
+                end_ns = self._network.certain_ns(end_ns)
                 fates += self._network.arrivals(end_ns - 1)
             deliveries = self._settle(fates, end_ns)
             workers = {

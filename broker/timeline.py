@@ -55,7 +55,7 @@ def lines(trace: Trace, limit: int = 0) -> Iterator[Text]:
             yield Text.assemble(
                 f"{time}  {_ends(row).ljust(widths['ends'])}",
                 f"  {row['purpose'].ljust(widths['purpose'])}",
-                f"  {_size(row['size_bytes']):>9}  {_took(row):>8}  ",
+                f"  {_size(row['size_bytes']):>8}  {_took(row):>8}  ",
                 (fate, _style(row["fate"])),
             )
 

@@ -53,7 +53,7 @@ _RECORD = np.dtype(
     [
         ("source", "<u4"), ("destination", "<u4"), ("purpose", "<u4"), ("body_bytes", "<u4"),
         ("answers", "<u8"), ("size_bytes", "<i8"), ("wire_bytes", "<i8"), ("at_ns", "<i8"),
-        ("content", "V16"), ("datagram", "u1"), ("ended_ns", "<i8"), ("fate", "u1"),
+        ("content", "V16"), ("datagram", "u1"),
     ]
 )  # fmt: skip
 assert _RECORD.itemsize == RECORD.size
@@ -67,7 +67,6 @@ SCHEMA = pa.schema(
         "nodes": pa.list_(pa.string()), "text": pa.string(),
     }
 )  # fmt: skip
-_MESSAGE_NAMES = ("source", "destination", "purpose", "fate")
 
 
 def write(ledger: Ledger, path: Path) -> None:
@@ -246,34 +245,29 @@ def _among(column: pa.ChunkedArray, words: Collection[str]) -> pa.ChunkedArray:
 def _messages(columns: Columns) -> pa.Table:
     """A row for each message, each copy behind its original."""
     records = np.frombuffer(columns.records, dtype=_RECORD)
+    ended = np.frombuffer(columns.ended_ns, dtype="<i8")
+    fate = np.frombuffer(columns.fates, dtype="u1")
     number = np.arange(1, len(records) + 1)
     copy = np.zeros(len(records), dtype=np.int64)
     if columns.copies:
         numbers, copies, ended_ns, fates = np.array(columns.copies, dtype=np.int64).T
-        doubles = records[numbers - 1].copy()
-        doubles["ended_ns"], doubles["fate"] = ended_ns, fates
         order = np.lexsort((np.append(copy, copies), np.append(number, numbers)))
-        records = np.append(records, doubles)[order]
+        records = np.append(records, records[numbers - 1])[order]
+        ended, fate = np.append(ended, ended_ns)[order], np.append(fate, fates)[order]
         number, copy = np.append(number, numbers)[order], np.append(copy, copies)[order]
-    words = {"fate": columns.reasons}
     found: dict[str, pa.Array] = {
-        name: pa.DictionaryArray.from_arrays(
-            records[name].astype(np.int32), pa.array(words.get(name, columns.words), pa.string())
-        )
-        for name in _MESSAGE_NAMES
+        name: _words(records[name], columns.words) for name in ("source", "destination", "purpose")
     }
     for name in ("at_ns", "size_bytes", "wire_bytes"):
         found[name] = pa.array(np.ascontiguousarray(records[name]))
-    ended = np.ascontiguousarray(records["ended_ns"])
     contents = pa.py_buffer(np.ascontiguousarray(records["content"]).tobytes())
     found |= {
-        "what": pa.array(["message"]).dictionary_encode().take(_zeros(len(records))),
+        "what": _words(np.zeros(len(records)), ("message",)),
         "ended_ns": pa.array(ended, mask=ended < 0),
         "number": pa.array(number),
         "copy": pa.array(copy),
-        "delivery": pa.DictionaryArray.from_arrays(
-            records["datagram"].astype(np.int32), pa.array(["stream", "datagram"])
-        ),
+        "delivery": _words(records["datagram"], ("stream", "datagram")),
+        "fate": _words(fate, columns.reasons),
         "content": pa.Array.from_buffers(pa.binary(16), len(records), [None, contents]),
     }
     return _table(found, len(records))
@@ -303,5 +297,5 @@ def _table(columns: dict[str, pa.Array], rows: int) -> pa.Table:
     )
 
 
-def _zeros(count: int) -> pa.Array:
-    return pa.array(np.zeros(count, dtype=np.int32))
+def _words(places: np.ndarray[Any, Any], words: Sequence[str]) -> pa.Array:
+    return pa.DictionaryArray.from_arrays(places.astype(np.int32), pa.array(words, pa.string()))

@@ -20,7 +20,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgpack
 import zmq
@@ -72,6 +72,8 @@ class Kind(IntEnum):
 
 
 _KINDS = {int(kind): kind for kind in Kind}
+_new = object.__new__
+_tuple = tuple.__new__
 
 
 @dataclass(slots=True)
@@ -98,20 +100,52 @@ class Frame:
     flags: int = 0
     due_ns: int = 0
     clock_ns: int = 0
-    _size: int = field(default=0, compare=False, repr=False)
+    _rest: _Rest | None = field(default=None, init=False, compare=False, repr=False)
 
     @property
     def size_bytes(self) -> int:
         """All its bytes, as they would lie in a stream."""
-        if self._size:
-            return self._size
-        size = _PREFIX.size + len(self.body)
-        if self.purpose:
-            size += len(self.purpose.encode())
-        for part in self.payload:
-            size += len(part) + 4
-        self._size = size
+        rest = self._rest or _write(self)
+        size = _PREFIX.size + len(rest.near)
+        for part in rest.apart:
+            size += len(part)
         return size
+
+    @property
+    def body_bytes(self) -> int:
+        """How long the body is."""
+        return (self._rest or _write(self)).body_length
+
+    def carried(self) -> tuple[Buffer, ...]:
+        """What it carries (purpose, body, payload), as few buffers: for who takes a fingerprint."""
+        rest = self._rest or _write(self)
+        return (rest.near, *rest.apart) if rest.apart else (rest.near,)
+
+    def contents(self) -> tuple[Buffer, tuple[Buffer, ...]]:
+        """The body and the payload."""
+        rest = self._rest
+        if rest is None:
+            return self.body, self.payload
+        begin = rest.purpose_length
+        end = begin + rest.body_length
+        return rest.near[begin:end], _cut(rest, end) if rest.parts else ()
+
+    def __getattr__(self, name: str) -> Any:
+        """The body and the payload of a frame that was decoded are cut out when they are wanted."""
+        if name not in ("body", "payload") or self._rest is None:
+            raise AttributeError(f"a frame has no {name}")
+        self.body, self.payload = self.contents()
+        return getattr(self, name)
+
+
+class _Rest(NamedTuple):
+    """What comes behind a frame's prefix: near it in the packet, and in parts of their own."""
+
+    near: Buffer
+    apart: tuple[Buffer, ...]
+    purpose_length: int
+    body_length: int
+    parts: int
 
 
 def pack(value: dict[str, Any]) -> bytes:
@@ -196,13 +230,12 @@ def encode(frames: Sequence[Frame]) -> list[Buffer]:
     inside: list[Buffer] = [_HEAD.pack(MAGIC, len(frames))]
     apart: list[Buffer] = []
     for frame in frames:
-        purpose = frame.purpose.encode() if frame.purpose else b""
-        payload = frame.payload
+        near, mine, purpose_length, body_length, count = frame._rest or _write(frame)
         inside.append(
             _PREFIX.pack(
                 frame.kind,
                 frame.flags,
-                len(payload),
+                count,
                 frame.source,
                 frame.destination,
                 frame.sequence,
@@ -210,20 +243,33 @@ def encode(frames: Sequence[Frame]) -> list[Buffer]:
                 frame.instant_ns,
                 frame.due_ns,
                 frame.clock_ns,
-                len(purpose),
-                len(frame.body),
+                purpose_length,
+                body_length,
             )
         )
-        if purpose:
-            inside.append(purpose)
-        inside.append(frame.body)
-        if payload:
-            sizes = [len(part) for part in payload]
-            marked = [size | _APART if size >= LARGE_BYTES else size for size in sizes]
-            inside.append(_lengths(len(marked)).pack(*marked))
-            for size, part in zip(sizes, payload, strict=True):
-                (apart if size >= LARGE_BYTES else inside).append(part)
+        inside.append(near)
+        if mine:
+            apart += mine
     return [b"".join(inside), *apart]
+
+
+def _write(frame: Frame) -> _Rest:
+    """Lays out what comes behind the prefix; a frame is not changed in that any more."""
+    purpose = frame.purpose.encode() if frame.purpose else b""
+    body, payload = frame.body, frame.payload
+    apart: tuple[Buffer, ...] = ()
+    near: Buffer
+    if payload:
+        sizes = [len(part) for part in payload]
+        marked = [size | _APART if size >= LARGE_BYTES else size for size in sizes]
+        lengths = _lengths(len(marked)).pack(*marked)
+        small = [part for part in payload if len(part) < LARGE_BYTES]
+        apart = tuple([part for part in payload if len(part) >= LARGE_BYTES])
+        near = b"".join((purpose, body, lengths, *small))
+    else:
+        near = purpose + body if purpose else body
+    rest = frame._rest = _Rest(near, apart, len(purpose), len(body), len(payload))
+    return rest
 
 
 def decode(parts: Sequence[Buffer]) -> list[Frame]:
@@ -282,38 +328,67 @@ def _decode_one(
             text = str(packet[at:body_at], "utf-8")
         except UnicodeDecodeError as error:
             raise FrameError(f"purpose is not UTF-8: {error}") from error
-    payload: tuple[Buffer, ...] = ()
+    mine: tuple[Buffer, ...] = ()
     if count:
         lengths = _lengths(count).unpack_from(packet, lengths_at)
-        payload, next_at, apart = _payload(lengths, packet, next_at, parts, apart)
-    frame = Frame(
-        known, source, destination, sequence, answers, instant, text,
-        packet[body_at:lengths_at], payload, flags, due, clock,
-    )  # fmt: skip
-    return frame, next_at, apart
+        if count == 1 and lengths[0] < LARGE_BYTES:
+            next_at += lengths[0]
+        else:
+            small, mine = _measure(lengths, parts, apart)
+            next_at += small
+        if next_at > end:
+            raise FrameError("the packet ends within a payload")
+    frame = _new(Frame)
+    frame.kind = known
+    frame.source = source
+    frame.destination = destination
+    frame.sequence = sequence
+    frame.answers = answers
+    frame.instant_ns = instant
+    frame.purpose = text
+    frame.flags = flags
+    frame.due_ns = due
+    frame.clock_ns = clock
+    frame._rest = _tuple(_Rest, (packet[at:next_at], mine, purpose_length, body_length, count))
+    return frame, next_at, apart + len(mine)
 
 
-def _payload(
-    lengths: Sequence[int], packet: memoryview, at: int, parts: Sequence[Buffer], apart: int
-) -> tuple[tuple[Buffer, ...], int, int]:
-    found: list[Buffer] = []
-    total = 0
+def _measure(
+    lengths: Sequence[int], parts: Sequence[Buffer], apart: int
+) -> tuple[int, tuple[Buffer, ...]]:
+    """How many bytes of payload are near, and the parts that are not. Raises FrameError."""
+    total = small = 0
+    mine: list[Buffer] = []
     for length in lengths:
         size = length & ~_APART
         total += size
         if total > MAX_PAYLOAD_BYTES:
             raise FrameError(f"payload of {total:,} bytes; at most {MAX_PAYLOAD_BYTES:,}")
         if length & _APART:
-            if size < LARGE_BYTES or apart >= len(parts) or len(parts[apart]) != size:
+            place = apart + len(mine)
+            if size < LARGE_BYTES or place >= len(parts) or len(parts[place]) != size:
                 raise FrameError(f"no part of {size:,} bytes where a frame speaks of one")
-            found.append(parts[apart])
-            apart += 1
+            mine.append(parts[place])
+        elif size >= LARGE_BYTES:
+            raise FrameError("the packet ends within a payload")
         else:
-            if size >= LARGE_BYTES or at + size > len(packet):
-                raise FrameError("the packet ends within a payload")
-            found.append(packet[at : at + size])
-            at += size
-    return tuple(found), at, apart
+            small += size
+    return small, tuple(mine)
+
+
+def _cut(rest: _Rest, at: int) -> tuple[Buffer, ...]:
+    """The payload of a frame whose body ends at `at`."""
+    near, apart = rest.near, iter(rest.apart)
+    payload: list[Buffer] = []
+    lengths = _lengths(rest.parts).unpack_from(near, at)
+    at += 4 * rest.parts
+    for length in lengths:
+        if length & _APART:
+            payload.append(next(apart))
+        else:
+            payload.append(near[at : at + length])
+            at += length
+    return tuple(payload)
 
 
 def _lengths(count: int) -> struct.Struct:

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import contextlib
 import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import zmq
 
@@ -44,10 +44,18 @@ class Assignment:
 class Worker:
     """Runs the nodes of an `Assignment`, driven by the frames that come over `socket`."""
 
-    def __init__(self, assignment: Assignment, socket: zmq.Socket[bytes]) -> None:
+    virtual: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        assignment: Assignment,
+        socket: zmq.Socket[bytes],
+        interrupted: Callable[[], bool] = bool,
+    ) -> None:
         dispose_of_remains()
         self._assignment = assignment
         self._socket = socket
+        self.interrupted = interrupted
         self._threads = ThreadPoolExecutor(assignment.threads, thread_name_prefix="compute")
         self._numbers = {name: number for number, name in enumerate(assignment.names)}
         self._map = Map(assignment.topology)
@@ -60,7 +68,8 @@ class Worker:
         }
         self._agenda: list[tuple[int, int]] = []
         self._guard = contextlib.ExitStack()
-        self._guard.enter_context(guard.guarded())
+        if self.virtual:
+            self._guard.enter_context(guard.guarded())
 
     @property
     def returned(self) -> dict[str, object]:

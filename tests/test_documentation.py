@@ -16,6 +16,7 @@ import re
 import shlex
 import stat
 import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -324,3 +325,15 @@ def _is_one_of(figure: str, measured: list[float]) -> bool:
     digits = figure.removesuffix(" %").replace(",", "")
     places = len(digits.partition(".")[2])
     return any(f"{number * (100 if percent else 1):.{places}f}" == digits for number in measured)
+
+
+@pytest.mark.parametrize("script", ["fidelity", "bus"])
+def test_the_tables_of_measurements_are_what_the_scripts_print(script):
+    command = [sys.executable, f"benchmarks/{script}.py", "--table"]
+    printed = subprocess.run(
+        command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=True
+    ).stdout
+    page = (REPOSITORY / "docs" / "measurements.md").read_text(encoding="utf-8")
+    shown = page.split(f"<!-- {script} -->")[1].split(f"<!-- /{script} -->")[0].strip()
+    assert shown
+    assert shown in printed

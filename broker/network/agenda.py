@@ -15,8 +15,8 @@ NEVER = 1 << 62
 class Fate(NamedTuple):
     """How a copy of a message ended.
 
-    `reason` is empty for an arrival, else why it was lost. `copy` is 1 for the duplicate of a
-    datagram; `last` says that no further fate of this number will come.
+    `reason` is empty for an arrival, else why it was lost. `copy` counts the duplicates of a
+    datagram from 1; `last` says that no further fate of this number will come.
     """
 
     number: int

@@ -22,7 +22,7 @@ import random
 from collections.abc import Callable, Sequence
 from statistics import NormalDist
 
-from topologies import InputError, Link
+from topologies import Link
 
 Quantile = Callable[[float], float]
 
@@ -75,17 +75,6 @@ def least_delay_s(link: Link) -> float:
     if link.jitter_s == 0:
         return link.delay_s
     return max(link.delay_s + link.jitter_s * quantile(link)(0.0), 0.0)
-
-
-def check(link: Link) -> None:
-    """Raises InputError where the losses of a link can't be had."""
-    if link.burst > 1 and link.loss > 0 and link.loss / (link.burst * (1 - link.loss)) > 1:
-        least = link.loss / (1 - link.loss)
-        raise InputError(
-            f"a loss of {link.loss:g} can't come in bursts of {link.burst:g} packets",
-            key=f"link {link.source} → {link.target}",
-            remedy=f"Give bursts of {least:g} packets or more, or a smaller loss",
-        )
 
 
 class Losses:

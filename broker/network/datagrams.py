@@ -25,12 +25,13 @@ class Train:
     """
 
     __slots__ = ("arriving", "at_node", "copy", "corrupt", "destination", "index", "lag_ns",
-                 "number", "packets", "size", "source", "wake_ns")  # fmt: skip
+                 "number", "packets", "size", "source", "twins", "wake_ns")  # fmt: skip
 
     def __init__(
         self, index: int, number: int, source: str, destination: str, size: int, packets: int
     ) -> None:
         self.index, self.number, self.copy = index, number, 0
+        self.twins = 0
         self.source, self.destination, self.at_node = source, destination, source
         self.size, self.packets = size, packets
         self.lag_ns = 0
@@ -40,7 +41,8 @@ class Train:
     def twin(self, index: int) -> Train:
         """The same once more."""
         twin = Train(index, self.number, self.source, self.destination, self.size, self.packets)
-        twin.at_node, twin.copy, twin.lag_ns = self.at_node, 1, self.lag_ns
+        self.twins += 1
+        twin.at_node, twin.copy, twin.lag_ns = self.at_node, self.twins, self.lag_ns
         twin.wake_ns, twin.corrupt = self.wake_ns, self.corrupt
         return twin
 

@@ -75,11 +75,46 @@ class Streams:
             return
         queue.append((end, number, head))
         if end > stream.limit or stream.holes:
-            if not stream.must:
+            if not stream.must or (not stream.holes and stream.goal < stream.limit):
                 self._agenda.wake(stream, stream.aim())
             return
         stream.goal = end
         stream.goal_ns = stream.since_ns + math.ceil((end - stream.drained) / stream.speed)
+
+    def send_alike(
+        self, at_ns: int, number: int, count: int, source: str, destination: str, size_bytes: int
+    ) -> None:
+        """So many messages, numbered from `number` on, are handed over together."""
+        for following in range(number, number + count):
+            stream = self._streams.get((source, destination))
+            if (
+                stream is not None
+                and stream.queue
+                and at_ns < stream.goal_ns
+                and stream.generation == self.generation
+                and not (stream.waiting or stream.holes)
+                and stream.losses is None
+            ):
+                self._lengthen(stream, following, number + count - following, size_bytes)
+                return
+            self.send(at_ns, following, source, destination, size_bytes)
+
+    def _lengthen(self, stream: Stream, number: int, count: int, size_bytes: int) -> None:
+        """So many messages more for a stream that is draining, and loses nothing."""
+        size = size_bytes + (-(-size_bytes // self._full_bytes) or 1) * self._header_bytes
+        head = min(size, self._most_head)
+        end = stream.enqueued
+        add = stream.queue.append
+        for following in range(number, number + count):
+            end += size
+            add((end, following, head))
+        stream.enqueued = end
+        self._agenda.in_flight += count
+        if end <= stream.limit:
+            stream.goal = end
+            stream.goal_ns = stream.since_ns + math.ceil((end - stream.drained) / stream.speed)
+        elif not stream.must or stream.goal < stream.limit:
+            self._agenda.wake(stream, stream.aim())
 
     def _start(
         self, stream: Stream, at_ns: int, begin: int, end: int, number: int, head: int

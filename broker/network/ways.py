@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from broker.network import chance
 from broker.network.paths import Leg, Path, Resource
 from broker.network.routes import Pair, Routes
 from faults import Conditions
@@ -23,8 +22,7 @@ class Ways:
         self.generation = 0
         self.links: dict[Pair, Link] = dict(topology.links)
         self._touching: dict[str, list[Pair]] = {}
-        for ends, link in self.links.items():
-            chance.check(link)
+        for ends in self.links:
             for end in ends:
                 self._touching.setdefault(end, []).append(ends)
         self._resources: dict[Pair, Resource] = {}
@@ -55,7 +53,6 @@ class Ways:
         for ends in touched:
             if ends in self.links:
                 link = self.links[ends] = conditions.link(self._topology.links[ends])
-                chance.check(link)
                 self._legs.pop(ends, None)
                 if ends in self._resources and not link.medium:
                     self._resources[ends].capacity = link.bandwidth_bps

@@ -24,8 +24,8 @@ from tests.broker.worlds import SECOND, crash, network, strike
 
 STAR = network("a-hub", "b-hub", "c-hub", "d-hub", "e-hub", bandwidth_bps=1e9, delay_s=0.001)
 LIVES = 200
-PERIOD_S = 0.1
-REST_S = 0.02
+PERIOD_S = 0.05
+REST_S = 0.01
 
 
 async def say(node: Node, what: str) -> None:
@@ -50,7 +50,7 @@ async def catch_everything(node: Node) -> None:
     while True:
         try:
             await say(node, "awake")
-            await asyncio.sleep(0.03)
+            await asyncio.sleep(0.015)
         except BaseException:
             with contextlib.suppress(BaseException):
                 await say(node, "caught")
@@ -120,12 +120,12 @@ async def ask_around(node: Node) -> None:
     while True:
         node.suspects("hub")
         with contextlib.suppress(BaseException):
-            async with asyncio.timeout(0.01):
+            async with asyncio.timeout(0.006):
                 await node.disk.write("life", bytes([node.incarnation % 256]))
                 await node.request("hub", {"incarnation": node.incarnation}, timeout=0.005)
         try:
             with contextlib.suppress(TimeoutError):
-                await node.receive(timeout=0.013)
+                await node.receive(timeout=0.005)
         finally:
             await asyncio.shield(asyncio.ensure_future(say(node, "shielded")))
 
@@ -145,8 +145,8 @@ async def outlive(node: Node) -> None:
             pass
 
     hearing = asyncio.create_task(hear())
-    for _ in range(20):
-        await asyncio.sleep(LIVES * PERIOD_S / 20)
+    for _ in range(5):
+        await asyncio.sleep(LIVES * PERIOD_S / 5)
         gc.collect()
     hearing.cancel()
 
@@ -158,7 +158,7 @@ def churn() -> list[Event]:
         for i in range(LIVES)
         for number, name in enumerate(PROGRAMS)
         for event in strike(
-            "crash", name, i * PERIOD_S + 0.05 + number / 1_000, (i + 1) * PERIOD_S - REST_S
+            "crash", name, i * PERIOD_S + 0.025 + number / 1_000, (i + 1) * PERIOD_S - REST_S
         )
     ]
 
@@ -217,15 +217,6 @@ def test_who_catches_everything_and_is_crashed_a_thousand_times_sends_nothing_af
     assert unraisable == []
 
 
-def downs(run: broker.Run, name: str) -> int:
-    return sum(
-        not any(begin <= entry.sent_ns < end for begin, end in lived)
-        for lived in [[(0, SECOND), (3 * SECOND, 1 << 62)]]
-        for entry in run.ledger
-        if entry.source == name
-    )
-
-
 @pytest.mark.parametrize("spinner", ["sleep", "send", "compute", "thread", "disk", "room"])
 def test_a_program_that_tries_again_for_ever_is_closed_all_the_same(spinner):
     """What a dead program awaits never comes, and does not raise either: else it would spin."""
@@ -261,7 +252,7 @@ def test_a_program_that_tries_again_for_ever_is_closed_all_the_same(spinner):
     machine.dispose_of_remains()
     assert machine.remains == []
     assert run.returned["b"] == 5
-    assert downs(run, "a") == 0
+    assert not [entry for entry in run.ledger if SECOND <= entry.sent_ns < 3 * SECOND]
 
 
 def test_a_finally_of_the_dead_finds_no_real_world():

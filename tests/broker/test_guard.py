@@ -286,3 +286,17 @@ def test_everything_is_as_before_after_a_run_that_could_not_begin(monkeypatch):
         alone(draw)
     assert all(here is there for here, there in zip(before, things(), strict=True))
     assert sys.modules["broker.guard"]._guards == 0
+
+
+def test_a_module_loaded_by_a_program_draws_nothing_from_its_generator(tmp_path, monkeypatch):
+    (tmp_path / "drawing_as_it_loads.py").write_text("import random\ndrawn = random.random()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    async def main(_: Node) -> float:
+        import drawing_as_it_loads  # type: ignore[import-not-found]
+
+        assert drawing_as_it_loads.drawn
+        return random.random()
+
+    first, second = (broker.run({"a": main}, topology=PAIR).returned["a"] for _ in range(2))
+    assert first == second

@@ -15,6 +15,7 @@ import secrets
 import sys
 import time
 import uuid
+from collections.abc import Callable
 from functools import partial
 
 import numpy
@@ -81,28 +82,29 @@ def test_a_frame_that_a_socket_loses_is_found_out(monkeypatch):
         broker.run({"a": tell, "b": listen}, topology=PAIR)
 
 
+def saying(monkeypatch: pytest.MonkeyPatch, wrong: Callable[[int], int]) -> None:
+    """The worker says another number of frames than it sends, where it sends any."""
+    post = worker_module.post
+
+    def lie(socket, frames, *envelope):
+        quiet = frames[-1]
+        if quiet.kind == Kind.QUIET and quiet.sequence:
+            quiet.sequence = wrong(quiet.sequence)
+        post(socket, frames, *envelope)
+
+    monkeypatch.setattr(worker_module, "post", lie)
+
+
 def test_nobody_would_know_of_a_lost_frame_if_workers_did_not_count(monkeypatch):
     losing_one(monkeypatch)
-    pack, reports = worker_module.pack, []
-
-    def with_what_came(body):
-        if body.get("sent"):
-            reports.append(body)
-            body = body | {"sent": len(reports) != 2}
-        return pack(body)
-
-    monkeypatch.setattr(worker_module, "pack", with_what_came)
+    counts = iter([1, 0, 1])
+    saying(monkeypatch, lambda _: next(counts))
     run = broker.run({"a": tell, "b": listen}, topology=PAIR)
     assert run.returned["b"] == [("a", 0), ("a", 2)]
 
 
 def test_a_worker_that_says_less_than_it_sends_is_found_out(monkeypatch):
-    pack = worker_module.pack
-
-    def less(body):
-        return pack(body | {"sent": 0} if body.get("sent") else body)
-
-    monkeypatch.setattr(worker_module, "pack", less)
+    saying(monkeypatch, lambda _: 0)
     with pytest.raises(BrokerError, match="worker 0 sent 0 frames, 1 came"):
         broker.run({"a": tell, "b": listen}, topology=PAIR)
 
@@ -185,6 +187,49 @@ def test_a_network_that_promises_too_much_is_found_out(monkeypatch):
     through(monkeypatch, Hasty)
     with pytest.raises(BrokerError, match=r"message 1 arrived at 0\.01\d+ s, which is past"):
         broker.run({"a": tell_and_tick, "b": tick}, topology=PAIR)
+
+
+HALF_WAY = directed(
+    *[
+        Link(source=a, target=b, bandwidth_bps=1e6, delay_s=0.01, duplicate=0.5)
+        for a, b in (("a", "hub"), ("hub", "b"), ("b", "hub"), ("hub", "a"))
+    ]
+)
+
+
+async def tell_and_hear(node: Node) -> list[int]:
+    """Datagrams over two links, so that there is always one half-way when a window begins."""
+    (peer,) = node.peers()
+    heard: list[int] = []
+
+    async def hear() -> None:
+        while True:
+            heard.append((await node.receive()).header["i"])
+
+    task = asyncio.create_task(hear())
+    for i in range(60):
+        await node.send(peer, {"i": i}, datagram=True)
+        await asyncio.sleep(0.0037)
+    await asyncio.sleep(1)
+    task.cancel()
+    return heard
+
+
+def test_a_datagram_that_is_half_way_arrives_in_time_and_each_copy_has_a_fate_of_its_own():
+    run = broker.run({"a": tell_and_hear, "b": tell_and_hear}, topology=HALF_WAY)
+    copies = [entry.copy for entry in run.ledger]
+    assert set(copies) == {0, 1, 2}
+    assert run.ledger.fates() == {"delivered": len(copies)}
+    for node, heard in run.returned.items():
+        arrived = [entry for entry in run.ledger if entry.destination == node]
+        assert len(heard) == len(arrived)
+        assert set(heard) == set(range(60))
+
+
+def test_without_a_look_at_what_is_half_way_it_would_be_late(monkeypatch):
+    monkeypatch.setattr(Network, "certain_ns", lambda _, until_ns: until_ns)
+    with pytest.raises(BrokerError, match="which is past"):
+        broker.run({"a": tell_and_hear, "b": tell_and_hear}, topology=HALF_WAY)
 
 
 # The ledger: sent + duplicated = delivered + dropped + in flight.

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from pyarrow import parquet
 
 from broker import LedgerError
 from broker.ledger import FaultEntry, Ledger
-from broker.network import Fate
-from broker.wire import Frame, Kind, pack
+from broker.network import Fate, datagram_bytes, wire_bytes
+from broker.wire import DATAGRAM, Frame, Kind, pack
+from topologies import Transport
 
 FRAME = Frame(Kind.SEND, 0, 1, 1, 0, 500, "asks", pack({"i": 1}), (b"abc",))
 FAULT = FaultEntry(700, "1", "crash", "begin", ("b",), "crash b")
@@ -120,22 +120,50 @@ def test_a_digest_sees_fates_times_and_faults():
     assert len(set(digests)) == len(digests)
 
 
-def test_the_trace_has_a_row_for_each_message_and_fault_in_order(tmp_path):
+def test_a_digest_sees_where_one_part_of_a_payload_ends():
+    parts = filled(replace(FRAME, payload=(b"ab", b"c")))
+    assert parts.digest() != filled(replace(FRAME, payload=(b"a", b"bc"))).digest()
+
+
+def test_a_digest_sees_whether_a_message_was_a_datagram():
+    assert filled(replace(FRAME, flags=DATAGRAM)).digest() != filled().digest()
+
+
+def test_a_digest_does_not_see_in_which_order_fates_were_booked():
+    def booked(*fates: Fate) -> str:
+        ledger = Ledger()
+        for _ in fates:
+            ledger.sent("a", "b", FRAME)
+        for fate in fates:
+            ledger.ended(fate)
+        return ledger.digest()
+
+    lost, late = Fate(1, 800, "lost"), Fate(2, 900, "queue full")
+    assert booked(lost, late) == booked(late, lost)
+    assert booked(lost, late) != booked(lost._replace(number=2), late._replace(number=1))
+
+
+def test_a_datagram_has_the_bytes_of_its_own_packets_and_a_stream_those_of_its_segments():
+    transport = Transport(segment_bytes=100, header_bytes=60)
+    ledger = Ledger(transport)
+    large = replace(FRAME, payload=(b"x" * 2_000,))
+    ledger.sent("a", "b", large)
+    ledger.sent("a", "b", replace(large, flags=DATAGRAM))
+    size = large.size_bytes
+    assert [(entry.wire_bytes, entry.datagram) for entry in ledger] == [
+        (wire_bytes(size, segment_bytes=100, header_bytes=60), False),
+        (datagram_bytes(size, transport), True),
+    ]
+
+
+def test_a_fate_of_what_was_never_sent_is_an_error():
+    for number in (0, 2):
+        with pytest.raises(LedgerError, match=f"message {number} ended, and was never sent"):
+            filled().ended(Fate(number, 1))
+
+
+def test_a_copy_has_one_fate_too():
     ledger = filled()
-    ledger.fault(FAULT)
-    ledger.sent("b", "a", replace(FRAME, instant_ns=800))
-    ledger.write_parquet(tmp_path / "trace.parquet")
-    rows = parquet.read_table(tmp_path / "trace.parquet").to_pylist()
-    assert [(row["what"], row["sent_ns"]) for row in rows] == [
-        ("message", 500),
-        ("fault", 700),
-        ("message", 800),
-    ]
-    assert [(row["ended_ns"], row["fate"]) for row in rows] == [
-        (900, "delivered"),
-        (None, ""),
-        (None, "in flight"),
-    ]
-    assert (rows[0]["source"], rows[0]["destination"], rows[0]["purpose"]) == ("a", "b", "asks")
-    assert rows[0]["wire_bytes"] == rows[0]["size_bytes"] + 66 == FRAME.size_bytes + 66
-    assert (rows[1]["purpose"], rows[1]["text"]) == ("crash begin", "crash b")
+    ledger.ended(Fate(1, 950, "lost", copy=1))
+    with pytest.raises(LedgerError, match="message 1 ended twice: lost, then delivered"):
+        ledger.ended(Fate(1, 951, copy=1))

@@ -11,7 +11,7 @@ import pytest
 from broker.network import Network
 from broker.network.chance import Losses, least_delay_s, quantile, stream
 from tests.broker.worlds import SECOND, directed
-from topologies import InputError, Link
+from topologies import Link
 
 
 def link(**settings: object) -> Link:
@@ -98,9 +98,3 @@ def test_several_lossy_links_lose_what_any_of_them_loses():
     assert chain.rate == pytest.approx(0.28)
     passed = sum(chain.gap() for _ in range(20_000))
     assert 20_000 / (passed + 20_000) == pytest.approx(0.28, rel=0.05)
-
-
-def test_bursts_too_short_for_a_loss_are_refused_with_what_would_do():
-    with pytest.raises(InputError, match=r"link a → b: a loss of 0\.9 can't come in bursts of 2"):
-        Network(directed(link(loss=0.9, burst=2)), 0)
-    Network(directed(link(loss=0.9, burst=9.001)), 0)

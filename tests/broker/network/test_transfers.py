@@ -286,3 +286,31 @@ def test_a_route_is_the_shortest_by_delay_and_then_by_hops():
     assert [link.target for link in model.route("a", "c")] == ["m", "c"]
     assert model.route("c", "a") is None
     assert model.route("c", "c") == ()
+
+
+@pytest.mark.parametrize("loss", [0.0, 0.01])
+@pytest.mark.parametrize("gap_ns", [0, 1_000, 5_000_000])
+def test_messages_handed_over_together_fare_as_those_handed_over_one_by_one(loss, gap_ns):
+    """Alone, with another stream beside it, idle or not, within the window and beyond it."""
+    topology = directed(
+        Link(source="a", target="b", bandwidth_bps=1e7, delay_s=0.01, loss=loss),
+        Link(source="b", target="a", bandwidth_bps=1e7, delay_s=0.01),
+        Link(source="c", target="a", bandwidth_bps=1e7, delay_s=0.01),
+    )
+    fates = []
+    for together in (True, False):
+        model = Network(topology, 5)
+        number = 1
+        for step, (source, size, count) in enumerate(
+            [("a", 100, 3), ("a", 2_000, 40), ("c", 700, 5), ("a", 100, 60), ("c", 9_000, 30)] * 3
+        ):
+            at_ns = 1_000_000 + step * gap_ns
+            if together:
+                model.send_alike(at_ns, number, count, source, "b", size)
+            else:
+                for following in range(number, number + count):
+                    model.send(at_ns, following, source, "b", size)
+            number += count
+        fates.append((model.in_flight(), model.advance(3600 * SECOND), model.in_flight()))
+    assert fates[0] == fates[1]
+    assert len(fates[0][1]) == number - 1

@@ -1,0 +1,389 @@
+"""The processes that `benchmarks/bus.py` measures: senders, brokers, receivers, programs.
+
+Sender, broker and receiver are separate processes. The ends do as little as they can, for
+zmq.proxy's peers as for ours: what is measured is the broker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import multiprocessing
+import random
+import struct
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from multiprocessing.connection import Connection
+from typing import Any
+
+import zmq
+import zmq.backend
+
+from broker import Node
+from broker.port import Port
+from broker.realtime import EXACT_S, Waiter, sharpen
+from broker.serve import Bus
+from broker.wire import Frame, Kind, encode
+from topologies import Link, Topology, Transport
+from topologies import Node as Place
+
+WORD = b"benchmark"
+WINDOW = 8 * 2**20
+LARGE_WINDOW = 32 * 2**20
+DEADLINE_S = 120.0
+_PREFIX = struct.Struct("!BBHIIQQqqqBI")
+_SENDS, _DELIVERS = int(Kind.SEND), int(Kind.DELIVER)
+_processes = multiprocessing.get_context("fork")
+
+
+def chain(hops: int, delay_s: float, bandwidth_bps: float) -> Topology:
+    """a → … → b over so many links, `delay_s` in all."""
+    names = ["a", *(f"router-{i}" for i in range(1, hops)), "b"]
+    links = [
+        Link(source=source, target=target, bandwidth_bps=bandwidth_bps, delay_s=delay_s / hops)
+        for x, y in pairwise(names)
+        for source, target in ((x, y), (y, x))
+    ]
+    # Without slow start, which the peers don't have either.
+    transport = Transport(send_buffer_bytes=2 * LARGE_WINDOW, initial_window=1_000_000)
+    return Topology.of("chain", [Place(name=name) for name in names], links, transport)
+
+
+@contextlib.contextmanager
+def process(work: Callable[..., None], *args: Any) -> Iterator[Connection]:
+    """A process that runs `work` and talks over a pipe; it is ended in any case."""
+    ours, theirs = _processes.Pipe()
+    child = _processes.Process(target=work, args=(theirs, *args), daemon=True)
+    child.start()
+    theirs.close()
+    try:
+        yield ours
+    finally:
+        ours.close()
+        child.join(5)
+        if child.is_alive():
+            child.kill()
+            child.join()
+
+
+def answer(pipe: Connection) -> Any:
+    """What a process says next. Raises TimeoutError when that takes too long."""
+    if not pipe.poll(DEADLINE_S):
+        raise TimeoutError("a process of the benchmark has fallen silent")
+    return pipe.recv()
+
+
+# The peer: zmq.proxy, ROUTER to ROUTER.
+
+
+def proxy(pipe: Connection, transport: str) -> None:
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    sockets = [context.socket(zmq.ROUTER) for _ in range(2)]
+    with tempfile.TemporaryDirectory() as folder:
+        for number, socket in enumerate(sockets):
+            socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # waits where it would drop
+            place = "tcp://127.0.0.1:*" if transport == "tcp" else f"ipc://{folder}/{number}"
+            socket.bind(place)
+        pipe.send([socket.get_string(zmq.LAST_ENDPOINT) for socket in sockets])
+        zmq.proxy(*sockets)
+
+
+def _peer(endpoint: str) -> zmq.Socket[bytes]:
+    socket = zmq.Context.instance().socket(zmq.DEALER)
+    socket.linger = -1
+    socket.setsockopt(zmq.ROUTING_ID, b"end")  # so that one ROUTER's sender is the other's receiver
+    socket.connect(endpoint)
+    return socket
+
+
+def proxy_sender(pipe: Connection, endpoint: str, count: int, size: int) -> None:
+    socket = _peer(endpoint)
+    payload = b"x" * size
+    send = zmq.backend.Socket.send
+    pipe.recv()
+    if size >= 65_536:
+        for _ in range(count):
+            send(socket, payload, 0, copy=False)
+    else:
+        for _ in range(count):
+            send(socket, payload)
+    pipe.recv()
+
+
+def proxy_receiver(pipe: Connection, endpoint: str, count: int, size: int) -> None:
+    socket = _peer(endpoint)
+    receive = zmq.backend.Socket.recv
+    copy = size < 65_536
+    pipe.send("ready")
+    receive(socket, 0, copy=copy)
+    begin = time.perf_counter()
+    for _ in range(count - 1):
+        receive(socket, 0, copy=copy)
+    pipe.send((count - 1) / (time.perf_counter() - begin))
+
+
+def proxy_rate(count: int, size: int, transport: str = "tcp") -> float:
+    """Messages a second through zmq.proxy."""
+    with process(proxy, transport) as middle:
+        front, back = answer(middle)
+        with (
+            process(proxy_receiver, back, count, size) as receiver,
+            process(proxy_sender, front, count, size) as sender,
+        ):
+            answer(receiver)
+            time.sleep(0.3)
+            sender.send("go")
+            rate: float = answer(receiver)
+            sender.send("end")
+    return rate
+
+
+# Ours.
+
+
+def bus(pipe: Connection, topology: Topology, transport: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        built = Bus(topology, ("a", "b"), (), seed=1, words={"a": WORD, "b": WORD}, expected=2)
+        place = "tcp://127.0.0.1:*" if transport == "tcp" else f"ipc://{folder}/bus"
+        pipe.send(built.bind(place))
+
+        def wait() -> None:
+            with contextlib.suppress(EOFError):
+                pipe.recv()
+            built.stop()
+
+        threading.Thread(target=wait, daemon=True).start()
+        cpu = time.thread_time()
+        built.run()
+        cpu = time.thread_time() - cpu
+        account = built.close()
+        with contextlib.suppress(OSError):
+            pipe.send((cpu, account))
+
+
+def _joined(endpoint: str, name: str, *, share: bool) -> Port:
+    port = Port(endpoint, [name], word=WORD)
+    if not share:
+        port._arena = None
+    while port.start_ns is None:
+        port.read()
+        port.socket.poll(10)
+    return port
+
+
+class Credit:
+    """What a sender may have under way, as a node's runtime counts it."""
+
+    def __init__(self, port: Port, window: int) -> None:
+        self._port = port
+        self._window = window
+        self._sent = self._taken = 0
+
+    def wait(self) -> None:
+        """Waits until there is room."""
+        while self._sent - self._taken >= self._window:
+            self.hear()
+            if self._sent - self._taken >= self._window:
+                self._port.socket.poll(50)
+
+    def hear(self) -> None:
+        for frame in self._port.read():
+            if frame.kind == Kind.RECEIPT:
+                self._taken += frame.sequence
+
+    def spend(self, size: int) -> None:
+        self._sent += size
+
+
+def small_sender(pipe: Connection, endpoint: str, count: int, size: int, packed: int) -> None:
+    """Sends small messages, `packed` in a packet, with their stamps."""
+    port = _joined(endpoint, "a", share=False)
+    send = zmq.backend.Socket.send
+    pack, now_ns, start_ns = _PREFIX.pack, time.monotonic_ns, port.start_ns or 0
+    tail = b"\x80" + struct.pack("!I", size) + b"x" * size
+    head = b"A2" + struct.pack("!H", packed)
+    frame_bytes = _PREFIX.size + len(tail)
+    credit, word, socket = Credit(port, WINDOW), port._word, port.socket
+    pipe.recv()
+    for number in range(0, count, packed):
+        credit.wait()
+        stamp = now_ns() - start_ns
+        frames = [head]
+        for place in range(packed):
+            frames += (pack(_SENDS, 0, 1, 0, 1, number + place, 0, stamp, word, 0, 0, 1), tail)
+        send(socket, b"".join(frames))
+        credit.spend(packed * frame_bytes)
+    while not port.closed:
+        credit.hear()
+        socket.poll(50)
+    port.close()
+
+
+def small_receiver(pipe: Connection, endpoint: str, count: int, size: int) -> None:
+    port = _joined(endpoint, "b", share=False)
+    receive = zmq.backend.Socket.recv
+    frame_bytes = _PREFIX.size + 5 + size
+    got = taken = 0
+    begin = first = None
+    pipe.send("ready")
+    while got < count:
+        packet = receive(port.socket)
+        if packet[4] != _DELIVERS:
+            continue
+        several = (len(packet) - 4) // frame_bytes
+        got += several
+        if begin is None:
+            begin, first = time.perf_counter(), several
+        taken += several * frame_bytes
+        if taken >= WINDOW // 8:
+            port.report({"receipts": [[0, 1, 0, taken, False]]})
+            taken = 0
+    assert begin is not None
+    assert first is not None
+    pipe.send((got - first) / (time.perf_counter() - begin))
+    _wait_for_end(port)
+
+
+def large_sender(
+    pipe: Connection, endpoint: str, count: int, size: int, share: bool, pause_s: float
+) -> None:
+    port = _joined(endpoint, "a", share=share)
+    payload = b"x" * size
+    credit = Credit(port, LARGE_WINDOW)
+    pipe.recv()
+    for number in range(count):
+        if pause_s:
+            time.sleep(pause_s)
+        credit.wait()
+        frame = Frame(Kind.SEND, 0, 1, number, 0, port.now_ns(), "", b"\x80", (payload,))
+        port.send([frame])
+        credit.spend(frame.size_bytes)
+    while not port.closed:
+        credit.hear()
+        port.socket.poll(50)
+    port.close()
+
+
+def large_receiver(pipe: Connection, endpoint: str, count: int, share: bool) -> None:
+    """Takes messages up at their time, as a node's driver does; gives (stamp, when, size) each."""
+    sharpen()
+    port = _joined(endpoint, "b", share=share)
+    waiter = Waiter(EXACT_S)  # as a driver does
+    waiter.watch(port.descriptor)
+    held: list[Frame] = []
+    seen: list[tuple[int, int, int]] = []
+    taken = 0
+    pipe.send("ready")
+    while len(seen) < count:
+        held += [frame for frame in port.read() if frame.kind == Kind.DELIVER]
+        now_ns = port.now_ns()
+        due = [frame for frame in held if frame.due_ns <= now_ns]
+        if due:
+            held = held[len(due) :]
+            for frame in due:
+                size = frame.size_bytes
+                taken += size
+                seen.append((frame.instant_ns, now_ns, size))
+            del due, frame
+            if taken >= LARGE_WINDOW // 8:
+                port.report({"receipts": [[0, 1, 0, taken, False]]})
+                taken = 0
+            continue
+        if port.has_mail():
+            continue
+        waiter.wait(((held[0].due_ns if held else now_ns + 50_000_000) - now_ns) / 1e9)
+    pipe.send(seen)
+    _wait_for_end(port)
+
+
+def _wait_for_end(port: Port) -> None:
+    while not port.closed:
+        port.read()
+        port.socket.poll(50)
+    port.close()
+
+
+def through(
+    topology: Topology,
+    transport: str,
+    sender: tuple[Callable[..., None], *tuple[Any, ...]],
+    receiver: tuple[Callable[..., None], *tuple[Any, ...]],
+) -> tuple[Any, float, Any]:
+    """Lets a sender and a receiver meet over our bus; gives what the receiver says, the processor
+    time of the bus's own thread in seconds, and its final account.
+    """
+    with process(bus, topology, transport) as middle:
+        endpoint = answer(middle)
+        with (
+            process(receiver[0], endpoint, *receiver[1:]) as taker,
+            process(sender[0], endpoint, *sender[1:]) as giver,
+        ):
+            answer(taker)
+            giver.send("go")
+            said = answer(taker)
+            middle.send("end")
+            cpu, account = answer(middle)
+    return said, cpu, account
+
+
+# Virtual time: programs, in a module so that other processes find them.
+
+
+async def chat(node: Node) -> int:
+    """Sends a hundred bytes to the next node so many times, and reads what comes."""
+    rate, seconds = node.place.attributes["rate"], node.place.attributes["seconds"]
+    peers = node.peers()
+    to = peers[(node._number + 1) % len(peers)]
+    heard = 0
+
+    async def listen() -> None:
+        nonlocal heard
+        async for _ in node:
+            heard += 1
+
+    listening = asyncio.create_task(listen())
+    for i in range(int(float(rate) * float(seconds))):
+        await node.send(to, {"i": i}, [b"x" * 100])
+        await asyncio.sleep(1 / float(rate))
+    await asyncio.sleep(0.2)
+    listening.cancel()
+    return heard
+
+
+def star(nodes: int, rate: float, seconds: float) -> Topology:
+    """So many nodes around a switch, each of which sends `rate` messages a second."""
+    attributes: dict[str, str | int | float] = {"rate": rate, "seconds": seconds}
+    places = [Place(name=f"n{i}", attributes=attributes) for i in range(nodes)]
+    links = [
+        Link(source=source, target=target, bandwidth_bps=1e8, delay_s=0.0025)
+        for place in places
+        for source, target in ((place.name, "switch"), ("switch", place.name))
+    ]
+    return Topology.of("star", [*places, Place(name="switch")], links)
+
+
+def mutated(count: int, word: int) -> Iterator[list[bytes]]:
+    """Packets of an admitted node, with something wrong with most of them."""
+    chance = random.Random(1)
+
+    def frame(parts: int) -> Frame:
+        payload = (b"x" * 40,) * parts
+        return Frame(Kind.SEND, 0, 1, parts, 0, 0, "p" * parts, b"\x80", payload, 0, word)
+
+    good = [bytes(encode([frame(parts)] * (parts + 1))[0]) for parts in range(4)]
+    for _ in range(count):
+        packet = bytearray(chance.choice(good))
+        what = chance.randrange(5)
+        if what == 0:
+            packet[chance.randrange(len(packet))] = chance.randrange(256)
+        elif what == 1:
+            del packet[chance.randrange(len(packet)) :]
+        elif what == 2:
+            packet += chance.randbytes(chance.randrange(1, 90))
+        elif what == 3:
+            place = chance.randrange(len(packet) - 4)
+            packet[place : place + 4] = chance.randbytes(4)
+        yield [bytes(packet), *(chance.randbytes(5) for _ in range(what == 4))]

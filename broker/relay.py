@@ -1,0 +1,548 @@
+"""The hot path of wall time: messages off a ROUTER, through the network, and out again.
+
+The network model is pure and knows nothing of the machine's clock. Here it runs `settle_ns` behind
+it, so that what was sent before an instant is here, in the order of the senders' own stamps, before
+the network has passed that instant: a message's time counts from when it was sent, not from when it
+was read. What arrives is known well before it does, because links have delay; it goes out to its
+receiver at once and is released there at its time (`Frame.due_ns`). Only what can't change any more
+goes out early, and nothing past the next fault, so there is never anything to call back.
+
+A node's name is that of the connection it came over, whatever the frame says (`broker.intake`).
+"""
+
+from __future__ import annotations
+
+import struct
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
+from typing import Protocol
+
+import zmq
+import zmq.backend
+
+from broker.connection import Connection
+from broker.intake import Intake, Other, Sent, Shape
+from broker.network import Fate, Network
+from broker.shared import SHARED, Custodian, inline, references
+from broker.wire import (
+    DATAGRAM,
+    LARGE_BYTES,
+    MAGIC,
+    NOBODY,
+    PUBLISH,
+    Buffer,
+    Frame,
+    Kind,
+    decode,
+    encode,
+    pack,
+)
+
+EARLY_NS = 100_000_000
+"""How long before its time a message may go out to its receiver."""
+SETTLE_NS = 500_000
+"""How far the network's time is behind the machine's, at most."""
+TICK_NS = 250_000
+"""How often the network is asked, at most, while nothing else happens."""
+BACKLOG_BYTES = 256 * 2**20
+"""What may wait for a process that does not read; more is lost, and counted."""
+_OUT_FRAMES = 1_024
+
+_HEAD = struct.Struct("!2sH")
+_DUE = struct.Struct("!q")
+_DUE_AT = 36
+_DESTINATION_AT = 8
+_MORE = int(zmq.SNDMORE)
+_NOBLOCK = int(zmq.NOBLOCK)
+_STAMP = itemgetter(0)
+_DELIVER = int(Kind.DELIVER)
+_SPECIAL = DATAGRAM | PUBLISH
+
+
+class Books(Protocol):
+    """Who writes down what became of messages."""
+
+    def sent(self, number: int, sent: Sent) -> None: ...
+
+    def ended(self, fate: Fate) -> None: ...
+
+
+class Relay:
+    """Messages between the connections of one ROUTER socket, through `network`.
+
+    `names` are the run's nodes in order. `dropped` counts messages by reason, `malformed` frames
+    that could not be read or were not allowed, `late` messages that went out after their time, and
+    `lag_ns` is the worst of those.
+    """
+
+    def __init__(
+        self,
+        socket: zmq.Socket[bytes],
+        network: Network,
+        names: Sequence[str],
+        send_buffer_bytes: int,
+        custodian: Custodian,
+        books: Books | None = None,
+    ) -> None:
+        self._socket = socket
+        self._network = network
+        self._names = tuple(names)
+        self._buffer_bytes = send_buffer_bytes
+        self._custodian = custodian
+        self._books = books
+        self._connections: dict[bytes, Connection] = {}
+        self._home: dict[int, Connection] = {}
+        self._intake = Intake(socket, len(names))
+        self._held: dict[int, Sent] = {}
+        self._number = 0
+        self._under_way: dict[tuple[int, int], int] = {}
+        self._published: dict[tuple[int, int], int] = {}
+        self._topics: dict[str, dict[int, None]] = {}
+        self._dirty: dict[Connection, None] = {}
+        self._inner_ns = 0
+        self._moved_ns = 0
+        self.look_ahead()
+        self.sent = self.sent_bytes = self.delivered = self.delivered_bytes = 0
+        self.dropped: dict[str, int] = {}
+        self.late = self.lag_ns = 0
+
+    def look_ahead(self) -> None:
+        """The network's links have changed, and with them how long a message takes at least."""
+        self.lookahead_ns = ahead_ns = self._network.lookahead_ns(self._names)
+        self.settle_ns = min(SETTLE_NS, ahead_ns // 2)
+        self._tick_ns = max(min(TICK_NS, ahead_ns // 4), 50_000)
+
+    # Who is there.
+
+    def admit(self, connection: Connection) -> None:
+        """From now on its nodes live behind this connection."""
+        self._connections[connection.identity] = connection
+        for number in connection.nodes:
+            self._home[number] = connection
+
+    def dismiss(self, connection: Connection) -> None:
+        """It is gone; its nodes are nowhere until somebody else brings them."""
+        connection.gone = True
+        self._connections.pop(connection.identity, None)
+        self._dirty.pop(connection, None)
+        for number in connection.nodes:
+            if self._home.get(number) is connection:
+                del self._home[number]
+            for topic in self._topics.values():
+                topic.pop(number, None)
+        self._custodian.gone(connection.number)
+
+    def home(self, number: int) -> Connection | None:
+        """The connection behind which a node lives."""
+        return self._home.get(number)
+
+    def connections(self) -> list[Connection]:
+        """All that are there, in the order in which they came."""
+        return list(self._connections.values())
+
+    def subscribe(self, number: int, topic: str, wanted: bool) -> None:
+        """A node wants what is published under a topic, or no more."""
+        subscribers = self._topics.setdefault(topic, {})
+        if wanted:
+            subscribers[number] = None
+        else:
+            subscribers.pop(number, None)
+
+    # In.
+
+    def read(self) -> tuple[bool, list[Other]]:
+        """Reads what has come, a bounded number of packets; says whether that was all.
+
+        Messages are kept for `move`; what else came is returned.
+        """
+        return self._intake.read(self._connections)
+
+    def refuse(self, reason: str) -> None:
+        """Counts a frame that could not be read or was not allowed."""
+        self._intake.refuse(reason)
+
+    @property
+    def malformed(self) -> dict[str, int]:
+        """Frames that could not be read or were not allowed, by reason."""
+        return self._intake.malformed
+
+    # Through the network.
+
+    def move(self, to_ns: int, now_ns: int, until_ns: int) -> None:
+        """The network's time is `to_ns` now: hands over what was sent until then, and takes out
+        what has ended, or can't but arrive before `until_ns`.
+        """
+        taken = self._intake.taken
+        if taken:
+            taken.sort(key=_STAMP)
+            cut = bisect_right(taken, to_ns, key=_STAMP)
+            if cut:
+                self._intake.taken = taken[cut:]
+                del taken[cut:]
+                self._hand_over(taken)
+        network = self._network
+        self._moved_ns = now_ns
+        self._inner_ns = max(self._inner_ns, to_ns)
+        fates = network.advance(self._inner_ns)
+        if fates:
+            self._settle(fates, now_ns)
+        if until_ns > self._inner_ns:
+            fates = network.arrivals(until_ns)
+            if fates:
+                self._settle(fates, now_ns)
+
+    def _hand_over(self, sent: Iterable[Sent]) -> None:
+        """Gives messages to the network, each at the instant of its stamp, or now if it is late.
+
+        Most are a stream's, and follow another of the same shape, often of the same instant: what
+        they share is looked up once, and they are handed over together.
+        """
+        send, held, under_way = self._network.send_alike, self._held, self._under_way
+        limit, inner, books, number = self._buffer_bytes, self._inner_ns, self._books, self._number
+        begun, total, ahead, size, first = number, 0, 0, 0, number + 1
+        last: Shape | None = None
+        pair, source, destination = (-1, -1), "", ""
+        for one in sent:
+            stamp, shape, _, _ = one
+            if stamp > inner or shape is not last:
+                if number >= first:
+                    send(inner, first, number - first + 1, source, destination, size)
+                    first = number + 1
+                inner = max(inner, stamp)
+            if shape is not last:
+                under_way[pair] = ahead
+                last, size = shape, shape.size
+                pair = (shape.source, shape.destination)
+                if shape.flags & _SPECIAL or pair[0] == pair[1]:
+                    self._inner_ns, self._number = inner, number
+                    self._hand_over_special(one, inner)
+                    begun += self._number - number
+                    number = self._number
+                    first, last, pair = number + 1, None, (-1, -1)
+                    continue
+                ahead = under_way.get(pair, 0)
+                source, destination = self._names[pair[0]], self._names[pair[1]]
+            if ahead >= limit:
+                self.refuse("more than its send buffer")
+                self._let_go(one)
+                continue
+            ahead += size
+            number += 1
+            held[number] = one
+            total += size
+            if books is not None:
+                books.sent(number, one)
+        if number >= first:
+            send(inner, first, number - first + 1, source, destination, size)
+        under_way[pair] = ahead
+        under_way.pop((-1, -1), None)
+        self._inner_ns, self._number = inner, number
+        self.sent += number - begun
+        self.sent_bytes += total
+
+    def _hand_over_special(self, one: Sent, at_ns: int) -> None:
+        """A datagram, something published, or a message to oneself, which arrives at once."""
+        shape = one[1]
+        if shape.destination == NOBODY:
+            self._publish(one, at_ns)
+            return
+        number = self._begin(one)
+        if shape.source == shape.destination:
+            self._settle([Fate(number, at_ns)], at_ns)
+        else:
+            self._network.send(
+                at_ns,
+                number,
+                self._names[shape.source],
+                self._names[shape.destination],
+                shape.size,
+                datagram=bool(shape.flags & DATAGRAM),
+            )
+
+    def _begin(self, one: Sent) -> int:
+        """Books a message that was sent; gives its number."""
+        self._number = number = self._number + 1
+        self._held[number] = one
+        self.sent += 1
+        self.sent_bytes += one[1].size
+        if self._books is not None:
+            self._books.sent(number, one)
+        return number
+
+    def _publish(self, one: Sent, at_ns: int) -> None:
+        """A copy for each who subscribes; who has not taken up enough of what came before loses."""
+        stamp, shape, frame, apart = one
+        source, size = shape.source, shape.size
+        topic = frame[57 : 57 + frame[52]].decode()
+        for number in sorted(self._topics.get(topic, ())):
+            if number == source:
+                continue
+            head = bytearray(frame)
+            head[_DESTINATION_AT : _DESTINATION_AT + 4] = number.to_bytes(4, "big")
+            of_copy = Shape(bytes(head), source, number, size, shape.flags)
+            copy = (stamp, of_copy, bytes(head), apart)
+            under_way = self._published.get((source, number), 0)
+            if under_way >= self._buffer_bytes:
+                fate = Fate(self._begin(copy), at_ns, "subscriber too slow")
+                self._published[source, number] = under_way + size  # `_lost` takes it off again
+                self._settle([fate], at_ns)
+                continue
+            self._published[source, number] = under_way + size
+            self._hand_over_special(copy, at_ns)
+
+    def _settle(self, fates: Iterable[Fate], now_ns: int) -> None:
+        """Books fates, and puts what arrived where it goes out."""
+        held, take, put_due = self._held, self._held.pop, _DUE.pack_into
+        late = lag_ns = count = total = size = 0
+        here: Shape | None = None
+        connection, out = None, bytearray()
+        for fate in fates:
+            number, at_ns, reason, _, last = fate
+            one = take(number) if last else held[number]
+            _, shape, frame, _ = one
+            if at_ns < now_ns:
+                late += 1
+                if now_ns - at_ns > lag_ns:  # noqa: PLR1730 - a call would cost more
+                    lag_ns = now_ns - at_ns
+            if reason or shape is not here or connection is None:
+                here = None
+                connection = self._home.get(shape.destination)
+                if reason or not self._is_simple(shape, connection):
+                    self._settle_special(one, fate, connection)
+                    continue
+                assert connection is not None
+                here, size, out = shape, shape.size, connection.out
+                self._dirty[connection] = None
+            count += 1
+            total += size
+            base = len(out)
+            out += frame
+            out[base] = _DELIVER
+            put_due(out, base + _DUE_AT, at_ns)
+            connection.count += 1
+            if connection.count >= _OUT_FRAMES:
+                self._post(connection)
+                out = connection.out
+        self.delivered += count
+        self.delivered_bytes += total
+        self.late += late
+        self.lag_ns = max(self.lag_ns, lag_ns)
+
+    def _is_simple(self, shape: Shape, connection: Connection | None) -> bool:
+        """Whether nothing more is to be done for such a message than to append it."""
+        return (
+            shape.plain
+            and self._books is None
+            and connection is not None
+            and not connection.backlog_bytes
+            and connection.count < _OUT_FRAMES
+        )
+
+    def _settle_special(self, one: Sent, fate: Fate, connection: Connection | None) -> None:
+        """A fate of which more is to be said than that a small message of a stream is there."""
+        _, shape, frame, apart = one
+        if fate.reason or connection is None or connection.backlog_bytes > BACKLOG_BYTES:
+            self._lose(one, fate, connection)
+            return
+        if self._books is not None:
+            self._books.ended(fate)
+        self.delivered += 1
+        self.delivered_bytes += shape.size
+        if shape.source == shape.destination:
+            return  # it has heard itself already
+        if shape.flags & SHARED:
+            frame, apart = self._hand(one, connection)
+        out = connection.out
+        base = len(out)
+        out += frame
+        out[base] = _DELIVER
+        _DUE.pack_into(out, base + _DUE_AT, fate.at_ns)
+        connection.count += 1
+        self._dirty[connection] = None
+        if apart:
+            connection.apart.extend(apart)
+        if apart or connection.count >= _OUT_FRAMES:
+            self._post(connection)
+
+    def _lose(self, one: Sent, fate: Fate, connection: Connection | None) -> None:
+        """A copy of a message was lost in the network, or has nobody to go to."""
+        reason = fate.reason or (
+            "nobody there" if connection is None else "its process does not read"
+        )
+        if self._books is not None:
+            self._books.ended(fate._replace(reason=reason))
+        self.dropped[reason] = self.dropped.get(reason, 0) + 1
+        if not fate.last:
+            return
+        shape = one[1]
+        ends = (shape.destination, shape.source)
+        if shape.flags & PUBLISH:
+            self.receipt(fate.at_ns, *ends, shape.size, True, way_ns=0)
+        elif not shape.flags & DATAGRAM:
+            self.receipt(fate.at_ns, *ends, shape.size, False, way_ns=self.lookahead_ns)
+        self._let_go(one)
+
+    def _hand(self, one: Sent, connection: Connection) -> tuple[bytes, tuple[Buffer, ...]]:
+        """A message that refers to shared memory, as its receiver can read it."""
+        entries = references(one[2]).entries
+        if connection.shares:
+            self._custodian.handed(entries, connection.number)
+            return one[2], one[3]
+        parts = [self._custodian.read(entry) for entry in entries]
+        self._custodian.free(entries)
+        packet, *apart = encode([inline(frame_of(one), parts)])
+        return bytes(packet[4:]), tuple(apart)
+
+    def _let_go(self, one: Sent) -> None:
+        if one[1].flags & SHARED:
+            self._custodian.free(references(one[2]).entries)
+
+    # Flow control.
+
+    def receipt(
+        self, at_ns: int, receiver: int, source: int, size: int, published: bool, way_ns: int
+    ) -> None:
+        """A receiver has taken up so many bytes of a source's, or they are lost; the source learns
+        of it `way_ns` later.
+        """
+        if not (0 <= source < len(self._names) and size >= 0):
+            self.refuse("a receipt for nobody")
+            return
+        pair = (source, receiver)
+        ledger = self._published if published else self._under_way
+        ledger[pair] = max(ledger.get(pair, 0) - size, 0)
+        if not published and (connection := self._home.get(source)) is not None and size:
+            frame = Frame(
+                Kind.RECEIPT, receiver, source, size, instant_ns=at_ns, due_ns=at_ns + way_ns
+            )
+            self._append(connection, frame)
+
+    def forget(self, number: int) -> None:
+        """A node has died: what was under way to it and from it is no longer waited for."""
+        for subscribers in self._topics.values():
+            subscribers.pop(number, None)
+        for pair in [pair for pair in self._published if number in pair]:
+            del self._published[pair]
+        for pair in [pair for pair in self._under_way if number in pair]:
+            size = self._under_way.pop(pair)
+            source, receiver = pair
+            if receiver == number and size and (home := self._home.get(source)) is not None:
+                self._append(
+                    home,
+                    Frame(
+                        Kind.RECEIPT, receiver, source, 0,
+                        instant_ns=self._inner_ns, due_ns=self._inner_ns,
+                    ),
+                )  # fmt: skip
+
+    def blocked(self) -> int:
+        """How many senders can't send to somebody now because too much is under way."""
+        return sum(size >= self._buffer_bytes for size in self._under_way.values())
+
+    # Out.
+
+    def tell(self, connection: Connection, frame: Frame) -> None:
+        """Sends a frame of control, behind what waits already."""
+        self._append(connection, frame)
+        self._post(connection)
+
+    def _append(self, connection: Connection, frame: Frame) -> None:
+        connection.out += encode([frame])[0][4:]
+        connection.count += 1
+        self._dirty[connection] = None
+
+    def flush(self) -> None:
+        """Sends what waits; what a process does not take now is tried again later."""
+        for connection in list(self._dirty):
+            self._post(connection)
+            if connection.backlog:
+                self._push(connection)
+            if not connection.backlog:
+                self._dirty.pop(connection, None)
+
+    def _post(self, connection: Connection) -> None:
+        if not connection.count:
+            return
+        packet = _HEAD.pack(MAGIC, connection.count) + connection.out
+        parts = (connection.identity, packet, *connection.apart)
+        connection.out = bytearray()
+        connection.count = 0
+        connection.apart = []
+        if connection.backlog or not self._try(connection, parts):
+            connection.backlog.append(parts)
+            connection.backlog_bytes += sum(map(len, parts))
+
+    def _push(self, connection: Connection) -> None:
+        while connection.backlog:
+            parts = connection.backlog[0]
+            if not self._try(connection, parts):
+                return
+            connection.backlog.popleft()
+            connection.backlog_bytes -= sum(map(len, parts))
+
+    def _try(self, connection: Connection, parts: tuple[Buffer, ...]) -> bool:
+        """Whether it was sent; what goes to somebody who is gone counts as sent."""
+        send = zmq.backend.Socket.send
+        last = len(parts) - 1
+        try:
+            for place, part in enumerate(parts):
+                flags = _NOBLOCK | _MORE if place < last else _NOBLOCK
+                if len(part) < LARGE_BYTES:
+                    send(self._socket, part, flags)
+                else:
+                    send(self._socket, part, flags, copy=False)
+        except zmq.Again:
+            return False
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EHOSTUNREACH:
+                raise
+            self.dismiss(connection)
+            connection.backlog.clear()
+            connection.backlog_bytes = 0
+        return True
+
+    # When.
+
+    def next_ns(self) -> int | None:
+        """When `move` is next of use, by the machine's clock."""
+        candidates = []
+        if (due := self._network.next_ns()) is not None:
+            candidates.append(max(due + self.settle_ns, self._moved_ns + self._tick_ns))
+        if self._intake.taken:
+            candidates.append(self._intake.taken[0][0] + self.settle_ns)
+        if self._dirty:
+            candidates.append(self._moved_ns + 1_000_000)
+        return min(candidates, default=None)
+
+    def arenas_in_flight(self) -> list[int]:
+        """The shared memory that messages under way refer to."""
+        return [
+            entry.arena
+            for one in (*self._held.values(), *self._intake.taken)
+            if one[1].flags & SHARED
+            for entry in references(one[2]).entries
+        ]
+
+    def in_flight(self) -> int:
+        """Messages that the network holds."""
+        return self._network.in_flight()
+
+    def check(self) -> str:
+        """What is wrong with the books; empty where they balance."""
+        begun = self.sent + self._network.duplicated
+        ended = self.delivered + sum(self.dropped.values())
+        held = self.in_flight()
+        if begun != ended + held:
+            return f"{begun:,} messages were sent, {ended:,} have ended, the network holds {held:,}"
+        return ""
+
+
+def frame_of(one: Sent) -> Frame:
+    """A message as it was sent."""
+    return decode([_HEAD.pack(MAGIC, 1) + one[2], *one[3]])[0]
+
+
+def hello(body: Mapping[str, object]) -> list[Buffer]:
+    """A packet with one HELLO."""
+    return encode([Frame(Kind.HELLO, body=pack(dict(body)))])

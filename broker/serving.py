@@ -1,0 +1,108 @@
+"""`python -m broker serve` and `python -m broker keys`: the bus for programs elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from broker.serve import Account, Bus
+
+Bind = Annotated[str, typer.Option(help="ipc://PATH or tcp://HOST:PORT; port * takes a free one.")]
+
+
+def serve(
+    topology: Annotated[str, typer.Option(help="A bundled name or a file.")],
+    bind: Bind,
+    faults: Annotated[
+        str, typer.Option(metavar="NAME|FILE|none", help="What goes wrong.")
+    ] = "none",
+    seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
+    keys: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="CURVE keys; needed beyond this machine.")
+    ] = None,
+    word: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A secret word, on a tcp port of this machine."),
+    ] = None,
+    expect: Annotated[
+        int, typer.Option(min=0, help="Start the clock once so many nodes are there.")
+    ] = 0,
+    metrics: Annotated[
+        int | None, typer.Option(metavar="PORT", help="Counters for Prometheus, on loopback.")
+    ] = None,
+    trace: Annotated[
+        Path | None, typer.Option(help="Write every message's fate there in the end (parquet).")
+    ] = None,
+) -> None:
+    """Serve a network on this machine's clock, to programs in other processes (`broker.join`)."""
+    import faults as fault_language  # noqa: PLC0415 - heavy; `--help` should be quick
+    import topologies  # noqa: PLC0415 - as above
+    from broker import keys as key_files  # noqa: PLC0415
+    from broker import serve as bus  # noqa: PLC0415
+
+    logging.basicConfig(format="%(levelname)s %(message)s")
+
+    def ready(endpoint: str, served: Bus) -> contextlib.AbstractContextManager[None]:
+        typer.echo(f"serving {topology} at {endpoint}")
+        return _exporting(served, metrics)
+
+    account = bus.serve(
+        topologies.load(topology),
+        fault_language.load(faults) if faults != "none" else (),
+        bind=bind,
+        seed=seed,
+        folder=keys,
+        word=key_files.word_of(word) if word is not None else b"",
+        expected=expect,
+        trace=trace,
+        ready=ready,
+    )
+    typer.echo(final(account))
+
+
+def keys(
+    folder: Annotated[Path, typer.Argument(help="Where they are, or shall be.")],
+    nodes: Annotated[list[str], typer.Argument(help="The nodes that get one each.")],
+) -> None:
+    """Make CURVE keys for a bus and its nodes, where there are none yet."""
+    from broker import keys as key_files  # noqa: PLC0415
+
+    for path in key_files.make(folder, nodes):
+        typer.echo(str(path))
+
+
+def final(account: Account) -> str:
+    """The final account, for a person."""
+    from broker.serve import lateness  # noqa: PLC0415
+
+    dropped = sum(account.dropped.values())
+    lines = [
+        f"{account.sent:,} messages sent, {account.duplicated:,} duplicated; "
+        f"{account.delivered:,} delivered, {dropped:,} dropped, {account.in_flight:,} in flight",
+        *(f"  {count:,} dropped: {reason}" for reason, count in account.dropped.items()),
+        *(f"  {count:,} not accepted: {reason}" for reason, count in account.malformed.items()),
+    ]
+    if account.late:
+        lines.append(lateness(account))
+    return "\n".join(lines)
+
+
+@contextlib.contextmanager
+def _exporting(bus: Bus, port: int | None) -> Iterator[None]:
+    if port is None:
+        yield
+        return
+    from broker.counters import Exporter  # noqa: PLC0415
+
+    exporter = Exporter(port, lambda: bus.latest)
+    typer.echo(f"counters at http://127.0.0.1:{exporter.port}/metrics")
+    try:
+        yield
+    finally:
+        exporter.close()

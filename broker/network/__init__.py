@@ -5,8 +5,10 @@ No sockets and no clock of its own: `Network.send`, `apply` and `advance` are to
 and calls give the same fates. Later traffic moves earlier arrivals, so nobody is told an arrival
 before it has happened, except by `arrivals`, of what has left its last bottleneck.
 
-The model is a fluid one with the windows of TCP. Each ordered pair of nodes has one flow, first in,
-first out inside; flows share the links they cross by weighted max-min fairness.
+Each ordered pair of nodes has one stream, first in, first out inside. Its short messages are trains
+of packets: first in, first out at each link, at its full rate, as datagrams are. What is longer than
+that or than TCP's window drains as a fluid, and such flows share the links they cross by weighted
+max-min fairness; trains take their time from them.
 
     sharing     weighted max-min, a pure function of a table
     laws        the published laws of TCP's throughput
@@ -15,9 +17,15 @@ first out inside; flows share the links they cross by weighted max-min fairness.
     routes      who reaches whom, shortest by delay
     paths       a route with all that a flow needs to know of it
     ways        the topology under the conditions of now
+    agenda      what happens when, and what has ended
     window      a sender's congestion window
-    flow        one stream of messages and its sender
-    datagrams   packets that nobody sends again
+    flow        one stream as a fluid: its messages, and how far they have drained
+    sender      its sender: window, round trips, losses
+    shares      who gets how much of what, solved once an instant
+    progress    what happens to streams in the course of time
+    streams     all of them: trains or fluids, and faults
+    datagrams   packets that nobody sends again, at one link
+    carrier     and on their way over all
     model       all of it together: `Network`
 """
 

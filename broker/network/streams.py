@@ -1,7 +1,8 @@
-"""All streams: what is sent goes as trains or drains as a fluid, and what happens to it then.
+"""All streams: what is sent goes as trains or drains as a fluid, and what faults do to it.
 
-What waits for a way is in the queue, too. The events of a stream are the arrivals of what is in
-transit, the end of a silence, and, where somebody has to be there, its goal.
+A message that finds its stream idle and fits into its window is a train, if it is short: first in,
+first out at every link (see `flow`). All else drains as a fluid that shares links with others. What
+waits for a way is in the queue, too.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Iterable
 from broker.network.agenda import NEVER, Agenda, Fate
 from broker.network.flow import Flow
 from broker.network.paths import Resource
+from broker.network.progress import Progress
 from broker.network.routes import Pair
 from broker.network.sender import TIMED_OUT, Stream
 from broker.network.shares import Shares, enlist, unlist
@@ -23,22 +25,20 @@ from topologies import Transport
 TRAIN_SEGMENTS = 10
 """A longer burst would be in the way of others for too long: it mingles with them, as a fluid."""
 
-_fate = tuple.__new__
 
-
-class Streams:
+class Streams(Progress):
     """The streams of a network, by their pair of nodes, and the traffic in the background."""
 
     __slots__ = (
-        "_agenda", "_background", "_full_bytes", "_header_bytes", "_longest", "_most_head", "_seed",
-        "_shares", "_streams", "_timeout_ns", "_transport", "_ways", "generation",
+        "_background", "_full_bytes", "_header_bytes", "_longest", "_most_head", "_seed",
+        "_streams", "_timeout_ns", "_transport", "_ways", "generation",
     )  # fmt: skip
 
     def __init__(
         self, agenda: Agenda, ways: Ways, shares: Shares, transport: Transport, seed: int
     ) -> None:
-        self._agenda, self._ways, self._shares = agenda, ways, shares
-        self._transport, self._seed = transport, seed
+        super().__init__(agenda, shares)
+        self._ways, self._transport, self._seed = ways, transport, seed
         self._full_bytes, self._header_bytes = transport.segment_bytes, transport.header_bytes
         self._most_head = self._full_bytes + self._header_bytes
         self._longest = TRAIN_SEGMENTS * self._most_head
@@ -187,121 +187,6 @@ class Streams:
         else:
             self._agenda.wake(stream, stream.aim())
 
-    # Events.
-
-    def wake(self, stream: Stream, at_ns: int, to_ns: int) -> None:
-        """What has arrived is told, as far ahead as nothing else happens; then its own events."""
-        agenda, queue, transit = self._agenda, stream.queue, stream.transit
-        own_ns = NEVER
-        if stream.waiting:
-            own_ns = stream.resume_ns
-        elif stream.must:
-            own_ns = stream.goal_ns
-        ahead = to_ns
-        if agenda.heap and agenda.heap[0][0] <= ahead:
-            ahead = agenda.heap[0][0] - 1
-        if own_ns <= ahead:
-            ahead = own_ns - 1
-        if ahead < at_ns or self._shares.dirty:
-            ahead = at_ns
-        self._tell(stream, ahead)
-        if transit and own_ns > at_ns:
-            wake = transit[0][0]
-            agenda.wake(stream, wake if wake < own_ns else own_ns)
-            return
-        if at_ns >= own_ns:
-            if stream.waiting:
-                self._resume(stream, at_ns)
-            else:
-                self._reach_goal(stream, at_ns)
-        if transit or queue or stream.waiting:
-            agenda.wake(stream, stream.aim())
-
-    def _tell(self, stream: Stream, until_ns: int) -> None:
-        """What has arrived by then; nothing else happens until then."""
-        queue, transit, fates = stream.queue, stream.transit, self._agenda.fates
-        told = 0
-        while True:
-            while transit and transit[0][0] <= until_ns:
-                item = transit.popleft()
-                fates.append(_fate(Fate, (item[1], item[0], "", 0, True)))
-                told += 1
-            if transit or not queue:
-                break
-            stream.settle(until_ns)
-            if not transit:
-                break
-        self._agenda.in_flight -= told
-
-    def early(self, stream: Stream, now_ns: int, until_ns: int) -> Iterable[Fate]:
-        """Pops those arrivals until then that stand fast."""
-        stream.settle(now_ns)
-        transit = stream.transit
-        while transit and transit[0][0] <= until_ns:
-            arrival_ns, number, _, _, _ = transit.popleft()
-            self._agenda.in_flight -= 1
-            yield _fate(Fate, (number, arrival_ns, "", 0, True))
-
-    def _resume(self, stream: Stream, at_ns: int) -> None:
-        """A silence is over: the next round, a timer, or the end of patience with a lost way."""
-        stream.waiting = False
-        stream.since_ns = at_ns
-        if stream.stalled_ns >= 0:
-            stream.stalled_ns = -1
-            stream.generation = -1
-            self._lose_queue(stream, at_ns, "stream timeout")
-            return
-        if stream.path is not None:
-            stream.wait_ns = self._shares.wait_ns(stream.path, at_ns, stream)
-        stream.next_round(at_ns)
-        if stream.drained < stream.enqueued:
-            self._join(stream, at_ns)
-
-    def _reach_goal(self, stream: Stream, at_ns: int) -> None:
-        """All is sent, or the window is used up, or a segment is lost."""
-        stream.rebase(at_ns)
-        if stream.holes and stream.drained >= stream.holes[0]:
-            until_ns = stream.lose(at_ns)
-            if until_ns:
-                stream.stop(at_ns, until_ns)
-                self._leave(stream, at_ns)
-                return
-        elif stream.drained >= stream.enqueued:
-            self._leave(stream, at_ns)
-            return
-        elif at_ns >= stream.round_end:
-            gain = stream.gain
-            stream.fill(at_ns)
-            if stream.shared and stream.gain != gain:
-                self._enlist(stream)
-                self._shares.touch(at_ns, stream.path.resources, (stream,))
-                return
-        else:
-            stream.stop(at_ns, stream.round_end)
-            self._leave(stream, at_ns)
-            return
-        self._join(stream, at_ns)
-
-    def _join(self, stream: Stream, at_ns: int) -> None:
-        """The stream sends on: with others there the sharing is solved anew."""
-        listed = all(stream.index in resource.users for resource in stream.path.resources)
-        self._enlist(stream)
-        if listed and stream.shared:
-            self._agenda.wake(stream, stream.aim())
-        else:
-            self._shares.touch(at_ns, stream.path.resources, (stream,))
-
-    def _enlist(self, stream: Stream) -> None:
-        stream.goal_ns = NEVER
-        enlist(stream)
-
-    def _leave(self, stream: Stream, at_ns: int) -> None:
-        """The stream sends no more; what it took the others get."""
-        unlist(stream)
-        if stream.shared:
-            stream.shared = stream.must = False
-            self._shares.touch(at_ns, stream.path.resources)
-
     # Ways.
 
     def _ready(self, at_ns: int, number: int, source: str, destination: str) -> Stream | None:
@@ -406,20 +291,6 @@ class Streams:
                 continue
             self._lose_queue(stream, now_ns, reason)
             stream.connect_anew()
-
-    def _lose_queue(self, stream: Stream, now_ns: int, reason: str) -> None:
-        for _, number, _ in stream.queue:
-            self._agenda.fates.append(Fate(number, now_ns, reason))
-        self._agenda.in_flight -= len(stream.queue)
-        stream.queue.clear()
-        stream.holes.clear()
-        stream.drained = stream.goal = stream.enqueued
-        stream.goal_ns = now_ns
-        stream.waiting = stream.must = False
-        stream.stalled_ns = -1
-        if stream.path is not None:
-            self._leave(stream, now_ns)
-        self._agenda.wake(stream, stream.aim())
 
 
 def _timer_after(stalled_ns: int, path_back_ns: int, rto_ns: int) -> int:

@@ -6,8 +6,8 @@ and calls give the same fates. Later traffic moves earlier arrivals, so nobody i
 before it has happened, except by `arrivals`, of what has left its last bottleneck.
 
 Each ordered pair of nodes has one stream, first in, first out inside. Its short messages are trains
-of packets: first in, first out at each link, at its full rate, as datagrams are. What is longer than
-that or than TCP's window drains as a fluid, and such flows share the links they cross by weighted
+of packets: first in, first out at each link, at its full rate, as datagrams are. What is longer, or
+more than TCP's window, drains as a fluid, and such flows share the links they cross by weighted
 max-min fairness; trains take their time from them.
 
     sharing     weighted max-min, a pure function of a table

@@ -99,13 +99,14 @@ class Path:
     """
 
     __slots__ = (
-        "_congestion", "_slowest", "_standing", "_uses", "bandwidth_bps", "hops", "jitter",
-        "jitter_most_ns", "links", "losses", "per_bit", "per_byte_ns", "plain", "queue_bytes",
+        "_congestion", "_legs", "_slowest", "_standing", "_uses", "bandwidth_bps", "hops", "jitter",
+        "jitter_most_ns", "losses", "per_bit", "per_byte_ns", "plain", "queue_bytes",
         "resources", "rtt_ns", "speed", "travel_ns",
     )  # fmt: skip
 
     def __init__(self, legs: Sequence[Leg], back: Sequence[Leg], transport: Transport) -> None:
         taken: dict[Resource, float] = {}
+        hops: dict[Resource, float] = {}
         travel_ns, bytes_ns, slowest_ns = 0, 0.0, 0.0
         losses: tuple[tuple[str, float, float], ...] = ()
         self.jitter_most_ns = 0
@@ -113,6 +114,7 @@ class Path:
         for leg in legs:
             resource, byte_ns = leg.resource, leg.byte_ns
             taken[resource] = taken.get(resource, 0.0) + leg.per_bit
+            hops[resource] = hops.get(resource, 0.0) + byte_ns
             travel_ns += leg.delay_ns
             bytes_ns += byte_ns
             if byte_ns > slowest_ns:
@@ -122,12 +124,12 @@ class Path:
             if leg.link.jitter_s > 0:
                 self.jitter_most_ns += leg.jitter_most_ns
                 self.jitter = _jitter([leg.link for leg in legs if leg.link.jitter_s > 0])
-        self.links = tuple([leg.link for leg in legs])
+        self._legs = tuple(legs)
         self.losses = losses
         self.resources = tuple(taken)
         self.per_bit = tuple(taken.values())
-        self.plain = all(per_bit == 1.0 for per_bit in self.per_bit)
-        self.hops = tuple([(r, 8e9 * per_bit / r.capacity) for r, per_bit in taken.items()])
+        self.plain = self.per_bit.count(1.0) == len(taken)
+        self.hops = tuple(hops.items())
         self.bandwidth_bps = min([r.capacity / per_bit for r, per_bit in taken.items()])
         self.speed = self.bandwidth_bps / 8e9
         self.travel_ns = travel_ns
@@ -144,7 +146,7 @@ class Path:
     @property
     def delay_s(self) -> float:
         """Of all its links together."""
-        return sum(link.delay_s for link in self.links)
+        return sum(leg.link.delay_s for leg in self._legs)
 
     @property
     def uses(self) -> tuple[Use, ...]:

@@ -114,7 +114,8 @@ class Bus:
         topology: The network.
         names: The run's nodes in order; programs may live on them.
         faults: A scenario, or events as `faults.expand` gives them.
-        words: The secret word by which each node's connection proves itself.
+        words: The secret word by which each node's connection proves itself; without, none is
+            asked for, and it is the file system that says who can reach an ``ipc`` address.
         folder: Of CURVE keys, which then decide instead of words.
         expected: The clock starts once so many nodes are there.
     """
@@ -123,10 +124,10 @@ class Bus:
         self,
         topology: Topology,
         names: Sequence[str],
-        faults: Scenario | Sequence[Event],
+        faults: Scenario | Sequence[Event] = (),
         *,
-        seed: int,
-        words: Mapping[str, bytes],
+        seed: int = 0,
+        words: Mapping[str, bytes] | None = None,
         folder: Path | None = None,
         expected: int = 0,
         observer: Observer | None = None,
@@ -177,7 +178,10 @@ class Bus:
             )
             self._network = network
             self._admission = Admission(
-                self._names, words, keyed=folder is not None, is_here=self._is_here
+                self._names,
+                words or dict.fromkeys(names, b""),
+                keyed=folder is not None,
+                is_here=self._is_here,
             )
             self.latest = self.account()
             self._opened = opened.pop_all()

@@ -20,7 +20,7 @@ import zmq.backend
 
 from broker.connection import Connection
 from broker.errors import FrameError
-from broker.shared import SHARED, references
+from broker.shared import references
 from broker.wire import (
     DATAGRAM,
     MAGIC,
@@ -31,6 +31,7 @@ from broker.wire import (
     MAX_PURPOSE_BYTES,
     NOBODY,
     PUBLISH,
+    SHARED,
     Buffer,
     Kind,
 )

@@ -22,8 +22,19 @@ import zmq
 from broker import keys
 from broker.admission import proof_of
 from broker.errors import BrokerError, FrameError, WorkerError
-from broker.shared import SHARED, Arena, Reader, machine
-from broker.wire import Buffer, Frame, Kind, collect, decode, encode, pack, send_parts, unpack
+from broker.shared import Arena, Reader, machine
+from broker.wire import (
+    SHARED,
+    Buffer,
+    Frame,
+    Kind,
+    collect,
+    decode,
+    encode,
+    pack,
+    send_parts,
+    unpack,
+)
 from topologies import Link, Node, Topology, Transport
 
 JOIN_S = 30.0

@@ -24,13 +24,15 @@ import zmq.backend
 from broker.connection import Connection
 from broker.intake import Intake, Other, Sent, Shape
 from broker.network import Fate, Network
-from broker.shared import SHARED, Custodian, inline, references
+from broker.shared import Custodian, inline, references
 from broker.wire import (
+    ANSWER,
     DATAGRAM,
     LARGE_BYTES,
     MAGIC,
     NOBODY,
     PUBLISH,
+    SHARED,
     Buffer,
     Frame,
     Kind,
@@ -379,7 +381,7 @@ class Relay:
         ends = (shape.destination, shape.source)
         if shape.flags & PUBLISH:
             self.receipt(fate.at_ns, *ends, shape.size, True, way_ns=0)
-        elif not shape.flags & DATAGRAM:
+        elif not shape.flags & (DATAGRAM | ANSWER):
             self.receipt(fate.at_ns, *ends, shape.size, False, way_ns=self.lookahead_ns)
         self._let_go(one)
 

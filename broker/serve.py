@@ -38,9 +38,9 @@ from broker.ledger import Ledger
 from broker.network import Fate, Network
 from broker.realtime import Waiter, sharpen
 from broker.relay import EARLY_NS, Books, Relay, frame_of, hello
-from broker.shared import SHARED, Custodian, inline, machine, references
+from broker.shared import Custodian, inline, machine, references
 from broker.troubles import Strike, Troubles
-from broker.wire import Frame, Kind, decode, pack, unpack
+from broker.wire import SHARED, Frame, Kind, decode, pack, unpack
 from faults import Conditions, Event, Scenario
 from topologies import Topology
 

@@ -33,10 +33,8 @@ from typing import NamedTuple
 import numpy as np
 
 from broker.errors import FrameError
-from broker.wire import MAX_PAYLOAD_BYTES, PUBLISH, Buffer, Frame
+from broker.wire import MAX_PAYLOAD_BYTES, PUBLISH, SHARED, Buffer, Frame
 
-SHARED = 8
-"""Flag: the last payload part says where in shared memory others are."""
 SHARED_BYTES = 256 * 2**10
 """Parts of this size and more are worth it."""
 ARENA_BYTES = 256 * 2**20

@@ -55,6 +55,8 @@ PUBLISH = 4
 """Flag: for all who subscribe to the topic that stands in the purpose's place."""
 ANSWER = 8
 """Flag: the answer to a message. Who asks has room for it, so it waits for none."""
+SHARED = 16
+"""Flag: its last payload part says where in shared memory the others are (`broker.shared`)."""
 
 
 class Kind(IntEnum):

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from broker import FrameError, shared
-from broker.shared import SHARED, SHARED_BYTES, Arena, Custodian, Reader, references
-from broker.wire import Frame, Kind, encode
+from broker.shared import SHARED_BYTES, Arena, Custodian, Reader, references
+from broker.wire import SHARED, Frame, Kind, encode
 from tests.broker.harbor import PAIR, both, harbor, letter, messages
 from topologies import Transport
 

@@ -115,7 +115,7 @@ class _Handle(asyncio.Handle):
             self._callback = self._args = None  # type: ignore[assignment]
 
 
-class _Timer(asyncio.TimerHandle):
+class _Timer(_Handle, asyncio.TimerHandle):
     """A callback at a time. A cancelled one leaves the heap when it comes to its top."""
 
     __slots__ = ()
@@ -128,19 +128,9 @@ class _Timer(asyncio.TimerHandle):
         loop: NodeLoop,
         context: Context | None,
     ) -> None:
-        self._context = copy_context() if context is None else context
-        self._loop = loop
-        self._callback = callback
-        self._args = args
-        self._cancelled = False
-        self._repr = self._source_traceback = None
+        _Handle.__init__(self, callback, args, loop, context)
         self._when = when
         self._scheduled = True
-
-    def cancel(self) -> None:
-        if not self._cancelled:
-            self._cancelled = True
-            self._callback = self._args = None  # type: ignore[assignment]
 
 
 class NodeLoop(asyncio.AbstractEventLoop):
@@ -324,11 +314,7 @@ class NodeLoop(asyncio.AbstractEventLoop):
         *args: Any,
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
-        when = self.monotonic_ns() / NANOSECONDS + delay
-        handle = _Timer(when, callback, args, self, context)
-        if not self._fenced and when != math.inf:
-            heapq.heappush(self._timers, (self._due_ns(when), next(self._order), handle))
-        return handle
+        return self.call_at(self.time() + delay, callback, *args, context=context)
 
     def call_at(  # type: ignore[override]
         self,

@@ -28,9 +28,9 @@ from typing import Any
 from broker.bus import Bus
 from broker.clock import to_seconds
 from broker.errors import BrokerError, DeadlockError, LivelockError, ProgramError
-from broker.ledger import FaultEntry, Ledger
+from broker.ledger import Ledger
 from broker.network import Fate, Network
-from broker.troubles import Order, Strike, Troubles
+from broker.troubles import Order, Strike, Troubles, told
 from broker.wire import DATAGRAM, NOBODY, PUBLISH, Frame, Kind, pack, unpack
 
 ROUNDS_AT_AN_INSTANT = 10_000
@@ -436,18 +436,8 @@ class Scheduler:
         """Books and tells a strike; the orders for the machines, and what links are now."""
         now_ns = self.now_ns
         for event in strike.events:
-            text = event.text
-            self._ledger.fault(
-                FaultEntry(event.at_ns, event.fault, event.kind, event.phase, event.nodes, text)
-            )
-            fields = {
-                "kind": event.kind,
-                "phase": event.phase,
-                "fault": event.fault,
-                "nodes": list(event.nodes),
-                "links": [list(pair) for pair in event.links],
-                "text": text,
-            }
+            entry, fields = told(event)
+            self._ledger.fault(entry)
             self._tell(now_ns, -1, "fault", fields)
         for action, number, *_ in strike.orders:
             if action in ("crash", "boot"):

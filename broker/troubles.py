@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import faults as fault_language
+from broker.ledger import FaultEntry
 from faults import Conditions, Event, Scenario
 from topologies import Topology
 
@@ -31,6 +32,21 @@ class Strike:
     events: tuple[Event, ...]
     orders: tuple[Order, ...]
     links: tuple[LinkNow, ...] | None
+
+
+def told(event: Event) -> tuple[FaultEntry, dict[str, Any]]:
+    """An event as the books have it, and as the experimenter is told."""
+    text = event.text
+    entry = FaultEntry(event.at_ns, event.fault, event.kind, event.phase, event.nodes, text)
+    fields = {
+        "kind": event.kind,
+        "phase": event.phase,
+        "fault": event.fault,
+        "nodes": list(event.nodes),
+        "links": [list(pair) for pair in event.links],
+        "text": text,
+    }
+    return entry, fields
 
 
 class Troubles:

@@ -30,7 +30,7 @@ from typing import Any
 
 from broker.clock import NANOSECONDS, driving, to_ns, to_seconds
 from broker.errors import BrokerError, FrameError, ProgramError
-from broker.ledger import FaultEntry, Ledger
+from broker.ledger import Ledger
 from broker.machine import Machine
 from broker.node import Program, Programs
 from broker.port import Port, a_word
@@ -40,6 +40,7 @@ from broker.run import JOIN_DEADLINE_S, WEEK_S, Run, Transport, check
 from broker.scheduler import Note, Observer, Tap
 from broker.serve import Bus, LedgerBooks
 from broker.serve import Observer as BusObserver
+from broker.troubles import told
 from broker.wire import Frame, Kind, unpack
 from broker.worker import Assignment, Worker
 from faults import Event, Scenario
@@ -437,18 +438,8 @@ class _Watcher(BusObserver):
 
     def fault(self, event: Event) -> None:
         self.applied.append(event)
-        text = event.text
-        self.ledger.fault(
-            FaultEntry(event.at_ns, event.fault, event.kind, event.phase, event.nodes, text)
-        )
-        fields = {
-            "kind": event.kind,
-            "phase": event.phase,
-            "fault": event.fault,
-            "nodes": list(event.nodes),
-            "links": [list(pair) for pair in event.links],
-            "text": text,
-        }
+        entry, fields = told(event)
+        self.ledger.fault(entry)
         self.note(event.at_ns, "", "fault", fields)
 
     def note(self, at_ns: int, node: str, event: str, fields: dict[str, Any]) -> None:

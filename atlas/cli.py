@@ -71,6 +71,7 @@ def run(
         is_run,
         open_view,
     )
+    from broker.endings import say  # noqa: PLC0415 - as `atlas --help` should be quick
 
     folder = out if out is not None else _next_folder(chosen.name)
     console = Console()
@@ -79,7 +80,7 @@ def run(
             summary = experiment.run(chosen, folder, processes=processes, view=view)
     except KeyboardInterrupt:
         kept = f"; what was known by then is in {folder}" if is_run(folder) else ""
-        _say(f"interrupted{kept}")
+        say(f"interrupted{kept}")
         raise typer.Exit(130) from None
     final_table(summary, {path.name: path for path in Layout(folder).written()}, console)
 
@@ -134,29 +135,10 @@ def show_devices(name: Name = "") -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The console script `atlas`."""
-    from broker import BrokerError, ProgramError  # noqa: PLC0415
+    from broker.endings import endings  # noqa: PLC0415
 
-    try:
+    with endings():
         app(args=list(arguments) if arguments is not None else None, prog_name="atlas")
-    except InputError as error:
-        _say(f"error: {error}")
-        sys.exit(2)
-    except ProgramError as error:
-        if error.problem:
-            _say(f"error: {error.problem}")
-            sys.exit(2)
-        _say(f"error: {error}")
-        sys.exit(1)
-    except BrokerError as error:
-        _say(f"error: {error}")
-        sys.exit(1)
-    except OSError as error:  # a full disk, say; what is known to be the user's doing is InputError
-        place = f"{error.filename}: " if error.filename else ""
-        _say(f"error: {place}{error.strerror or error}")
-        sys.exit(1)
-    except KeyboardInterrupt:
-        _say("interrupted")
-        sys.exit(130)
 
 
 def _need_learning() -> None:
@@ -177,10 +159,6 @@ def _next_folder(name: str) -> Path:
     while (folder := Path("runs") / f"{name}-{number}").exists():
         number += 1
     return folder
-
-
-def _say(text: str) -> None:
-    Console(stderr=True, soft_wrap=True, markup=False, highlight=False).print(text)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ be right; what failed for another reason with 1; Ctrl-C with 130.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +14,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from broker.errors import BrokerError
+from broker.endings import endings
 from broker.serving import keys, serve
 from topologies import InputError, units
 
@@ -104,21 +103,8 @@ for command in COMMANDS:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """`python -m broker`."""
-    try:
+    with endings():
         app(args=list(arguments) if arguments is not None else None, prog_name="python -m broker")
-    except InputError as error:
-        _say(f"error: {error}")
-        sys.exit(2)
-    except BrokerError as error:
-        _say(f"error: {error}")
-        sys.exit(1)
-    except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
-        _say(f"error: {place}{error.strerror or error}")
-        sys.exit(1)
-    except KeyboardInterrupt:
-        _say("interrupted")
-        sys.exit(130)
 
 
 def _instant(key: str, text: str | None) -> int | None:
@@ -128,10 +114,6 @@ def _instant(key: str, text: str | None) -> int | None:
         return units.nanoseconds(text)
     except InputError as error:
         raise InputError(error.problem, key=key, remedy=error.remedy) from error
-
-
-def _say(text: str) -> None:
-    Console(stderr=True, soft_wrap=True, markup=False, highlight=False).print(text)
 
 
 if __name__ == "__main__":

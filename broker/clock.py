@@ -31,6 +31,7 @@ from broker.errors import RealWorldError, SpinError, WorkerError
 
 NANOSECONDS = 1_000_000_000
 _SPIN_LIMIT = 1_000_000
+_FAR_S = 1e9
 _WORK_DEADLINE_S = 600.0
 _LOOK_S = 0.2
 
@@ -128,7 +129,12 @@ class _Timer(_Handle, asyncio.TimerHandle):
         loop: NodeLoop,
         context: Context | None,
     ) -> None:
-        _Handle.__init__(self, callback, args, loop, context)
+        self._context = copy_context() if context is None else context
+        self._loop = loop
+        self._callback = callback
+        self._args = args
+        self._cancelled = False
+        self._repr = self._source_traceback = None
         self._when = when
         self._scheduled = True
 
@@ -172,14 +178,15 @@ class NodeLoop(asyncio.AbstractEventLoop):
         asyncio._set_running_loop(self)
         sys.set_asyncgen_hooks(None, self._close_generator)
 
-    def run_until_quiet(self, now_ns: int) -> None:
-        """Runs all that is ready at `now_ns`, due timers included, until nothing is left.
+    def run_until_quiet(self, now_ns: int) -> int | None:
+        """Runs all that is ready at `now_ns`, due timers included, until nothing is left; returns
+        when there is next something to do, or None.
 
         Within `driving` and after `take_over` only. Raises `SpinError` where a program keeps itself
         busy without letting time pass.
         """
         if self._fenced:
-            return
+            return None
         self._now_ns = now_ns
         self._running = True
         ready, timers = self._ready, self._timers
@@ -190,7 +197,7 @@ class NodeLoop(asyncio.AbstractEventLoop):
                     ready.append(heapq.heappop(timers)[2])
                 if not ready:
                     if not self._outside:
-                        return
+                        return self.next_ns()
                     self._wait_outside()
                     continue
                 handle = ready.popleft()
@@ -314,7 +321,16 @@ class NodeLoop(asyncio.AbstractEventLoop):
         *args: Any,
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
-        return self.call_at(self.time() + delay, callback, *args, context=context)
+        if self._drift or not delay < _FAR_S:
+            return self.call_at(self.time() + delay, callback, *args, context=context)
+        due_ns = self._now_ns
+        if delay > 0:
+            due_ns += round(delay * NANOSECONDS)
+        when = (due_ns + self._monotonic_ahead_ns) / NANOSECONDS
+        handle = _Timer(when, callback, args, self, context)
+        if not self._fenced:
+            heapq.heappush(self._timers, (due_ns, next(self._order), handle))
+        return handle
 
     def call_at(  # type: ignore[override]
         self,

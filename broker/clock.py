@@ -178,15 +178,14 @@ class NodeLoop(asyncio.AbstractEventLoop):
         asyncio._set_running_loop(self)
         sys.set_asyncgen_hooks(None, self._close_generator)
 
-    def run_until_quiet(self, now_ns: int) -> int | None:
-        """Runs all that is ready at `now_ns`, due timers included, until nothing is left; returns
-        when there is next something to do, or None.
+    def run_until_quiet(self, now_ns: int) -> None:
+        """Runs all that is ready at `now_ns`, due timers included, until nothing is left.
 
         Within `driving` and after `take_over` only. Raises `SpinError` where a program keeps itself
         busy without letting time pass.
         """
         if self._fenced:
-            return None
+            return
         self._now_ns = now_ns
         self._running = True
         ready, timers = self._ready, self._timers
@@ -197,7 +196,7 @@ class NodeLoop(asyncio.AbstractEventLoop):
                     ready.append(heapq.heappop(timers)[2])
                 if not ready:
                     if not self._outside:
-                        return self.next_ns()
+                        return
                     self._wait_outside()
                     continue
                 handle = ready.popleft()

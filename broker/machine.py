@@ -236,13 +236,10 @@ class Machine:
             if self.work:
                 self._finish_work(due)
             if self.ended_ns is None:
-                due = loop.run_until_quiet(due)
+                loop.run_until_quiet(due)
                 if self._main is not None and self._main.done():
-                    self._end(instant_ns, self._main)
-            if self.work or self._looped or self.ended_ns is not None:
-                due = self.next_ns()
-            elif arrivals and (due is None or arrivals[0].due_ns < due):
-                due = arrivals[0].due_ns
+                    self._end(due, self._main)
+            due = self.next_ns()
         self.upcoming_ns = due
         return True
 

@@ -288,9 +288,7 @@ def _write(frame: Frame) -> _Rest:
     size = _PREFIX.size + len(near)
     if apart:
         size += sum(map(len, apart))
-    rest = frame._rest = _tuple(
-        _Rest, (near, apart, size, len(purpose), len(body), len(payload))
-    )
+    rest = frame._rest = _tuple(_Rest, (near, apart, size, len(purpose), len(body), len(payload)))
     return rest
 
 

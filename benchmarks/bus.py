@@ -181,13 +181,29 @@ def virtual(rounds: int) -> list[Row]:
         long_s, many = took(nodes, each, messages / nodes / each, processes)
         return (many - few) / (long_s - short_s), short_s
 
+    def alone(nodes: int) -> float:
+        topology = ends.star(nodes, 100, VIRTUAL_MESSAGES / nodes / 100)
+        begin = time.perf_counter()
+        return ends.bare(topology, nodes) / (time.perf_counter() - begin)
+
     rows = []
     for nodes in VIRTUAL_NODES:
         for transport, processes, goal in (("inproc", 1, 40_000), ("ipc, 2 processes", 2, 15_000)):
-            rates = [rate(nodes, 100, VIRTUAL_MESSAGES, processes) for _ in range(rounds)]
+            found = [
+                (alone(nodes), *rate(nodes, 100, VIRTUAL_MESSAGES, processes))
+                for _ in range(rounds)
+            ]
+            ratios = [shaped / bare for bare, shaped, _ in found]
             what = f"virtual time, {nodes:,} nodes, {transport}"
-            row = _plain(what, [found for found, _ in rates], "messages/s", goal)
-            rows.append({**row, "start_s": round(statistics.median(s for _, s in rates), 2)})
+            row = _plain(what, [shaped for _, shaped, _ in found], "messages/s", goal)
+            row |= {
+                "peer": "the programs alone, in one asyncio loop",
+                "peer_value": round(statistics.median(bare for bare, _, _ in found)),
+                "ratio": round(statistics.median(ratios), 3),
+                "spread": [round(min(ratios), 3), round(max(ratios), 3)],
+                "start_s": round(statistics.median(start_s for *_, start_s in found), 2),
+            }
+            rows.append(row)
     few = [rate(10, 10, VIRTUAL_MESSAGES, 1)[0] for _ in range(rounds)]
     many = [rate(1_000, 10, VIRTUAL_MESSAGES, 1)[0] for _ in range(rounds)]
     growth = [a / b for a, b in zip(few, many, strict=True)]

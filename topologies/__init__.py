@@ -13,20 +13,25 @@ says where and what would be right.
 """
 
 from topologies import units
+from topologies.access import Access, access
 from topologies.devices import devices
 from topologies.errors import InputError, TopologyError
 from topologies.model import Attribute, Device, Link, Node, Topology, Transport
 from topologies.readers import catalog, load, parse
+from topologies.rules import Rules
 
 __all__ = [
+    "Access",
     "Attribute",
     "Device",
     "InputError",
     "Link",
     "Node",
+    "Rules",
     "Topology",
     "TopologyError",
     "Transport",
+    "access",
     "catalog",
     "devices",
     "load",

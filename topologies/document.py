@@ -29,9 +29,11 @@ if TYPE_CHECKING:
 Value = str | int | float | bool | None | list["Value"] | dict[str, "Value"]
 Place = tuple[str | int, ...]
 
-LARGEST_FILE_BYTES = 256 * 2**20
+LARGEST_FILE_BYTES = 64 * 2**20
 
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
+# The only files that may say so: XML, as SNDlib's.
+_ENCODING = re.compile(rb"<\?xml[^>]*encoding=[\"'](iso-8859-1|us-ascii|windows-1252)[\"']", re.I)
 _SEXAGESIMAL = re.compile(r"[0-9]+(?::[0-9]{1,2})+(?:\.[0-9]*)?")
 _WANTED = {
     "model_type": "a mapping of settings",
@@ -99,7 +101,7 @@ class Document:
     def error(self, problem: str, place: Place = (), remedy: str | None = None) -> InputError:
         """An error about what stands at this place."""
         key = _spell(place) or None
-        return self.failure(problem, file=self.file, key=key, remedy=remedy, line=self._line(place))
+        return self.failure(problem, file=self.file, key=key, remedy=remedy, line=self.line(place))
 
     def mapping(self, place: Place = ()) -> dict[str, Value]:
         """The mapping that stands at this place; the document's error when something else does."""
@@ -122,12 +124,13 @@ class Document:
 
     def _translate(self, invalid: ValidationError, place: Place) -> InputError:
         errors = invalid.errors(include_url=False)
-        errors.sort(key=lambda error: self._line((*place, *error["loc"])) or 0)
+        errors.sort(key=lambda error: self.line((*place, *error["loc"])) or 0)
         problem, remedy, tail = _explain(errors[0])
         more = f" (the first of {len(errors)} problems)" if len(errors) > 1 else ""
         return self.error(problem + more, (*place, *errors[0]["loc"], *tail), remedy)
 
-    def _line(self, place: Place) -> int | None:
+    def line(self, place: Place) -> int | None:
+        """The line of this place, or else of what it stands in; None where none is known."""
         return next((self.lines[p] for p in _shorter(place) if p in self.lines), None)
 
     def _at(self, place: Place) -> Value:
@@ -149,11 +152,14 @@ def read_text(path: Path, failure: type[InputError] = InputError) -> str:
         if status.st_size > LARGEST_FILE_BYTES:
             largest = LARGEST_FILE_BYTES // 2**20
             raise failure(f"the file is larger than {largest} MiB", file=name)
-        return path.read_bytes().decode("utf-8-sig")
+        content = path.read_bytes()
+        declared = _ENCODING.match(content)
+        return content.decode(declared[1].decode() if declared else "utf-8-sig")
     except FileNotFoundError:
         raise failure("there is no such file", file=name, remedy="Check the path") from None
-    except UnicodeDecodeError:
-        raise failure("the file is not text in UTF-8", file=name) from None
+    except (UnicodeDecodeError, LookupError):
+        remedy = "Name a text file, or save this one as UTF-8"
+        raise failure("the file is not text in UTF-8", file=name, remedy=remedy) from None
     except (OSError, ValueError) as error:
         if isinstance(error, InputError):
             raise

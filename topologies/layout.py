@@ -27,27 +27,38 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from itertools import product
 
 from pydantic import Field, model_validator
 
+from topologies.access import access
 from topologies.devices import devices, read_profiles
 from topologies.document import Document, Place, Settings, Value
 from topologies.errors import InputError, did_you_mean, near
 from topologies.fields import Bytes
-from topologies.link_settings import Direction, LinkReader, TransportSettings, check_media
-from topologies.model import Attribute, Device, Link, Node, Topology, Transport
+from topologies.link_settings import (
+    Direction,
+    LinkKind,
+    LinkReader,
+    TransportSettings,
+    check_media,
+)
+from topologies.model import (
+    RESERVED,
+    Attribute,
+    Device,
+    Link,
+    Node,
+    Topology,
+    Transport,
+    can_be_an_attribute,
+)
+from topologies.rules import Rules
 
+ALWAYS = ("cluster", "latitude", "longitude")
 _RANGE = re.compile(r"(?P<stem>.*?)(?P<first>0|[1-9][0-9]{0,6})\.\.(?P<last>[0-9]{1,7})")
-_ATTRIBUTE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 MOST_NODES = 100_000
-
-
-class LinkKind(Direction):
-    """What links can be told: both directions at once, or each on its own."""
-
-    up: Direction = Direction()
-    down: Direction = Direction()
 
 
 class LinkSettings(LinkKind):
@@ -93,14 +104,17 @@ class Layout(Settings):
     nodes: dict[str, object]
     links: tuple[LinkSettings, ...] = ()
     transport: TransportSettings = TransportSettings()
+    rules: Rules | None = None
 
 
-def read_layout(document: Document, name: str) -> Topology:
+def read_layout(document: Document, name: str, rules: Rules | None = None) -> Topology:
     """The topology that our own YAML describes; *name*, unless it says another.
 
-    Raises the document's error.
+    Links that lack bandwidth or delay get them by the file's rules, over which *rules* go; without
+    either they are an error. Raises the document's error.
     """
     layout = document.read(Layout, document.mapping())
+    rules = rules.over(layout.rules) if rules is not None else layout.rules
     own = declared(document, layout.attributes, ("attributes",))
     profiles: dict[str, Device] = {**devices()}
     if layout.devices:
@@ -116,10 +130,10 @@ def read_layout(document: Document, name: str) -> Topology:
                 raise document.error(f"these are more than {MOST_NODES} nodes", place)
     links: dict[tuple[str, str], Link] = {}
     places: dict[tuple[str, str], Place] = {}
-    reader = LinkReader(document)
+    reader = _Reader(document, LinkReader(document), layout.kinds, nodes, rules)
     for index, settings in enumerate(layout.links):
         place = ("links", index)
-        for link in _links(document, reader, settings, layout.kinds, place, nodes):
+        for link in reader.links(settings, place):
             if link.ends in links:
                 raise document.error(
                     f"there is a link {link.source} → {link.target} already", place
@@ -141,12 +155,11 @@ def declared(document: Document, names: tuple[str, ...], place: Place) -> frozen
 
     Raises the document's error on one that can't be.
     """
-    reserved = {"name", "id", *NodeSettings.settings()}
     for name in names:
-        if not _ATTRIBUTE.fullmatch(name) or name in reserved:
-            remedy = f"Use letters, digits and _, and none of {', '.join(sorted(reserved))}"
+        if not can_be_an_attribute(name):
+            remedy = f"Use letters, digits and _, and none of {', '.join(sorted(RESERVED))}"
             raise document.error(f'"{name}" can\'t be the name of an attribute', place, remedy)
-    return frozenset(("cluster", *names))
+    return frozenset((*ALWAYS, *names))
 
 
 def split_attributes(
@@ -213,29 +226,51 @@ def _nodes(
         yield document.read(Node, fields, place)
 
 
-def _links(
-    document: Document,
-    reader: LinkReader,
-    settings: LinkSettings,
-    kinds: Mapping[str, LinkKind],
-    place: Place,
-    nodes: Mapping[str, Node],
-) -> Iterator[Link]:
-    kind = LinkKind()
-    if settings.kind is not None:
-        if settings.kind not in kinds:
-            remedy = did_you_mean(settings.kind, kinds, what="kinds of link")
-            problem = f'there is no kind of link "{settings.kind}"'
-            raise document.error(problem, (*place, "kind"), remedy)
-        kind = kinds[settings.kind]
-    written = settings.between or (settings.source or "", settings.target or "")
-    ends = [_ends(document, end, place, nodes) for end in written]
-    up = reader.fields(_direction(settings.up, settings, kind.up, kind), place)
-    down = reader.fields(_direction(settings.down, settings, kind.down, kind), place)
-    for a, b in product(*ends):
-        yield _link(document, a, b, up, place)
-        if settings.between is not None:
-            yield _link(document, b, a, down, place)
+@dataclass(frozen=True)
+class _Reader:
+    """Reads the links of a file, whose nodes and kinds of link are known."""
+
+    document: Document
+    settings: LinkReader
+    kinds: Mapping[str, LinkKind]
+    nodes: Mapping[str, Node]
+    rules: Rules | None
+
+    def links(self, given: LinkSettings, place: Place) -> Iterator[Link]:
+        """The links that one entry describes."""
+        kind = self._kind(given.kind, place)
+        written = given.between or (given.source or "", given.target or "")
+        ends = [_ends(self.document, end, place, self.nodes) for end in written]
+        up = self.settings.fields(_direction(given.up, given, kind.up, kind), place)
+        down = self.settings.fields(_direction(given.down, given, kind.down, kind), place)
+        for a, b in product(*ends):
+            yield self._link(a, b, up, place)
+            if given.between is not None:
+                yield self._link(b, a, down, place)
+
+    def _kind(self, name: str | None, place: Place) -> LinkKind:
+        if name is None:
+            return LinkKind()
+        if name in self.kinds:
+            return self.kinds[name]
+        if name in access():
+            return access()[name].link
+        known = (*self.kinds, *access())
+        remedy = did_you_mean(name, known, what="kinds of link")
+        problem = f'there is no kind of link "{name}"'
+        raise self.document.error(problem, (*place, "kind"), remedy)
+
+    def _link(self, a: str, b: str, told: Mapping[str, object], place: Place) -> Link:
+        fields = {**told, "source": a, "target": b}
+        if self.rules is not None:
+            derived = self.rules.complete(fields, self.nodes[a], self.nodes[b])
+            fields.update({"derived": derived} if derived else {})
+        for name, field in (("bandwidth", "bandwidth_bps"), ("delay", "delay_s")):
+            if field not in fields:
+                remedy = f"Write {name} here, under up and down, or in the link's kind"
+                problem = f"the link {a} → {b} has no {name}"
+                raise self.document.error(problem, place, remedy)
+        return self.document.read(Link, fields, place)
 
 
 def _direction(*most_telling_first: Direction) -> dict[str, object]:
@@ -244,14 +279,6 @@ def _direction(*most_telling_first: Direction) -> dict[str, object]:
         values = {name: getattr(direction, name) for name in Direction.model_fields}
         told |= {name: value for name, value in values.items() if value is not None}
     return told
-
-
-def _link(document: Document, a: str, b: str, fields: Mapping[str, object], place: Place) -> Link:
-    for name, field in (("bandwidth", "bandwidth_bps"), ("delay", "delay_s")):
-        if field not in fields:
-            remedy = f"Write {name} here, under up and down, or in the link's kind"
-            raise document.error(f"the link {a} → {b} has no {name}", place, remedy)
-    return document.read(Link, {**fields, "source": a, "target": b}, place)
 
 
 def _ends(

@@ -95,6 +95,13 @@ class Direction(Settings):
     medium: Annotated[str, Field(min_length=1)] | None = None
 
 
+class LinkKind(Direction):
+    """What links can be told: both directions at once, or each on its own."""
+
+    up: Direction = Direction()
+    down: Direction = Direction()
+
+
 class TransportSettings(Settings):
     """How streams behave: a `Transport`, in the units of files."""
 

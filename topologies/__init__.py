@@ -7,12 +7,14 @@
 >>> topologies.units.show_size(network.nodes["client-0"].device.grant_bytes)
 '576 MiB'
 
-`load` takes the name of a bundled topology (`catalog` lists them) or a path; `devices` lists the
-profiles of real devices. Everything wrong with a file is a `TopologyError`, an `InputError`, that
-says where and what would be right.
+`load` takes the name of a bundled topology (`catalog` lists them) or a path, and reads our own YAML
+as well as the files of many others; what they do not state is derived by `Rules` and marked.
+`generators` makes networks to measure; `devices` and `access` list the profiles of real devices and
+access networks. Everything wrong with a file is a `TopologyError`, an `InputError`, that says where
+and what would be right.
 """
 
-from topologies import units
+from topologies import generators, units
 from topologies.access import Access, access
 from topologies.devices import devices
 from topologies.errors import InputError, TopologyError
@@ -34,6 +36,7 @@ __all__ = [
     "access",
     "catalog",
     "devices",
+    "generators",
     "load",
     "parse",
     "units",

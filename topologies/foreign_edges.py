@@ -235,5 +235,6 @@ def _one(document: Document, rules: Rules, group: Sequence[Arc]) -> Arc:
     nearest = min(group, key=lambda arc: float(arc.settings["delay_s"]))
     whole = Arc(nearest.ends, dict(nearest.settings), group[0].at, dict(nearest.derived))
     bandwidth = sum(float(arc.settings["bandwidth_bps"]) for arc in group)
-    whole.derive("bandwidth_bps", (bandwidth, "parallel"))
+    guessed = any("bandwidth_bps" in arc.derived for arc in group)
+    whole.derive("bandwidth_bps", (bandwidth, "parallel-derived" if guessed else "parallel"))
     return whole

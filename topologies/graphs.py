@@ -24,7 +24,7 @@ from topologies.layout import (
     machine,
     split_attributes,
 )
-from topologies.link_settings import Direction, LinkReader, check_media
+from topologies.link_settings import SAID_OF_A_DIRECTION, LinkReader, check_media
 from topologies.model import Device, Link, Node, Topology, Transport
 from topologies.rules import Rules
 from topologies.vocabularies import is_foreign, translate
@@ -216,7 +216,7 @@ class _Reader:
         given = self.document.read(GraphEdge, row, place)
         told = {name: getattr(given, name) for name in given.model_fields_set}
         told = {name: value for name, value in told.items() if value is not None}
-        own = {name: value for name, value in told.items() if name in Direction.model_fields}
+        own = {name: value for name, value in told.items() if name in SAID_OF_A_DIRECTION}
         fields = self.settings.fields(own, place)
         for name in sorted(told.keys() - own.keys()):
             if name in fields:

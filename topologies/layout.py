@@ -38,6 +38,7 @@ from topologies.document import Document, Place, Settings, Value
 from topologies.errors import InputError, did_you_mean, near
 from topologies.fields import Bytes
 from topologies.link_settings import (
+    SAID_OF_A_DIRECTION,
     Direction,
     LinkKind,
     LinkReader,
@@ -276,8 +277,9 @@ class _Reader:
 def _direction(*most_telling_first: Direction) -> dict[str, object]:
     told: dict[str, object] = {}
     for direction in reversed(most_telling_first):
-        values = {name: getattr(direction, name) for name in Direction.model_fields}
-        told |= {name: value for name, value in values.items() if value is not None}
+        for name in direction.model_fields_set & SAID_OF_A_DIRECTION:
+            if (value := getattr(direction, name)) is not None:
+                told[name] = value
     return told
 
 

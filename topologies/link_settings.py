@@ -95,6 +95,9 @@ class Direction(Settings):
     medium: Annotated[str, Field(min_length=1)] | None = None
 
 
+SAID_OF_A_DIRECTION = frozenset(Direction.model_fields)
+
+
 class LinkKind(Direction):
     """What links can be told: both directions at once, or each on its own."""
 

@@ -15,7 +15,7 @@ every value that comes of one bears that name (`Link.derived`, `Node.derived`):
 | ``unit`` | a number without unit, read in *capacity_unit* or *delay_unit* |
 | ``smallest-module`` | of a link that is to be built, the smallest capacity that it could have (SNDlib) |
 | ``packets`` | a queue counted in packets, of 1500 bytes each |
-| ``parallel`` | the bandwidth of several links with the same ends, see *parallel* |
+| ``parallel`` | the bandwidth of several links with the same ends, see *parallel*; ``parallel-derived`` where one of theirs is derived |
 | ``label`` | a node's name, made of its label so that no other has it |
 | ``kind-of-node`` | a node's role: ``router``, ``external`` for those of other networks, ``exchange`` for a pseudo-node that stands for a shared medium |
 """  # noqa: E501 - a table's rows are lines

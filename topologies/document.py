@@ -16,10 +16,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, ValidationError, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError
 
 from topologies.errors import InputError, did_you_mean
 
@@ -68,6 +69,18 @@ class Settings(BaseModel):
     """A mapping in a file: frozen, with every key checked. Subclass it for each kind of mapping."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    shorthand: ClassVar[tuple[str, ...]] = ()
+    """What may stand for the whole mapping, where a text can: examples."""
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        whole = handler.resolve_ref_schema(handler(core_schema))
+        if not cls.shorthand:
+            return whole
+        return {"anyOf": [{"type": "string", "examples": [*cls.shorthand]}, whole]}
 
     @model_validator(mode="before")
     @classmethod

@@ -201,9 +201,11 @@ class EdgeTranslator:
 
 
 def _latency_unit(vertices: Mapping[str, Vertex]) -> str | None:
-    """The unit of latencies without one: those of Shadow are in seconds, others do not say."""
-    hosts = (vertex.up_bps or vertex.down_bps for vertex in vertices.values())
-    return "s" if any(hosts) else None
+    """The unit of latencies without one: Shadow's seconds, and ms in files of its first format."""
+    for vertex in vertices.values():
+        if vertex.up_bps is not None or vertex.down_bps is not None:
+            return "ms" if vertex.first_format else "s"
+    return None
 
 
 def together(document: Document, rules: Rules, arcs: Sequence[Arc]) -> list[Arc]:

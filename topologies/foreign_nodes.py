@@ -32,6 +32,7 @@ class Vertex:
         place: latitude and longitude.
         external: it belongs to another network.
         up_bps, down_bps: what it can send and receive, in Shadow's files.
+        first_format: these are of Shadow's first format, which has other units.
         at: where it stands in the document.
     """
 
@@ -40,6 +41,7 @@ class Vertex:
     external: bool
     up_bps: float | None
     down_bps: float | None
+    first_format: bool
     at: Place
 
 
@@ -111,6 +113,7 @@ class NodeTranslator:
             external,
             self._bandwidth(row, "host_bandwidth_up", "bandwidthup", at),
             self._bandwidth(row, "host_bandwidth_down", "bandwidthdown", at),
+            "bandwidthup" in row or "bandwidthdown" in row,
             at,
         )
 

@@ -29,11 +29,12 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
+from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import Field, SkipValidation, model_validator
 
 from topologies.access import access
-from topologies.devices import devices, read_profiles
+from topologies.devices import Profile, devices, read_profiles
 from topologies.document import Document, Place, Settings, Value
 from topologies.errors import InputError, did_you_mean, near
 from topologies.fields import Bytes
@@ -65,10 +66,19 @@ MOST_NODES = 100_000
 class LinkSettings(LinkKind):
     """An entry of ``links``: its ends, and what it is like."""
 
-    between: tuple[str, str] | None = None
-    source: str | None = Field(default=None, alias="from")
-    target: str | None = Field(default=None, alias="to")
-    kind: str | None = None
+    between: tuple[str, str] | None = Field(
+        default=None,
+        description="Its two nodes, for both directions; a range joins each of its nodes",
+    )
+    source: str | None = Field(
+        default=None, alias="from", description="Where a link with one direction begins"
+    )
+    target: str | None = Field(default=None, alias="to", description="Where it ends")
+    kind: str | None = Field(
+        default=None,
+        description="One of the file's kinds, or of the bundled access networks; what the link "
+        "says itself wins",
+    )
 
     @model_validator(mode="after")
     def _has_ends(self) -> LinkSettings:
@@ -89,23 +99,47 @@ class LinkSettings(LinkKind):
 class NodeSettings(Settings):
     """What a node can be told, besides the attributes that the file declares."""
 
-    role: str = "node"
-    device: str | None = None
-    grant: Bytes | None = None
+    role: str = Field(
+        default="node",
+        description="What it is there for: coordinator, gateway, client, host, or another word",
+    )
+    device: str | None = Field(
+        default=None, description="One of the file's devices, or of the bundled ones"
+    )
+    grant: Bytes | None = Field(
+        default=None,
+        description="What of the device's memory is lent to training, where that is not the usual",
+    )
 
 
 class Layout(Settings):
     """The whole file."""
 
-    name: str | None = None
-    description: str = ""
-    attributes: tuple[str, ...] = ()
-    devices: dict[str, object] = Field(default_factory=dict)
-    kinds: dict[str, LinkKind] = Field(default_factory=dict)
-    nodes: dict[str, object]
-    links: tuple[LinkSettings, ...] = ()
-    transport: TransportSettings = TransportSettings()
-    rules: Rules | None = None
+    name: str | None = Field(default=None, description="Without it, that of the file")
+    description: str = Field(default="", description="A sentence for those who look for one")
+    attributes: tuple[str, ...] = Field(
+        default=(),
+        description="Names of your own that nodes may have. cluster, latitude and longitude are "
+        "always there",
+    )
+    devices: dict[str, Annotated[Profile, SkipValidation]] = Field(
+        default_factory=dict, description="Machines that the catalog of devices doesn't have"
+    )
+    kinds: dict[str, LinkKind] = Field(
+        default_factory=dict, description="What several links have in common, by a name"
+    )
+    nodes: dict[str, Annotated[NodeSettings | None, SkipValidation]] = Field(
+        description="By name; a-0..3 stands for a-0, a-1, a-2 and a-3"
+    )
+    links: tuple[LinkSettings, ...] = Field(default=(), description="What joins them")
+    transport: TransportSettings = Field(
+        default=TransportSettings(), description="How streams behave"
+    )
+    rules: Rules | None = Field(
+        default=None,
+        description="By which bandwidths and delays are derived that links don't say; without "
+        "rules, saying neither is an error",
+    )
 
 
 def read_layout(document: Document, name: str, rules: Rules | None = None) -> Topology:

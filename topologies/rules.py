@@ -59,18 +59,18 @@ class Rules(Settings):
 
     delay_per_km: Seconds = Field(
         default=5e-6,
-        description="One way: light in fibre makes some 200,000 km a second",
+        description="One way: light in fibre makes some 200,000 km a second. `5 us`",
     )
     least_delay: Seconds = Field(
         default=50e-6,
-        description="The shortest delay that a distance gives: two routers in one building",
+        description="The shortest delay that a distance gives: two routers of one site. `50 us`",
     )
     unplaced_delay: Seconds = Field(
         default=1e-3,
-        description="The delay of a link of unknown length, about that of 200 km",
+        description="The delay of a link of unknown length, about that of 200 km. `1 ms`",
     )
     bandwidth: Annotated[BitsPerSecond, Field(gt=0)] = Field(
-        default=1e9, description="The bandwidth of a link of which nothing is known"
+        default=1e9, description="The bandwidth of a link of which nothing is known. `1 Gbit/s`"
     )
     bandwidths: dict[str, Annotated[BitsPerSecond, Field(gt=0)]] = Field(
         default=_KINDS,
@@ -78,22 +78,22 @@ class Rules(Settings):
         "goes before the built-in ones: standards such as OC-48 or E1, and media such as fibre",
     )
     capacity_unit: str = Field(
-        default="Mbps", description="The unit of capacities that have none in the file"
+        default="Mbps", description="The unit of capacities that have none in the file. `Mbps`"
     )
     delay_unit: str = Field(
-        default="ms", description="The unit of delays that have none in the file"
+        default="ms", description="The unit of delays that have none in the file. `ms`"
     )
     parallel: Literal["sum", "fastest", "refuse"] = Field(
         default="sum",
         description="Links with the same ends: one link with the sum of their bandwidths and the "
-        "shortest of their delays, or only the fastest, or an error",
+        "shortest of their delays, or only the fastest, or an error. `sum`",
     )
     external: Literal["keep", "drop"] = Field(
-        default="keep", description="Nodes that belong to other networks (Topology Zoo)"
+        default="keep", description="Nodes that belong to other networks (Topology Zoo). `keep`"
     )
     disconnected: Literal["refuse", "largest", "keep"] = Field(
         default="refuse",
-        description="A network that falls apart: an error, its largest part, or as it is",
+        description="A network that falls apart: an error, its largest part, or as it is. `refuse`",
     )
     ignore: tuple[str, ...] = Field(
         default=(), description="Names of attributes of links that have no meaning here"

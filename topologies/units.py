@@ -232,17 +232,21 @@ def show_bandwidth(bits_per_second: float, digits: int | None = None) -> str:
 def show_size(size_bytes: int, digits: int | None = None) -> str:
     """The inverse of `size`: in the largest unit that needs no more than three decimals.
 
-    With *digits* it is rounded to so many significant ones, in the largest binary unit.
+    Of the binary one and the decimal one, the shorter to write. With *digits* it is rounded to so
+    many significant ones, in the largest binary unit.
     """
     binary = ("TiB", "GiB", "MiB", "KiB")
     if digits is not None:
         unit = next((name for name in binary if size_bytes >= _SIZE.units[name]), "B")
         return f"{_plain(_exact(size_bytes / float(_SIZE.units[unit]), digits))} {unit}"
-    for unit in (*binary, "TB", "GB", "MB", "kB"):
-        scale = int(_SIZE.units[unit])
-        if size_bytes >= scale and size_bytes * 1000 % scale == 0:
-            return f"{_plain(Decimal(size_bytes * 1000 // scale) / 1000)} {unit}"
-    return f"{size_bytes} B"
+    texts: list[str] = []
+    for units in (binary, ("TB", "GB", "MB", "kB")):
+        for unit in units:
+            scale = int(_SIZE.units[unit])
+            if size_bytes >= scale and size_bytes * 1000 % scale == 0:
+                texts.append(f"{_plain(Decimal(size_bytes * 1000 // scale) / 1000)} {unit}")
+                break
+    return min(texts, key=len, default=f"{size_bytes} B")
 
 
 def show_flops(flops_per_second: float, digits: int | None = None) -> str:

@@ -20,7 +20,7 @@ from topologies.devices import devices
 from topologies.errors import InputError, TopologyError
 from topologies.model import Attribute, Device, Link, Node, Topology, Transport
 from topologies.readers import catalog, load, parse
-from topologies.rules import Rules
+from topologies.rules import LinkRules, Rules
 
 __all__ = [
     "Access",
@@ -28,6 +28,7 @@ __all__ = [
     "Device",
     "InputError",
     "Link",
+    "LinkRules",
     "Node",
     "Rules",
     "Topology",

@@ -58,9 +58,9 @@ _WORDS: Mapping[str, bool | None] = {
     "": None,
 }
 _TAGS = {
-    "Scalar": "str int float bool null timestamp",
-    "SequenceStart": "seq",
-    "MappingStart": "map",
+    "ScalarEvent": "str int float bool null timestamp",
+    "SequenceStartEvent": "seq",
+    "MappingStartEvent": "map",
 }
 _DEEPEST = 200
 
@@ -259,12 +259,13 @@ class _Builder:
     def document(self) -> Document:
         next(self._events)  # the stream begins
         event = next(self._events)
-        if _kind(event) == "StreamEnd":
-            raise self._failure("the file is empty", file=self._file)
+        if _kind(event) == "StreamEndEvent":
+            remedy = "Was it saved, and is it this one?"
+            raise self._failure("the file is empty", file=self._file, remedy=remedy)
         value = self._value(next(self._events), ())
         next(self._events)  # the document ends
         event = next(self._events)
-        if _kind(event) != "StreamEnd":
+        if _kind(event) != "StreamEndEvent":
             line = _line(event)
             problem = "this is not YAML: but one document was expected"
             raise self._failure(problem, file=self._file, line=line, remedy="Leave out the ---")
@@ -277,19 +278,22 @@ class _Builder:
             raise self._error("anchors and aliases are not used here", place, "Write it out")
         if event.tag is not None:
             self._refuse_tag(str(event.tag), _TAGS[kind], place)
-        if kind == "Scalar":
+        if kind == "ScalarEvent":
             return event.value if event.style else self._scalar(event.value, place)
         self._depth += 1
         if self._depth > _DEEPEST:
-            raise self._failure("the file is nested too deeply", file=self._file)
-        value: Value = self._sequence(place) if kind == "SequenceStart" else self._mapping(place)
+            remedy = f"Nothing needs more than {_DEEPEST} levels"
+            raise self._failure("the file is nested too deeply", file=self._file, remedy=remedy)
+        value: Value = (
+            self._sequence(place) if kind == "SequenceStartEvent" else self._mapping(place)
+        )
         self._depth -= 1
         return value
 
     def _sequence(self, place: Place) -> list[Value]:
         values: list[Value] = []
         for event in self._events:
-            if _kind(event) == "SequenceEnd":
+            if _kind(event) == "SequenceEndEvent":
                 break
             values.append(self._value(event, (*place, len(values))))
         return values
@@ -297,9 +301,9 @@ class _Builder:
     def _mapping(self, place: Place) -> dict[str, Value]:
         mapping: dict[str, Value] = {}
         for event in self._events:
-            if _kind(event) == "MappingEnd":
+            if _kind(event) == "MappingEndEvent":
                 break
-            if _kind(event) != "Scalar":
+            if _kind(event) != "ScalarEvent":
                 raise self._error("a key has to be a word", place)
             key = str(event.value)
             below = (*place, key)
@@ -343,7 +347,7 @@ class _Builder:
 
 
 def _kind(event: object) -> str:
-    return type(event).__name__.removesuffix("Event")
+    return type(event).__name__
 
 
 def _line(event: Any) -> int:

@@ -15,7 +15,7 @@ from topologies.foreign_values import number, quantity, share
 from topologies.graph_settings import GraphEdge
 from topologies.rules import Rules
 
-OWN_EDGE = frozenset(GraphEdge.settings()) - {"derived"}
+OWN_EDGE = frozenset(GraphEdge.settings())
 FOREIGN_EDGE = frozenset({
     "LinkSpeedRaw", "LinkSpeed", "LinkSpeedUnits", "LinkType", "LinkLabel", "LinkNote",
     "LinkStatus", "dist", "capacity", "length", "buffer", "latency", "packet_loss", "packetloss",
@@ -73,9 +73,10 @@ class EdgeTranslator:
             self._check_names(row, at)
             if a == b:
                 continue
+            told = {key: row[key] for key in row if key in OWN_EDGE and row[key] is not None}
+            derived = self._document.read(GraphEdge, {"derived": told.pop("derived", {})}, at)
             for ends in ((a, b),) if directed else ((a, b), (b, a)):
-                settings = {key: row[key] for key in row if key in OWN_EDGE}
-                arc = Arc(ends, {k: v for k, v in settings.items() if v is not None}, at)
+                arc = Arc(ends, dict(told), at, dict(derived.derived))
                 self._bandwidth(arc, row, vertices)
                 self._delay(arc, row, vertices, latency)
                 self._rest(arc, row)
@@ -153,10 +154,11 @@ class EdgeTranslator:
         if "delay_s" in arc.settings:
             return
         for key, stated in (("delay", self._about.get("delay_unit")), ("latency", latency)):
-            if key in row:
+            if key in row and row[key] is not None:
                 bare = stated is None and number(row[key]) is not None
                 unit = self._rules.delay_unit if bare else stated
-                read, at = units.foreign_duration, (*arc.at, key)
+                ours = key == "delay" and unit is None
+                read, at = units.duration if ours else units.foreign_duration, (*arc.at, key)
                 arc.settings.pop(key, None)
                 arc.settings["delay_s"] = quantity(self._document, read, row[key], unit, at)
                 if bare:
@@ -193,7 +195,8 @@ class EdgeTranslator:
         waiting = number(row["buffer"])
         if waiting is None or not 0 < waiting < float("inf"):
             problem = f"a buffer is greater than 0, unlike {row['buffer']}"
-            raise self._document.error(problem, (*arc.at, "buffer"))
+            remedy = "Leave it out for what suits the bandwidth"
+            raise self._document.error(problem, (*arc.at, "buffer"), remedy)
         if unit == "packets":
             arc.derive("queue_bytes", (round(waiting * assumptions.PACKET_BYTES), "packets"))
         else:

@@ -53,7 +53,10 @@ class NodeTranslator:
         geographic: positions are places on Earth. SNDlib and topohub have also those of drawings.
     """
 
-    def __init__(self, document: Document, about: Row, rows: Sequence[Row]) -> None:
+    def __init__(
+        self, document: Document, about: Row, rows: Sequence[Row], *, foreign: bool
+    ) -> None:
+        self._foreign = foreign
         self._document = document
         self._drawn_in_degrees = about.get("coordinates") == "geographical"
         self._rows = rows
@@ -63,13 +66,14 @@ class NodeTranslator:
     def vertices(self) -> dict[str, Vertex]:
         """The nodes by name, in their order. Raises the document's error."""
         labels = [self._label(row, ("nodes", i)) for i, row in enumerate(self._rows)]
-        names = distinct(labels)
+        names = distinct(labels) if self._foreign else [identity for _, identity in labels]
         vertices: dict[str, Vertex] = {}
         for index, row in enumerate(self._rows):
             at: Place = ("nodes", index)
             name, (label, identity) = names[index], labels[index]
             if identity in self.by_id:
-                raise self._document.error(f"there is a node {identity} already", at)
+                problem, remedy = f"there is a node {identity} already", "Give each its own id"
+                raise self._document.error(problem, at, remedy)
             self.by_id[identity] = name
             vertices[name] = self._vertex(row, name, label, at)
         return vertices
@@ -78,8 +82,9 @@ class NodeTranslator:
         """What a node is called, and its id."""
         identity = row.get("id")
         if isinstance(identity, bool) or not isinstance(identity, str | int):
-            raise self._document.error("id has to be the name of a node", at)
-        for key in _NAMED:
+            remedy = "Give each node an id, a text or a whole number"
+            raise self._document.error("id has to be the name of a node", at, remedy)
+        for key in _NAMED if self._foreign else ():
             label = row.get(key)
             if isinstance(label, str) and label.strip():
                 return html.unescape(label), str(identity)
@@ -91,11 +96,11 @@ class NodeTranslator:
         external = number(row.get("Internal")) == 0
         place = self._place(row, at) if self.geographic else None
         for key, value in row.items():
-            if key in OWN_NODE:
+            if key in OWN_NODE or (key != "id" and not self._foreign):
                 settings[key] = value
             elif key not in FOREIGN_NODE and key not in ("id", *_NAMED):
                 _keep(settings, key, value)
-        if "role" not in row and ("Internal" in row or row.get("hyperedge")):
+        if self._foreign and "role" not in row and ("Internal" in row or row.get("hyperedge")):
             role = "external" if external else "router"
             settings["role"] = "exchange" if row.get("hyperedge") else role
             derived["role"] = "kind-of-node"
@@ -106,7 +111,8 @@ class NodeTranslator:
         elif isinstance(row.get("pos"), list):
             for key, value in zip("xy", row["pos"], strict=False):
                 _keep(settings, key, value)
-        settings["derived"] = derived
+        if self._foreign:
+            settings["derived"] = derived
         return Vertex(
             settings,
             place,

@@ -46,5 +46,5 @@ def share(value: object) -> float:
     """A probability of loss, 0 to less than 1. Raises InputError."""
     part = number(value)
     if part is None or not 0 <= part < 1:
-        raise InputError(f"a loss is 0 to less than 1, unlike {value}")
+        raise InputError(f"a loss is 0 to less than 1, unlike {value}", remedy="1 % is 0.01")
     return part

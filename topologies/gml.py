@@ -101,14 +101,14 @@ def _mapping(entries: list[_Entry], file: str) -> dict[str, Value]:
 
 def _entries(tokens: Iterator[tuple[str, str, int]], file: str, depth: int) -> list[_Entry]:
     if depth > DEEPEST:
-        raise TopologyError("the file is nested too deeply", file=file)
+        raise _error("a [ in a [ in a [ …, nested too deeply", file, None)
     entries: list[_Entry] = []
     for role, word, line in tokens:
         if role == "close" and depth:
             return entries
         if role != "key":
             problem = f"{word[:40]} stands where a key should"
-            raise TopologyError(f"this is not GML: {problem}", file=file, line=line)
+            raise _error(problem, file, line)
         kind, value, where = next(tokens, ("end", "", line))
         if kind == "open":
             entries.append(_Entry(word, _entries(tokens, file, depth + 1), line))
@@ -119,9 +119,9 @@ def _entries(tokens: Iterator[tuple[str, str, int]], file: str, depth: int) -> l
             entries.append(_Entry(word, int(value) if whole else float(value), line))
         else:
             problem = f"{word} has no value: it is a number, a text in quotes, or a [ … ]"
-            raise TopologyError(f"this is not GML: {problem}", file=file, line=where)
+            raise _error(problem, file, where)
     if depth:
-        raise TopologyError("this is not GML: a [ is never closed", file=file)
+        raise _error("a [ is never closed", file, None)
     return entries
 
 
@@ -130,11 +130,16 @@ def _tokens(text: str, file: str) -> Iterator[tuple[str, str, int]]:
     while position < len(text):
         match = _TOKEN.match(text, position)
         if match is None:
-            problem = f"this is not GML: {text[position : position + 20].split(maxsplit=1)[0]!r}"
-            raise TopologyError(problem, file=file, line=line)
+            word = text[position : position + 20].split(maxsplit=1)[0]
+            raise _error(f"{word!r} means nothing", file, line)
         kind = match.lastgroup or ""
         if kind not in ("gap", "newline"):
             yield kind, match[0], line
         if kind in ("newline", "text"):
             line += match[0].count("\n")
         position = match.end()
+
+
+def _error(problem: str, file: str, line: int | None) -> TopologyError:
+    remedy = "GML is key value key value …, and a list of them stands between [ and ]"
+    return TopologyError(f"this is not GML: {problem}", file=file, line=line, remedy=remedy)

@@ -18,6 +18,7 @@ from pydantic import BeforeValidator, Field, StrictBool
 
 from topologies import units
 from topologies.document import Settings
+from topologies.errors import InputError
 from topologies.fields import one_of
 from topologies.jitter import SHAPES
 from topologies.layout import NodeSettings
@@ -42,19 +43,24 @@ def _words(value: object) -> object:
     return value.split() if isinstance(value, str) else value
 
 
-def _marks(value: object) -> object:
+def marks(value: object) -> object:
+    """What is derived, and how, out of the text that stands for it in a graph.
+
+    Raises InputError.
+    """
     if not isinstance(value, str):
         return value
-    marks = {}
+    found: dict[str, str] = {}
     for word in value.split():
         name, equals, rule = word.partition("=")
         if not equals:
-            raise ValueError(f'"{word}" is not the name of a field, = and that of a rule')
-        marks[name] = rule
-    return marks
+            problem = f'"{word}" is not what a value is derived by'
+            raise InputError(problem, remedy="Write field=rule, as delay_s=great-circle")
+        found[name] = rule
+    return found
 
 
-_Derived = Annotated[dict[str, str], BeforeValidator(_marks)]
+_Derived = Annotated[dict[str, str], BeforeValidator(marks)]
 
 
 class GraphNode(NodeSettings):

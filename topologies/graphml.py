@@ -30,7 +30,9 @@ def read_graphml(root: Element, file: str) -> Document:
     """The node-link document that this GraphML is. Raises TopologyError."""
     graph = root.first("graph")
     if graph is None:
-        raise TopologyError("there is no graph in it", file=file, line=root.line)
+        remedy = 'Write <graph edgedefault="undirected"> … </graph>'
+        problem = "there is no graph in it"
+        raise TopologyError(problem, file=file, line=root.line, remedy=remedy)
     keys = _keys(root, file)
     direction = graph.attributes.get("edgedefault", "undirected")
     if direction not in ("directed", "undirected"):
@@ -129,14 +131,14 @@ def _value(element: Element, key: _Key, file: str) -> Value:
             return _BOOLEANS[text.strip().lower()]
     except (ValueError, KeyError):
         problem = f'"{text[:60]}" is no {key.kind}'
-        line = element.line
-        raise TopologyError(problem, file=file, line=line, key=key.name) from None
+        line, remedy = element.line, "Correct it, or the type of its <key>"
+        raise TopologyError(problem, file=file, line=line, key=key.name, remedy=remedy) from None
     return text
 
 
 def _attribute(element: Element, name: str, file: str) -> str:
     value = element.attributes.get(name)
     if value is None:
-        problem = f"this {element.tag} has no {name}"
-        raise TopologyError(problem, file=file, line=element.line, key=element.tag)
+        problem, remedy = f"this {element.tag} has no {name}", f'Write {name}="…"'
+        raise TopologyError(problem, file=file, line=element.line, key=element.tag, remedy=remedy)
     return value

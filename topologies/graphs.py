@@ -49,11 +49,12 @@ _DEFAULTS = ("node_default", "edge_default")
 def read_graph(document: Document, name: str, rules: Rules | None = None) -> Topology:
     """The topology that a node-link document describes; *name*, unless it says another.
 
-    A graph in somebody else's vocabulary is completed by the rules. One in ours is by rules that
-    are given, and refused where something is missing without them. Raises TopologyError.
+    A graph in somebody else's vocabulary is completed by the rules. One in ours is held to rules
+    that are given, and without them has to say everything itself. Raises TopologyError.
     """
-    if is_foreign(document.mapping()):
-        document = translate(document, rules or Rules())
+    foreign = is_foreign(document.mapping())
+    if foreign or rules is not None:
+        document = translate(document, rules or Rules(), foreign=foreign)
     graph = document.read(Graph, document.mapping())
     if not graph.nodes:
         raise document.error("there are no nodes", ("nodes",), "A network has one node at least")
@@ -71,14 +72,14 @@ def read_graph(document: Document, name: str, rules: Rules | None = None) -> Top
     where = "edges" if graph.links is None else "links"
     links: dict[tuple[str, str], Link] = {}
     places: dict[tuple[str, str], Place] = {}
-    reader = _Reader(document, LinkReader(document), nodes, rules)
+    reader = _Reader(document, LinkReader(document))
     for index, row in enumerate(graph.edges or graph.links or []):
         place: Place = (where, index)
         edge = {key: value for key, value in row.items() if key != "key" or not graph.multigraph}
         for link in reader.links(edge, graph.directed, place):
             if link.ends in links:
                 problem = f"there is a link {link.source} → {link.target} already"
-                remedy = "Parallel links are not supported: make one of them"
+                remedy = 'Parallel links have to be one: say Rules(parallel="sum"), or make it so'
                 raise document.error(problem, place, remedy)
             links[link.ends], places[link.ends] = link, place
     check_media(document, links, places)
@@ -196,12 +197,10 @@ def _device(document: Document, given: GraphNode, place: Place) -> Device | None
 
 @dataclass(frozen=True)
 class _Reader:
-    """Reads the edges of a graph, whose nodes are known."""
+    """Reads the edges of a graph."""
 
     document: Document
     settings: LinkReader
-    nodes: Mapping[str, Node]
-    rules: Rules | None
 
     def links(self, row: Mapping[str, Any], directed: bool, place: Place) -> Iterator[Link]:
         """The links that one edge is: one, or one each way."""
@@ -226,9 +225,6 @@ class _Reader:
 
     def _link(self, a: str, b: str, told: Mapping[str, object], place: Place) -> Link:
         fields = {**told, "source": a, "target": b}
-        if self.rules is not None and a in self.nodes and b in self.nodes:
-            derived = self.rules.complete(fields, self.nodes[a], self.nodes[b])
-            fields.update({"derived": derived} if derived else {})
         for name in ("bandwidth_bps", "delay_s"):
             if name not in fields:
                 remedy = 'Write it with its unit, as bandwidth="10 Mbit/s" delay="5 ms"'
@@ -250,5 +246,6 @@ def _transport(document: Document, given: GraphSettings) -> Transport:
 def _identifier(document: Document, row: Mapping[str, Any], key: str, place: Place) -> str:
     value = row.get(key)
     if isinstance(value, bool) or not isinstance(value, str | int):
-        raise document.error(f"{key} has to be the name of a node", place)
+        remedy = "Write a text or a whole number"
+        raise document.error(f"{key} has to be the name of a node", place, remedy)
     return str(value)

@@ -56,7 +56,7 @@ from topologies.model import (
     Transport,
     can_be_an_attribute,
 )
-from topologies.rules import Rules
+from topologies.rules import LinkRules, Rules
 
 ALWAYS = ("cluster", "latitude", "longitude")
 _RANGE = re.compile(r"(?P<stem>.*?)(?P<first>0|[1-9][0-9]{0,6})\.\.(?P<last>[0-9]{1,7})")
@@ -135,7 +135,7 @@ class Layout(Settings):
     transport: TransportSettings = Field(
         default=TransportSettings(), description="How streams behave"
     )
-    rules: Rules | None = Field(
+    rules: LinkRules | None = Field(
         default=None,
         description="By which bandwidths and delays are derived that links don't say; without "
         "rules, saying neither is an error",
@@ -149,7 +149,7 @@ def read_layout(document: Document, name: str, rules: Rules | None = None) -> To
     either they are an error. Raises the document's error.
     """
     layout = document.read(Layout, document.mapping())
-    rules = rules.over(layout.rules) if rules is not None else layout.rules
+    linked = layout.rules if rules is None else (layout.rules or LinkRules()).under(rules)
     own = declared(document, layout.attributes, ("attributes",))
     profiles: dict[str, Device] = {**devices()}
     if layout.devices:
@@ -165,7 +165,7 @@ def read_layout(document: Document, name: str, rules: Rules | None = None) -> To
                 raise document.error(f"these are more than {MOST_NODES} nodes", place)
     links: dict[tuple[str, str], Link] = {}
     places: dict[tuple[str, str], Place] = {}
-    reader = _Reader(document, LinkReader(document), layout.kinds, nodes, rules)
+    reader = _Reader(document, LinkReader(document), layout.kinds, nodes, linked)
     for index, settings in enumerate(layout.links):
         place = ("links", index)
         for link in reader.links(settings, place):
@@ -269,7 +269,7 @@ class _Reader:
     settings: LinkReader
     kinds: Mapping[str, LinkKind]
     nodes: Mapping[str, Node]
-    rules: Rules | None
+    rules: LinkRules | None
 
     def links(self, given: LinkSettings, place: Place) -> Iterator[Link]:
         """The links that one entry describes."""

@@ -92,5 +92,9 @@ def read_markup(text: str, file: str) -> Element:
         parser.Parse(text.encode(errors="surrogatepass"), True)
     except expat.ExpatError as problem:
         what = expat.ErrorString(problem.code)
-        raise TopologyError(f"this is not XML: {what}", file=file, line=problem.lineno) from None
+        remedy = "Is the file whole, and each <tag> closed by a </tag>?"
+        line = problem.lineno
+        raise TopologyError(
+            f"this is not XML: {what}", file=file, line=line, remedy=remedy
+        ) from None
     return top.children[0]

@@ -31,7 +31,7 @@ from topologies.link_settings import (
     TransportSettings,
     describe_kind,
 )
-from topologies.rules import Rules
+from topologies.rules import LinkRules, Rules
 from topologies.units import show_flops, show_size
 
 _TABLES: tuple[tuple[str, type[Settings]], ...] = (
@@ -45,7 +45,8 @@ _TABLES: tuple[tuple[str, type[Settings]], ...] = (
     ("`transport`", TransportSettings),
     ("A device", Profile),
     ("Its `disk`", DiskSettings),
-    ("`rules`", Rules),
+    ("`rules`", LinkRules),
+    ("Rules for graphs", Rules),
 )
 
 
@@ -89,7 +90,8 @@ def reference() -> str:
     """All tables of the reference, as they stand in the docs."""
     parts: list[str] = []
     for title, model in _TABLES:
-        without = LinkKind if model is LinkSettings else None
+        inherited: dict[type[Settings], type[Settings]] = {LinkSettings: LinkKind, Rules: LinkRules}
+        without = inherited.get(model)
         parts += [f"### {title}", "", table(model, without=without), ""]
     parts += ["### Devices by name", "", *_devices(), ""]
     parts += ["### Access networks by name", "", *_access()]

@@ -51,10 +51,10 @@ _WORD = re.compile(r"[a-z0-9]+(?:-[0-9]+)?")
 Place = tuple[float, float]
 
 
-class Rules(Settings):
-    """The rules by which what a file does not state is derived, and what is done with the rest.
+class LinkRules(Settings):
+    """By which rules a link gets the bandwidth and the delay that nobody states.
 
-    Quantities are written with their units, as in files: ``Rules(least_delay="1 ms")``.
+    Quantities are written with their units, as in files: ``LinkRules(least_delay="1 ms")``.
     """
 
     delay_per_km: Seconds = Field(
@@ -72,6 +72,48 @@ class Rules(Settings):
     bandwidth: Annotated[BitsPerSecond, Field(gt=0)] = Field(
         default=1e9, description="The bandwidth of a link of which nothing is known. `1 Gbit/s`"
     )
+
+    def under(self, given: LinkRules | None) -> LinkRules:
+        """These rules, but for what the given ones say themselves."""
+        if given is None:
+            return self
+        said = given.model_fields_set & LinkRules.model_fields.keys()
+        return self.model_copy(update={name: getattr(given, name) for name in said})
+
+    def complete(self, fields: dict[str, object], source: Node, target: Node) -> dict[str, str]:
+        """Adds bandwidth and delay to the fields of a `Link` between two nodes, where they lack.
+
+        Returns which rule gave which field.
+        """
+        derived: dict[str, str] = {}
+        if "bandwidth_bps" not in fields:
+            fields["bandwidth_bps"] = self.bandwidth
+            derived["bandwidth_bps"] = "default-bandwidth"
+        if "delay_s" not in fields:
+            a, b = source.place, target.place
+            length = None if a is None or b is None else great_circle_km(a, b)
+            fields["delay_s"], derived["delay_s"] = self.delay_of(length)
+        return derived
+
+    def delay_of(self, length_km: float | None, *, stated: bool = False) -> tuple[float, str]:
+        """The delay in seconds of a link of this length, and the rule's name.
+
+        Args:
+            length_km: None where it is not known.
+            stated: the file says this length; else it is a great circle's.
+        """
+        if length_km is None:
+            return self.unplaced_delay, "unplaced"
+        delay_s = max(self.least_delay, length_km * self.delay_per_km)
+        return delay_s, "length" if stated else "great-circle"
+
+
+class Rules(LinkRules):
+    """All rules: those for links, and how the words and the shape of a graph are taken.
+
+    The latter are for graphs, of others or in our own words; files of our own say what they mean.
+    """
+
     bandwidths: dict[str, Annotated[BitsPerSecond, Field(gt=0)]] = Field(
         default=_KINDS,
         description="Bandwidths by kind of link: a word of its type or label. What is given here "
@@ -115,39 +157,6 @@ class Rules(Settings):
     def _is_a_unit_of_time(cls, unit: str) -> str:
         units.foreign_duration(1, unit)
         return unit
-
-    def over(self, other: Rules | None) -> Rules:
-        """These rules, and for what they do not say the other ones."""
-        if other is None:
-            return self
-        said = {name: getattr(self, name) for name in self.model_fields_set}
-        return other.model_copy(update=said)
-
-    def delay_of(self, length_km: float | None, *, stated: bool = False) -> tuple[float, str]:
-        """The delay in seconds of a link of this length, and the rule's name.
-
-        Args:
-            length_km: None where it is not known.
-            stated: the file says this length; else it is a great circle's.
-        """
-        if length_km is None:
-            return self.unplaced_delay, "unplaced"
-        delay_s = max(self.least_delay, length_km * self.delay_per_km)
-        return delay_s, "length" if stated else "great-circle"
-
-    def complete(self, fields: dict[str, object], source: Node, target: Node) -> dict[str, str]:
-        """Adds bandwidth and delay to the fields of a `Link` between two nodes, where they lack.
-
-        Returns which rule gave which field.
-        """
-        derived: dict[str, str] = {}
-        if "bandwidth_bps" not in fields:
-            fields["bandwidth_bps"], derived["bandwidth_bps"] = self.bandwidth_of()
-        if "delay_s" not in fields:
-            a, b = source.place, target.place
-            length = None if a is None or b is None else great_circle_km(a, b)
-            fields["delay_s"], derived["delay_s"] = self.delay_of(length)
-        return derived
 
     def bandwidth_of(self, *words: object) -> tuple[float, str]:
         """The bandwidth of a link of which the file says these words, and the rule's name."""

@@ -70,7 +70,8 @@ def read_xml(root: Element, file: str) -> Document:
     joined = root.first("networkStructure", "links")
     if drawn is None:
         problem = "there is no networkStructure with nodes in it"
-        raise TopologyError(problem, file=file, line=root.line)
+        remedy = "Is it SNDlib's network, and not a model or a solution?"
+        raise TopologyError(problem, file=file, line=root.line, remedy=remedy)
     lines: dict[Place, int] = {}
     nodes: list[Value] = []
     edges: list[Value] = []
@@ -122,7 +123,8 @@ def _lines(text: str, file: str) -> Iterator[tuple[str, str, int]]:
         if not line or line.startswith("?"):
             if line and "network" not in line.partition("type:")[2].partition(";")[0]:
                 problem = "this is a file of SNDlib, but not a network"
-                raise TopologyError(problem, file=file, line=number)
+                remedy = "The network stands in a file of its own, whose type is network"
+                raise TopologyError(problem, file=file, line=number, remedy=remedy)
             continue
         opened = _SECTION.fullmatch(line)
         if not section and opened:
@@ -149,11 +151,11 @@ def _number(text: str, what: str, file: str, line: int) -> float:
         return float(text)
     except ValueError:
         problem = f'{what} is "{text.strip()[:40]}", which is no number'
-        raise TopologyError(problem, file=file, line=line) from None
+        raise TopologyError(problem, file=file, line=line, remedy="Write a number") from None
 
 
 def _said(value: str | None, element: Element, name: str, file: str) -> str:
     if not value:
         problem = f"this {element.tag} has no {name}"
-        raise TopologyError(problem, file=file, line=element.line)
+        raise TopologyError(problem, file=file, line=element.line, remedy="Give it one")
     return value

@@ -312,17 +312,19 @@ _NUMBER_AND_UNIT = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?)\s*(
 
 def _elsewhere(value: object, unit: str | None, known: Mapping[str, float], what: str) -> float:
     number = value
+    remedy = "Write a number that is not negative, with a unit where the file names none"
     if isinstance(value, str):
         match = _NUMBER_AND_UNIT.fullmatch(value)
         if match is None:
-            raise InputError(f'"{value}" is not {what}')
+            raise InputError(f'"{value}" is not {what}', remedy=remedy)
         number, unit = float(match[1]), match[2] or unit
     if isinstance(number, bool) or not isinstance(number, int | float):
-        raise InputError(f"{what} was expected here")
+        raise InputError(f"{what} was expected here", remedy=remedy)
     if not math.isfinite(number) or number < 0:
-        raise InputError(f"{what} is finite and not negative, unlike {number}")
+        problem = f"{what} is finite and not negative, unlike {number}"
+        raise InputError(problem, remedy=remedy)
     if unit is None:
-        raise InputError(f"{number} has no unit, and {what} needs one")
+        raise InputError(f"{number} has no unit, and {what} needs one", remedy=remedy)
     if unit not in known:
         remedy = f"The units are {', '.join(known)}"
         raise InputError(f'"{unit}" is not a unit of {what.removeprefix("a ")}', remedy=remedy)

@@ -44,17 +44,17 @@ def is_foreign(graph: Mapping[str, Value]) -> bool:
     return bool(edges) and not on_edges & OWN_EDGE
 
 
-def translate(document: Document, rules: Rules) -> Document:
+def translate(document: Document, rules: Rules, *, foreign: bool) -> Document:
     """The same graph in our own vocabulary, with everything that our files have to say.
 
-    Raises the document's error.
+    Of a graph that is not *foreign* nodes stay as they are. Raises the document's error.
     """
     graph = document.mapping()
     about, rows = _about(graph), _rows(graph, "nodes")
     if not rows:
         remedy = "A network has one node at least"
         raise document.error("there are no nodes", ("nodes",), remedy)
-    nodes = NodeTranslator(document, about, rows)
+    nodes = NodeTranslator(document, about, rows, foreign=foreign)
     vertices = nodes.vertices()
     where = "edges" if isinstance(graph.get("edges"), list) else "links"
     edges = EdgeTranslator(document, rules, about, nodes)
@@ -63,11 +63,14 @@ def translate(document: Document, rules: Rules) -> Document:
     arcs = together(document, rules, arcs)
     kept = _kept(document, rules, vertices, arcs)
     arcs = [arc for arc in arcs if arc.ends[0] in kept and arc.ends[1] in kept]
-    return _written(document, about, {name: vertices[name] for name in kept}, arcs)
+    whole = _settings(about)
+    if not foreign:
+        whole["attributes"] = about.get("attributes", "")
+    return _written(document, whole, {name: vertices[name] for name in kept}, arcs)
 
 
 def _written(
-    document: Document, about: Row, vertices: Mapping[str, Vertex], arcs: Sequence[Arc]
+    document: Document, whole: dict[str, Value], vertices: Mapping[str, Vertex], arcs: Sequence[Arc]
 ) -> Document:
     """A node-link document of these nodes and links, each on the line it came from."""
     nodes = [vertex.settings for vertex in vertices.values()]
@@ -81,7 +84,7 @@ def _written(
     own = {key for node in nodes for key in node} - OWN_NODE - {"id", "derived"}
     value: Value = {
         "directed": True,
-        "graph": {**_settings(about), "attributes": " ".join(sorted(own))},
+        "graph": {"attributes": " ".join(sorted(own)), **whole},
         "nodes": [*nodes],
         "edges": edges,
     }

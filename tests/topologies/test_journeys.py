@@ -9,7 +9,7 @@ import networkx as nx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from topologies import Device, Link, Node, Topology, Transport, parse
+from topologies import Device, Link, Node, Rules, Topology, Transport, parse
 from topologies.link_settings import describe_link, describe_transport
 from topologies.model import can_be_an_attribute
 
@@ -148,6 +148,13 @@ def test_a_topology_is_the_same_after_networkx_json_and_graphml(topology):
     file = io.BytesIO()
     nx.write_graphml(graph, file)
     assert parse(file.getvalue().decode()) == topology
+
+
+@given(whole_networks())
+@settings(derandomize=True, deadline=None)
+def test_rules_change_nothing_of_a_network_that_says_everything(topology):
+    rules = Rules(disconnected="keep", bandwidth="1 bit/s", unplaced_delay="1 d")
+    assert Topology.from_networkx(topology.to_networkx(), rules) == topology
 
 
 @given(networks(tables=False))

@@ -138,6 +138,7 @@ def test_it_says_what_is_wrong_and_where(text, words):
     for word in words:
         assert word in str(caught.value)
     assert str(caught.value).startswith("x:")
+    assert caught.value.remedy
 
 
 @pytest.mark.parametrize(

@@ -366,6 +366,23 @@ def test_a_graph_in_our_own_words_is_completed_only_by_rules_that_are_given():
     assert dict(link.derived) == {"delay_s": "unplaced"}
 
 
+def test_rules_that_are_given_hold_for_a_graph_in_our_own_words_too():
+    graph = nx.MultiGraph(attributes="floor")
+    graph.add_node("a", floor=1, role="client")
+    graph.add_edge("a", "b", bandwidth="10 Mbit/s", delay="1 d")
+    graph.add_edge("a", "b", bandwidth_bps=5e6, delay_s=1.0)
+    graph.add_node("c")
+    with pytest.raises(TopologyError, match="falls apart into 2 parts"):
+        Topology.from_networkx(graph, Rules())
+    found = Topology.from_networkx(graph, Rules(disconnected="largest"))
+    assert list(found.nodes) == ["a", "b"]
+    assert found.nodes["a"].attributes == {"floor": 1}
+    assert (found.links["b", "a"].bandwidth_bps, found.links["b", "a"].delay_s) == (15e6, 1.0)
+    graph.nodes["a"]["flor"] = 2
+    with pytest.raises(TopologyError, match='Did you mean "floor"'):
+        Topology.from_networkx(graph, Rules(disconnected="largest"))
+
+
 def test_our_own_words_may_be_added_to_others():
     graph = nx.Graph()
     graph.add_node("a", Latitude=50.0, Longitude=8.0, role="client", device="raspberry-pi-4")

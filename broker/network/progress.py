@@ -6,8 +6,6 @@ somebody has to be there, its goal.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from broker.network.agenda import NEVER, Agenda, Fate
 from broker.network.sender import Stream
 from broker.network.shares import Shares, enlist, unlist
@@ -67,14 +65,18 @@ class Progress:
                 break
         self._agenda.in_flight -= told
 
-    def early(self, stream: Stream, now_ns: int, until_ns: int) -> Iterator[Fate]:
+    def early(self, stream: Stream, now_ns: int, until_ns: int) -> list[Fate]:
         """Pops those arrivals until then that stand fast."""
         stream.settle(now_ns)
         transit = stream.transit
+        told: list[tuple[int, int, int, int, int]] = []
+        if transit and transit[-1][0] <= until_ns:
+            told.extend(transit)
+            transit.clear()
         while transit and transit[0][0] <= until_ns:
-            arrival_ns, number, _, _, _ = transit.popleft()
-            self._agenda.in_flight -= 1
-            yield _fate(Fate, (number, arrival_ns, "", 0, True))
+            told.append(transit.popleft())
+        self._agenda.in_flight -= len(told)
+        return [_fate(Fate, (number, at_ns, "", 0, True)) for at_ns, number, _, _, _ in told]
 
     def _resume(self, stream: Stream, at_ns: int) -> None:
         """A silence is over: the next round, a timer, or the end of patience with a lost way."""

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from broker.wire import Buffer
-
 if TYPE_CHECKING:
-    from broker.intake import Shape
+    from broker.intake import Part, Shape
 
 
 class Connection:
@@ -32,8 +30,8 @@ class Connection:
         self.like: Shape | None = None
         self.out = bytearray()
         self.count = 0
-        self.apart: list[Buffer] = []
-        self.backlog: deque[tuple[Buffer, ...]] = deque()
+        self.apart: list[Part] = []
+        self.backlog: deque[tuple[Part, ...]] = deque()
         self.backlog_bytes = 0
         self.gone = False
         self.shares = False

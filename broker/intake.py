@@ -2,8 +2,9 @@
 
 Only the fixed prefix of a frame is looked at; body and payload stay as they came. Nothing is
 trusted before it was checked, and whatever breaks a bound is refused with its reason, the whole
-packet with it. Most packets of a connection are like the one before but for their numbers and
-stamps: those are known by a few bytes that must be the same, and need no second look.
+packet with it. Most frames of a connection are like the one before but for their numbers and
+stamps: those are known by a few bytes that must be the same, and need no second look. Where all of
+a packet is like that it is taken apart in one go.
 
 A ROUTER gives a message as parts: the routing id first. On the fast path the parts of a packet are
 counted by what its frames speak of, not by asking the socket, which is slow. A packet with a part
@@ -14,6 +15,8 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import repeat
 
 import zmq
 import zmq.backend
@@ -37,54 +40,67 @@ from broker.wire import (
 )
 
 PACKETS_AT_ONCE = 512
+MESSAGES_AT_ONCE = 2_048
 REASONS = 64
 LARGEST_DATAGRAM_BYTES = 65_507
 
 _HEAD = struct.Struct("!2sH")
+_OPENINGS = tuple(_HEAD.pack(MAGIC, count) for count in range(1_025))
 _PREFIX = struct.Struct("!BBHII16xqq8xBI")
-_SHAPE = struct.Struct("!12s16xq8s8x5s")
 _PREFIX_BYTES = 57
-_LENGTH = struct.Struct("!I")
+_WORD = 40  # where the first frame's is in a packet
 _APART = 0x8000_0000
 _NOBLOCK = int(zmq.NOBLOCK)
 _SEND, _QUIET = int(Kind.SEND), int(Kind.QUIET)
 
 
 class Shape:
-    """What messages of one kind have in common: ends, size and flags.
+    """What messages of one kind have in common: ends, size and flags. Of `plain` ones nothing more
+    is to be known to pass them on.
 
-    Of a small message it also knows the bytes by which to tell another of its kind: one whose head,
-    lengths, purpose and payload's length are the same needs no second look.
+    One that has learned a frame can tell others of its kind. `layout` cuts a frame of its size into
+    its head, the stamp, the word, all lengths with the purpose, and the lengths of payload parts;
+    `marks` is what these have to be, but for stamp and word. `alone` cuts a packet with one such
+    frame, whose head is longer by that of the packet, and `alone_marks` is the same for that, with
+    the word.
     """
 
-    __slots__ = (
-        "body_end", "destination", "flags", "head", "lengths", "part", "part_length", "plain",
-        "purpose", "purpose_end", "size", "source",
-    )  # fmt: skip
+    __slots__ = ("alone", "alone_marks", "destination", "flags", "frame_bytes", "layout", "marks",
+                 "packet_bytes", "plain", "size", "source")  # fmt: skip
+
+    alone: struct.Struct
+    alone_marks: tuple[bytes, bytes, bytes, bytes]
+    layout: struct.Struct
+    marks: tuple[bytes, bytes, bytes]
 
     def __init__(
-        self,
-        frame: bytes,
-        source: int,
-        destination: int,
-        size: int,
-        flags: int,
-        purpose: int = 0,
-        body_end: int = _PREFIX_BYTES,
-        parts: int = 0,
+        self, source: int, destination: int, size: int, flags: int, frame_bytes: int
     ) -> None:
-        self.head, _, _, self.lengths = _SHAPE.unpack_from(frame)
         self.source, self.destination = source, destination
         self.size, self.flags = size, flags
-        self.plain = size == len(frame) and not flags and source != destination
-        self.purpose_end = _PREFIX_BYTES + purpose
-        self.purpose = frame[_PREFIX_BYTES : self.purpose_end]
-        self.body_end = body_end
-        self.part = body_end + 4 * parts
-        self.part_length = frame[body_end : self.part]
+        self.frame_bytes = frame_bytes
+        self.packet_bytes = _HEAD.size + frame_bytes
+        self.plain = size == frame_bytes and not flags and source != destination
+
+    def learn(self, frame: bytes, word: bytes, purpose: int, body: int, parts: int) -> None:
+        """Looks at a frame whose lengths these are, and that has nothing apart from it."""
+        payload = len(frame) - _PREFIX_BYTES - purpose - body - 4 * parts
+        self.layout, self.alone = _layouts(5 + purpose, body, 4 * parts, payload)
+        head, _, _, lengths, part_lengths = self.layout.unpack(frame)
+        self.marks = head, lengths, part_lengths
+        self.alone_marks = _OPENINGS[1] + head, word, lengths, part_lengths
 
 
-Sent = tuple[int, Shape, bytes, tuple[Buffer, ...]]
+@lru_cache(1_024)
+def _layouts(
+    lengths: int, body: int, part_lengths: int, payload: int
+) -> tuple[struct.Struct, struct.Struct]:
+    rest = f"s16xq8s8x{lengths}s{body}x{part_lengths}s{payload}x"
+    return struct.Struct(f"!12{rest}"), struct.Struct(f"!16{rest}")
+
+
+Part = Buffer | zmq.Frame
+Sent = tuple[int, Shape, bytes, tuple[Part, ...]]
 """A message: its stamp, its shape, the frame as it came, and the parts that came apart from it."""
 
 
@@ -118,9 +134,10 @@ class Intake:
         """Reads a bounded number of packets; says whether that was all, and what came beside
         messages.
         """
-        receive = zmq.backend.Socket.recv
-        socket = self._socket
+        receive, socket = zmq.backend.Socket.recv, self._socket
         others: list[Other] = []
+        taken = self.taken
+        add = taken.append
         for _ in range(PACKETS_AT_ONCE):
             try:
                 identity = receive(socket, _NOBLOCK)
@@ -131,15 +148,25 @@ class Intake:
                 self._meet(identity, others)
                 continue
             packet = receive(socket, _NOBLOCK)
-            mark = len(self.taken)
+            # Most packets hold one message that is like the one before: what is written out here
+            # is `_take` for these, and nothing else.
+            like = connection.like
+            if like is not None and len(packet) == like.packet_bytes:
+                head, stamp, word, lengths, part_lengths = like.alone.unpack(packet)
+                if (head, word, lengths, part_lengths) == like.alone_marks:
+                    add((stamp, like, packet[4:], ()))
+                    continue
+            mark = len(taken)
             try:
                 if not self._take(connection, packet):
                     others.append(Other(identity, connection, packet))
             except (FrameError, struct.error, UnicodeDecodeError) as error:
-                del self.taken[mark:]
+                del taken[mark:]
                 connection.like = None
                 self._rest()
                 self.refuse(str(error) if isinstance(error, FrameError) else "cut short")
+            if len(taken) > MESSAGES_AT_ONCE:
+                break
         return False, others
 
     def refuse(self, reason: str) -> None:
@@ -163,44 +190,54 @@ class Intake:
 
     def _take(self, connection: Connection, packet: bytes) -> bool:
         """Takes in the messages of a packet. False: it holds a report."""
-        magic, count = _HEAD.unpack_from(packet)
+        like = connection.like
         end = len(packet)
-        if magic != MAGIC or end > MAX_PACKET_BYTES:
+        if end > MAX_PACKET_BYTES:
+            raise FrameError("not a packet of this protocol")
+        if like is not None and self._take_alike(connection, like, packet):
+            return True
+        magic, count = _HEAD.unpack_from(packet)
+        if magic != MAGIC:
             raise FrameError("not a packet of this protocol")
         if not count:
             raise FrameError("an empty packet")
-        unpack = _SHAPE.unpack_from
-        head, stamp, word, lengths = unpack(packet, 4)
-        if word != connection.word:
+        if packet[_WORD : _WORD + 8] != connection.word:
             raise FrameError("wrong word")
-        if head[0] == _QUIET and count == 1:
+        if packet[_HEAD.size] == _QUIET and count == 1:
             return False
-        add = self.taken.append
-        like = connection.like
-        at = 4
-        while True:
-            if like is not None and head == like.head and lengths == like.lengths:
-                stop = at + like.size
-                frame = packet[at:stop]
-                if (
-                    stop <= end
-                    and frame[like.body_end : like.part] == like.part_length
-                    and frame[_PREFIX_BYTES : like.purpose_end] == like.purpose
-                ):
-                    add((stamp, like, frame, ()))
-                else:
-                    stop = self._look(connection, packet, at)
-                    like = connection.like
-            else:
-                stop = self._look(connection, packet, at)
-                like = connection.like
-            at = stop
-            count -= 1
-            if not count:
-                break
-            head, stamp, _, lengths = unpack(packet, at)
+        at = _HEAD.size
+        for _ in range(count):
+            like = connection.like
+            if like is not None and at + like.frame_bytes <= end:
+                head, stamp, _, lengths, part_lengths = like.layout.unpack_from(packet, at)
+                if (head, lengths, part_lengths) == like.marks:
+                    stop = at + like.frame_bytes
+                    self.taken.append((stamp, like, packet[at:stop], ()))
+                    at = stop
+                    continue
+            at = self._look(connection, packet, at)
         if at != end:
             raise FrameError("bytes after the last frame")
+        return True
+
+    def _take_alike(self, connection: Connection, like: Shape, packet: bytes) -> bool:
+        """Takes in a packet of several frames that are all of that shape. False: they are not."""
+        size = like.frame_bytes
+        count, left = divmod(len(packet) - _HEAD.size, size)
+        if left or not 1 < count < len(_OPENINGS) or packet[:4] != _OPENINGS[count]:
+            return False
+        columns = zip(*like.layout.iter_unpack(packet[4:]), strict=True)
+        heads, stamps, words, all_lengths, all_part_lengths = columns
+        head, lengths, part_lengths = like.marks
+        if (
+            words[0] != connection.word
+            or heads.count(head) != count
+            or all_lengths.count(lengths) != count
+            or all_part_lengths.count(part_lengths) != count
+        ):
+            return False
+        frames = [packet[at : at + size] for at in range(_HEAD.size, len(packet), size)]
+        self.taken += zip(stamps, repeat(like), frames, repeat(()))
         return True
 
     def _look(self, connection: Connection, packet: bytes, at: int) -> int:
@@ -230,21 +267,22 @@ class Intake:
             size += table.size_bytes
         if flags & DATAGRAM and size > LARGEST_DATAGRAM_BYTES:
             raise FrameError("datagram too large")
-        shape = Shape(
-            frame, source, destination, size, flags, purpose, body_end - at, min(parts, 1)
-        )
+        shape = Shape(source, destination, size, flags, len(frame))
         self.taken.append((stamp, shape, frame, apart))
-        alike = parts <= 1 and not apart and not flags & SHARED
-        connection.like = shape if alike else None
+        if apart or flags & SHARED:
+            connection.like = None
+        else:
+            shape.learn(frame, connection.word, purpose, body, parts)
+            connection.like = shape
         return stop
 
-    def _parts(self, packet: bytes, at: int, count: int) -> tuple[int, tuple[Buffer, ...]]:
+    def _parts(self, packet: bytes, at: int, count: int) -> tuple[int, tuple[Part, ...]]:
         """Where the payload ends whose lengths begin at `at`, and which of its parts came apart."""
         if count > MAX_PARTS:
             raise FrameError("too many payload parts")
         lengths = struct.unpack_from(f"!{count}I", packet, at)
         at += 4 * count
-        apart: list[Buffer] = []
+        apart: list[Part] = []
         total = 0
         for length in lengths:
             size = length & ~_APART
@@ -257,15 +295,14 @@ class Intake:
                 at += size
         return at, tuple(apart)
 
-    def _apart(self, size: int) -> Buffer:
+    def _apart(self, size: int) -> zmq.Frame:
         """The next part of this packet, which has to be of that size."""
         if not self._socket.getsockopt(zmq.RCVMORE):
             raise FrameError("no part where a frame speaks of one")
         part = zmq.backend.Socket.recv(self._socket, _NOBLOCK, copy=False)
         if len(part) != size:
             raise FrameError("a part of another size than its frame says")
-        buffer: memoryview = part.buffer
-        return buffer
+        return part
 
     def _rest(self) -> int:
         """Reads past what is left of a message, and says how many parts that were."""

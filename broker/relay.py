@@ -15,6 +15,7 @@ from __future__ import annotations
 import struct
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 from operator import itemgetter
 from typing import Protocol
 
@@ -22,13 +23,12 @@ import zmq
 import zmq.backend
 
 from broker.connection import Connection
-from broker.intake import Intake, Other, Sent, Shape
+from broker.intake import Intake, Other, Part, Sent, Shape
 from broker.network import Fate, Network
 from broker.shared import Custodian, inline, references
 from broker.wire import (
     ANSWER,
     DATAGRAM,
-    LARGE_BYTES,
     MAGIC,
     NOBODY,
     PUBLISH,
@@ -49,7 +49,7 @@ TICK_NS = 250_000
 """How often the network is asked, at most, while nothing else happens."""
 BACKLOG_BYTES = 256 * 2**20
 """What may wait for a process that does not read; more is lost, and counted."""
-_OUT_FRAMES = 1_024
+_OUT_FRAMES, _OUT_BYTES = 1_024, 2**20
 
 _HEAD = struct.Struct("!2sH")
 _DUE = struct.Struct("!q")
@@ -57,8 +57,9 @@ _DUE_AT = 36
 _DESTINATION_AT = 8
 _MORE = int(zmq.SNDMORE)
 _NOBLOCK = int(zmq.NOBLOCK)
-_STAMP = itemgetter(0)
+_STAMP, _SHAPE = itemgetter(0), itemgetter(1)
 _DELIVER = int(Kind.DELIVER)
+_DELIVERS = bytes([Kind.DELIVER]) * _OUT_FRAMES
 _SPECIAL = DATAGRAM | PUBLISH
 
 
@@ -197,51 +198,43 @@ class Relay:
     def _hand_over(self, sent: Iterable[Sent]) -> None:
         """Gives messages to the network, each at the instant of its stamp, or now if it is late.
 
-        Most are a stream's, and follow another of the same shape, often of the same instant: what
-        they share is looked up once, and they are handed over together.
+        Most are a stream's, and follow others of the same shape: those are handed over together.
         """
-        send, held, under_way = self._network.send_alike, self._held, self._under_way
-        limit, inner, books, number = self._buffer_bytes, self._inner_ns, self._books, self._number
-        begun, total, ahead, size, first = number, 0, 0, 0, number + 1
-        last: Shape | None = None
-        pair, source, destination = (-1, -1), "", ""
-        for one in sent:
-            stamp, shape, _, _ = one
-            if stamp > inner or shape is not last:
-                if number >= first:
-                    send(inner, first, number - first + 1, source, destination, size)
-                    first = number + 1
-                inner = max(inner, stamp)
-            if shape is not last:
-                under_way[pair] = ahead
-                last, size = shape, shape.size
-                pair = (shape.source, shape.destination)
-                if shape.flags & _SPECIAL or pair[0] == pair[1]:
-                    self._inner_ns, self._number = inner, number
-                    self._hand_over_special(one, inner)
-                    begun += self._number - number
-                    number = self._number
-                    first, last, pair = number + 1, None, (-1, -1)
-                    continue
-                ahead = under_way.get(pair, 0)
-                source, destination = self._names[pair[0]], self._names[pair[1]]
-            if ahead >= limit:
-                self.refuse("more than its send buffer")
-                self._let_go(one)
-                continue
-            ahead += size
-            number += 1
-            held[number] = one
-            total += size
-            if books is not None:
-                books.sent(number, one)
-        if number >= first:
-            send(inner, first, number - first + 1, source, destination, size)
-        under_way[pair] = ahead
-        under_way.pop((-1, -1), None)
-        self._inner_ns, self._number = inner, number
-        self.sent += number - begun
-        self.sent_bytes += total
+        for shape, some in groupby(sent, _SHAPE):
+            if shape.flags & _SPECIAL or shape.source == shape.destination:
+                for one in some:
+                    self._inner_ns = max(self._inner_ns, one[0])
+                    self._hand_over_special(one, self._inner_ns)
+            else:
+                self._hand_over_alike(shape, list(some))
+
+    def _hand_over_alike(self, shape: Shape, some: list[Sent]) -> None:
+        """Messages of a stream, in order, as far as they fit into its send buffer."""
+        pair, size = (shape.source, shape.destination), shape.size
+        ahead = self._under_way.get(pair, 0)
+        fit = max(-(-(self._buffer_bytes - ahead) // size), 0)
+        for one in some[fit:]:
+            self.refuse("more than its send buffer")
+            self._let_go(one)
+        del some[fit:]
+        if not some:
+            return
+        count, inner_ns = len(some), self._inner_ns
+        instants = [one[0] for one in some]
+        if instants[0] < inner_ns:
+            instants = [max(stamp, inner_ns) for stamp in instants]
+        numbers = range(self._number + 1, self._number + count + 1)
+        self._number += count
+        self._held.update(zip(numbers, some, strict=True))
+        self.sent += count
+        self.sent_bytes += count * size
+        self._under_way[pair] = ahead + count * size
+        if self._books is not None:
+            for number, one in zip(numbers, some, strict=True):
+                self._books.sent(number, one)
+        source, destination = self._names[shape.source], self._names[shape.destination]
+        self._network.send_alike(instants, numbers[0], source, destination, size)
+        self._inner_ns = instants[-1]
 
     def _hand_over_special(self, one: Sent, at_ns: int) -> None:
         """A datagram, something published, or a message to oneself, which arrives at once."""
@@ -282,7 +275,7 @@ class Relay:
                 continue
             head = bytearray(frame)
             head[_DESTINATION_AT : _DESTINATION_AT + 4] = number.to_bytes(4, "big")
-            of_copy = Shape(bytes(head), source, number, size, shape.flags)
+            of_copy = Shape(source, number, size, shape.flags, len(head))
             copy = (stamp, of_copy, bytes(head), apart)
             under_way = self._published.get((source, number), 0)
             if under_way >= self._buffer_bytes:
@@ -293,53 +286,55 @@ class Relay:
             self._published[source, number] = under_way + size
             self._hand_over_special(copy, at_ns)
 
-    def _settle(self, fates: Iterable[Fate], now_ns: int) -> None:
+    def _settle(self, fates: Sequence[Fate], now_ns: int) -> None:
         """Books fates, and puts what arrived where it goes out."""
-        held, take, put_due = self._held, self._held.pop, _DUE.pack_into
-        late = lag_ns = count = total = size = 0
-        here: Shape | None = None
-        connection, out = None, bytearray()
-        for fate in fates:
-            number, at_ns, reason, _, last = fate
-            one = take(number) if last else held[number]
-            _, shape, frame, _ = one
-            if at_ns < now_ns:
-                late += 1
-                if now_ns - at_ns > lag_ns:  # noqa: PLR1730 - a call would cost more
-                    lag_ns = now_ns - at_ns
-            if reason or shape is not here or connection is None:
-                here = None
-                connection = self._home.get(shape.destination)
-                if reason or not self._is_simple(shape, connection):
-                    self._settle_special(one, fate, connection)
-                    continue
-                assert connection is not None
-                here, size, out = shape, shape.size, connection.out
-                self._dirty[connection] = None
-            count += 1
-            total += size
-            base = len(out)
-            out += frame
-            out[base] = _DELIVER
-            put_due(out, base + _DUE_AT, at_ns)
-            connection.count += 1
-            if connection.count >= _OUT_FRAMES:
-                self._post(connection)
-                out = connection.out
-        self.delivered += count
-        self.delivered_bytes += total
-        self.late += late
-        self.lag_ns = max(self.lag_ns, lag_ns)
+        held, take = self._held, self._held.pop
+        ended = [take(fate[0]) if fate[4] else held[fate[0]] for fate in fates]
+        begin = 0
+        for shape, alike in groupby([one[1] for one in ended]):
+            end = begin + len(list(alike))
+            some, connection = fates[begin:end], self._home.get(shape.destination)
+            if (
+                shape.plain
+                and self._books is None
+                and connection is not None
+                and not connection.backlog_bytes
+                and not any([fate[2] for fate in some])
+            ):
+                self._pass_on(shape, ended[begin:end], some, connection)
+            else:
+                for one, fate in zip(ended[begin:end], some, strict=True):
+                    self._settle_special(one, fate, self._home.get(shape.destination))
+            begin = end
+        self._note_lateness([fate[1] for fate in fates], now_ns)
 
-    def _is_simple(self, shape: Shape, connection: Connection | None) -> bool:
-        """Whether nothing more is to be done for such a message than to append it."""
-        return (
-            shape.plain
-            and self._books is None
-            and connection is not None
-            and not connection.backlog_bytes
-            and connection.count < _OUT_FRAMES
-        )
+    def _note_lateness(self, instants: Sequence[int], now_ns: int) -> None:
+        lag_ns = now_ns - min(instants)
+        if lag_ns > 0:
+            self.late += sum([at_ns < now_ns for at_ns in instants])
+            self.lag_ns = max(self.lag_ns, lag_ns)
+
+    def _pass_on(
+        self, shape: Shape, some: Sequence[Sent], fates: Sequence[Fate], connection: Connection
+    ) -> None:
+        """Small messages of one shape that have arrived: their frames, with when that is."""
+        size = shape.frame_bytes
+        for begin in range(0, len(some), _OUT_FRAMES):
+            frames = [one[2] for one in some[begin : begin + _OUT_FRAMES]]
+            instants = [fate[1] for fate in fates[begin : begin + _OUT_FRAMES]]
+            count, out = len(frames), connection.out
+            at = len(out)
+            out += b"".join(frames)
+            out[at::size] = _DELIVERS[:count]
+            dues = struct.pack(f"!{count}q", *instants)
+            for place in range(8):
+                out[at + _DUE_AT + place :: size] = dues[place::8]
+            connection.count += count
+            if connection.count >= _OUT_FRAMES or len(out) >= _OUT_BYTES:
+                self._post(connection)
+        self._dirty[connection] = None
+        self.delivered += len(some)
+        self.delivered_bytes += len(some) * size
 
     def _settle_special(self, one: Sent, fate: Fate, connection: Connection | None) -> None:
         """A fate of which more is to be said than that a small message of a stream is there."""
@@ -364,7 +359,7 @@ class Relay:
         self._dirty[connection] = None
         if apart:
             connection.apart.extend(apart)
-        if apart or connection.count >= _OUT_FRAMES:
+        if apart or connection.count >= _OUT_FRAMES or len(out) >= _OUT_BYTES:
             self._post(connection)
 
     def _lose(self, one: Sent, fate: Fate, connection: Connection | None) -> None:
@@ -385,7 +380,7 @@ class Relay:
             self.receipt(fate.at_ns, *ends, shape.size, False, way_ns=self.lookahead_ns)
         self._let_go(one)
 
-    def _hand(self, one: Sent, connection: Connection) -> tuple[bytes, tuple[Buffer, ...]]:
+    def _hand(self, one: Sent, connection: Connection) -> tuple[bytes, tuple[Part, ...]]:
         """A message that refers to shared memory, as its receiver can read it."""
         entries = references(one[2]).entries
         if connection.shares:
@@ -483,17 +478,16 @@ class Relay:
             connection.backlog.popleft()
             connection.backlog_bytes -= sum(map(len, parts))
 
-    def _try(self, connection: Connection, parts: tuple[Buffer, ...]) -> bool:
-        """Whether it was sent; what goes to somebody who is gone counts as sent."""
+    def _try(self, connection: Connection, parts: tuple[Part, ...]) -> bool:
+        """Whether it was sent; what goes to somebody who is gone counts as sent. Only the packet
+        itself is copied: libzmq hands on what it has received, and the packet is gone by then.
+        """
         send = zmq.backend.Socket.send
         last = len(parts) - 1
         try:
             for place, part in enumerate(parts):
                 flags = _NOBLOCK | _MORE if place < last else _NOBLOCK
-                if len(part) < LARGE_BYTES:
-                    send(self._socket, part, flags)
-                else:
-                    send(self._socket, part, flags, copy=False)
+                send(self._socket, part, flags, copy=place < 2)
         except zmq.Again:
             return False
         except zmq.ZMQError as error:
@@ -542,7 +536,7 @@ class Relay:
 
 def frame_of(one: Sent) -> Frame:
     """A message as it was sent."""
-    return decode([_HEAD.pack(MAGIC, 1) + one[2], *one[3]])[0]
+    return decode([_HEAD.pack(MAGIC, 1) + one[2], *map(memoryview, one[3])])[0]
 
 
 def hello(body: Mapping[str, object]) -> list[Buffer]:

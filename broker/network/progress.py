@@ -51,30 +51,30 @@ class Progress:
 
     def _tell(self, stream: Stream, until_ns: int) -> None:
         """What has arrived by then; nothing else happens until then."""
-        queue, transit, fates = stream.queue, stream.transit, self._agenda.fates
-        told = 0
+        queue, transit = stream.queue, stream.transit
         while True:
-            while transit and transit[0][0] <= until_ns:
-                item = transit.popleft()
-                fates.append(_fate(Fate, (item[1], item[0], "", 0, True)))
-                told += 1
+            self._agenda.fates += self._arrived(stream, until_ns)
             if transit or not queue:
                 break
             stream.settle(until_ns)
             if not transit:
                 break
-        self._agenda.in_flight -= told
 
     def early(self, stream: Stream, now_ns: int, until_ns: int) -> list[Fate]:
         """Pops those arrivals until then that stand fast."""
         stream.settle(now_ns)
+        return self._arrived(stream, until_ns)
+
+    def _arrived(self, stream: Stream, until_ns: int) -> list[Fate]:
+        """Pops what is known to arrive by then."""
         transit = stream.transit
-        told: list[tuple[int, int, int, int, int]] = []
         if transit and transit[-1][0] <= until_ns:
-            told.extend(transit)
+            told = list(transit)
             transit.clear()
-        while transit and transit[0][0] <= until_ns:
-            told.append(transit.popleft())
+        else:
+            told = []
+            while transit and transit[0][0] <= until_ns:
+                told.append(transit.popleft())
         self._agenda.in_flight -= len(told)
         return [_fate(Fate, (number, at_ns, "", 0, True)) for at_ns, number, _, _, _ in told]
 

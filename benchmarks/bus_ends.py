@@ -33,7 +33,7 @@ from topologies import Link, Topology, Transport
 from topologies import Node as Place
 
 WORD = b"benchmark"
-WINDOW = 8 * 2**20
+WINDOW = 4 * 2**20
 LARGE_WINDOW = 32 * 2**20
 DEADLINE_S = 120.0
 _PREFIX_BYTES = 57

@@ -288,45 +288,46 @@ class Relay:
 
     def _settle(self, fates: Sequence[Fate], now_ns: int) -> None:
         """Books fates, and puts what arrived where it goes out."""
-        held, take = self._held, self._held.pop
-        ended = [take(fate[0]) if fate[4] else held[fate[0]] for fate in fates]
+        numbers, instants, reasons, _, last = zip(*fates, strict=True)
+        take, held = self._held.pop, self._held
+        if all(last):
+            ended = list(map(take, numbers))
+        else:
+            ended = [take(fate[0]) if fate[4] else held[fate[0]] for fate in fates]
         begin = 0
         for shape, alike in groupby([one[1] for one in ended]):
             end = begin + len(list(alike))
-            some, connection = fates[begin:end], self._home.get(shape.destination)
+            connection = self._home.get(shape.destination)
             if (
                 shape.plain
                 and self._books is None
                 and connection is not None
                 and not connection.backlog_bytes
-                and not any([fate[2] for fate in some])
+                and not any(reasons[begin:end])
             ):
-                self._pass_on(shape, ended[begin:end], some, connection)
+                self._pass_on(shape, ended[begin:end], instants[begin:end], connection)
             else:
-                for one, fate in zip(ended[begin:end], some, strict=True):
-                    self._settle_special(one, fate, self._home.get(shape.destination))
+                for place in range(begin, end):
+                    self._settle_special(ended[place], fates[place])
             begin = end
-        self._note_lateness([fate[1] for fate in fates], now_ns)
-
-    def _note_lateness(self, instants: Sequence[int], now_ns: int) -> None:
         lag_ns = now_ns - min(instants)
         if lag_ns > 0:
             self.late += sum([at_ns < now_ns for at_ns in instants])
             self.lag_ns = max(self.lag_ns, lag_ns)
 
     def _pass_on(
-        self, shape: Shape, some: Sequence[Sent], fates: Sequence[Fate], connection: Connection
+        self, shape: Shape, some: Sequence[Sent], instants: Sequence[int], connection: Connection
     ) -> None:
-        """Small messages of one shape that have arrived: their frames, with when that is."""
+        """Small messages of one shape have arrived: their frames go out, with when that is."""
         size = shape.frame_bytes
         for begin in range(0, len(some), _OUT_FRAMES):
             frames = [one[2] for one in some[begin : begin + _OUT_FRAMES]]
-            instants = [fate[1] for fate in fates[begin : begin + _OUT_FRAMES]]
             count, out = len(frames), connection.out
             at = len(out)
             out += b"".join(frames)
+            # The same byte of all of them at once.
             out[at::size] = _DELIVERS[:count]
-            dues = struct.pack(f"!{count}q", *instants)
+            dues = struct.pack(f"!{count}q", *instants[begin : begin + count])
             for place in range(8):
                 out[at + _DUE_AT + place :: size] = dues[place::8]
             connection.count += count
@@ -336,9 +337,10 @@ class Relay:
         self.delivered += len(some)
         self.delivered_bytes += len(some) * size
 
-    def _settle_special(self, one: Sent, fate: Fate, connection: Connection | None) -> None:
+    def _settle_special(self, one: Sent, fate: Fate) -> None:
         """A fate of which more is to be said than that a small message of a stream is there."""
         _, shape, frame, apart = one
+        connection = self._home.get(shape.destination)
         if fate.reason or connection is None or connection.backlog_bytes > BACKLOG_BYTES:
             self._lose(one, fate, connection)
             return

@@ -155,9 +155,9 @@ class Streams(Progress):
         path, heap, at_ns = stream.path, self._agenda.heap, instants[begin]
         if any([resource.users for resource in path.resources]):
             return 0
-        # Before the first arrival, which may be told to somebody, and within this round.
-        until_ns = at_ns + max(path.travel_ns - path.jitter_most_ns, 0) + 1
-        until_ns = min(until_ns, stream.round_end, heap[0][0] if heap else NEVER)
+        # Within this round, and until anything else happens than its own arrivals.
+        others = heap[1:3] if heap and heap[0][2] is stream else heap[:1]
+        until_ns = min([stream.round_end, *(other[0] for other in others)])
         some = instants[begin : bisect_left(instants, until_ns, begin)]
         first = stream.enqueued + size
         ends = range(first, first + len(some) * size, size)

@@ -40,7 +40,7 @@ from broker.wire import (
 )
 
 PACKETS_AT_ONCE = 512
-MESSAGES_AT_ONCE = 2_048
+MESSAGES_AT_ONCE = 1_024
 REASONS = 64
 LARGEST_DATAGRAM_BYTES = 65_507
 
@@ -59,10 +59,9 @@ class Shape:
     is to be known to pass them on.
 
     One that has learned a frame can tell others of its kind. `layout` cuts a frame of its size into
-    its head, the stamp, the word, all lengths with the purpose, and the lengths of payload parts;
-    `marks` is what these have to be, but for stamp and word. `alone` cuts a packet with one such
-    frame, whose head is longer by that of the packet, and `alone_marks` is the same for that, with
-    the word.
+    its head, the stamp, all lengths with the purpose, and the lengths of payload parts; `marks` is
+    what these have to be, but for the stamp. `alone` and `alone_marks` are the same for a packet
+    with one such frame: the head is longer by the packet's, and behind the stamp is the word.
     """
 
     __slots__ = ("alone", "alone_marks", "destination", "flags", "frame_bytes", "layout", "marks",
@@ -86,7 +85,7 @@ class Shape:
         """Looks at a frame whose lengths these are, and that has nothing apart from it."""
         payload = len(frame) - _PREFIX_BYTES - purpose - body - 4 * parts
         self.layout, self.alone = _layouts(5 + purpose, body, 4 * parts, payload)
-        head, _, _, lengths, part_lengths = self.layout.unpack(frame)
+        head, _, lengths, part_lengths = self.layout.unpack(frame)
         self.marks = head, lengths, part_lengths
         self.alone_marks = _OPENINGS[1] + head, word, lengths, part_lengths
 
@@ -95,8 +94,8 @@ class Shape:
 def _layouts(
     lengths: int, body: int, part_lengths: int, payload: int
 ) -> tuple[struct.Struct, struct.Struct]:
-    rest = f"s16xq8s8x{lengths}s{body}x{part_lengths}s{payload}x"
-    return struct.Struct(f"!12{rest}"), struct.Struct(f"!16{rest}")
+    rest = f"8x{lengths}s{body}x{part_lengths}s{payload}x"
+    return struct.Struct(f"!12s16xq8x{rest}"), struct.Struct(f"!16s16xq8s{rest}")
 
 
 Part = Buffer | zmq.Frame
@@ -209,7 +208,7 @@ class Intake:
         for _ in range(count):
             like = connection.like
             if like is not None and at + like.frame_bytes <= end:
-                head, stamp, _, lengths, part_lengths = like.layout.unpack_from(packet, at)
+                head, stamp, lengths, part_lengths = like.layout.unpack_from(packet, at)
                 if (head, lengths, part_lengths) == like.marks:
                     stop = at + like.frame_bytes
                     self.taken.append((stamp, like, packet[at:stop], ()))
@@ -226,12 +225,13 @@ class Intake:
         count, left = divmod(len(packet) - _HEAD.size, size)
         if left or not 1 < count < len(_OPENINGS) or packet[:4] != _OPENINGS[count]:
             return False
+        if packet[_WORD : _WORD + 8] != connection.word:
+            return False
         columns = zip(*like.layout.iter_unpack(packet[4:]), strict=True)
-        heads, stamps, words, all_lengths, all_part_lengths = columns
+        heads, stamps, all_lengths, all_part_lengths = columns
         head, lengths, part_lengths = like.marks
         if (
-            words[0] != connection.word
-            or heads.count(head) != count
+            heads.count(head) != count
             or all_lengths.count(lengths) != count
             or all_part_lengths.count(part_lengths) != count
         ):

@@ -23,7 +23,7 @@ import zmq.backend
 
 from broker.connection import Connection
 from broker.errors import FrameError
-from broker.shared import references
+from broker.shared import Reference, references
 from broker.wire import (
     DATAGRAM,
     MAGIC,
@@ -55,8 +55,8 @@ _SEND, _QUIET = int(Kind.SEND), int(Kind.QUIET)
 
 
 class Shape:
-    """What messages of one kind have in common: ends, size and flags. Of `plain` ones nothing more
-    is to be known to pass them on.
+    """What messages of one kind have in common: ends, size and flags, and the places in shared
+    memory that they refer to. Of `plain` ones nothing more is to be known to pass them on.
 
     One that has learned a frame can tell others of its kind. `layout` cuts a frame of its size into
     its head, the stamp, all lengths with the purpose, and the lengths of payload parts; `marks` is
@@ -65,7 +65,7 @@ class Shape:
     """
 
     __slots__ = ("alone", "alone_marks", "destination", "flags", "frame_bytes", "layout", "marks",
-                 "packet_bytes", "plain", "size", "source")  # fmt: skip
+                 "packet_bytes", "places", "plain", "size", "source")  # fmt: skip
 
     alone: struct.Struct
     alone_marks: tuple[bytes, bytes, bytes, bytes]
@@ -73,10 +73,17 @@ class Shape:
     marks: tuple[bytes, bytes, bytes]
 
     def __init__(
-        self, source: int, destination: int, size: int, flags: int, frame_bytes: int
+        self,
+        source: int,
+        destination: int,
+        size: int,
+        flags: int,
+        frame_bytes: int,
+        places: tuple[Reference, ...] = (),
     ) -> None:
         self.source, self.destination = source, destination
         self.size, self.flags = size, flags
+        self.places = places
         self.frame_bytes = frame_bytes
         self.packet_bytes = _HEAD.size + frame_bytes
         self.plain = size == frame_bytes and not flags and source != destination
@@ -260,16 +267,17 @@ class Intake:
             raise FrameError("cut short")
         frame = packet[at:stop]
         size = stop - at + sum(map(len, apart))
+        places: tuple[Reference, ...] = ()
         if flags & SHARED:
-            table = references(frame)
-            if any(entry.arena != connection.number for entry in table.entries):
+            places, further_bytes = references(frame)
+            if any([place.arena != connection.number for place in places]):
                 raise FrameError("another's shared memory")
-            size += table.size_bytes
+            size += further_bytes
         if flags & DATAGRAM and size > LARGEST_DATAGRAM_BYTES:
             raise FrameError("datagram too large")
-        shape = Shape(source, destination, size, flags, len(frame))
+        shape = Shape(source, destination, size, flags, len(frame), places)
         self.taken.append((stamp, shape, frame, apart))
-        if apart or flags & SHARED:
+        if apart or places:
             connection.like = None
         else:
             shape.learn(frame, connection.word, purpose, body, parts)

@@ -51,6 +51,7 @@ class Waiter:
 
     def __init__(self, early_s: float = 0.0) -> None:
         self._early_s = early_s
+        self._rung = False
         self._epoll = select.epoll()
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._bell, select.EPOLLIN)  # the default would be EPOLLOUT, too
@@ -68,12 +69,15 @@ class Waiter:
                 select.select((number,), (), (), seconds)
             else:
                 self._epoll.poll(seconds)
-        with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self._bell)
+        if self._rung:
+            self._rung = False
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_read(self._bell)
 
     def wake(self) -> None:
         """Ends the wait."""
         os.eventfd_write(self._bell, 1)
+        self._rung = True  # after it, so that no ring is ever left unheard
 
     def close(self) -> None:
         """Gives its descriptors back."""

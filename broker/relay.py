@@ -25,14 +25,13 @@ import zmq.backend
 from broker.connection import Connection
 from broker.intake import Intake, Other, Part, Sent, Shape
 from broker.network import Fate, Network
-from broker.shared import Custodian, inline, references
+from broker.shared import Custodian, inline
 from broker.wire import (
     ANSWER,
     DATAGRAM,
     MAGIC,
     NOBODY,
     PUBLISH,
-    SHARED,
     Buffer,
     Frame,
     Kind,
@@ -275,7 +274,7 @@ class Relay:
                 continue
             head = bytearray(frame)
             head[_DESTINATION_AT : _DESTINATION_AT + 4] = number.to_bytes(4, "big")
-            of_copy = Shape(source, number, size, shape.flags, len(head))
+            of_copy = Shape(source, number, size, shape.flags, len(head), shape.places)
             copy = (stamp, of_copy, bytes(head), apart)
             under_way = self._published.get((source, number), 0)
             if under_way >= self._buffer_bytes:
@@ -350,7 +349,7 @@ class Relay:
         self.delivered_bytes += shape.size
         if shape.source == shape.destination:
             return  # it has heard itself already
-        if shape.flags & SHARED:
+        if shape.places:
             frame, apart = self._hand(one, connection)
         out = connection.out
         base = len(out)
@@ -384,7 +383,7 @@ class Relay:
 
     def _hand(self, one: Sent, connection: Connection) -> tuple[bytes, tuple[Part, ...]]:
         """A message that refers to shared memory, as its receiver can read it."""
-        entries = references(one[2]).entries
+        entries = one[1].places
         if connection.shares:
             self._custodian.handed(entries, connection.number)
             return one[2], one[3]
@@ -394,8 +393,7 @@ class Relay:
         return bytes(packet[4:]), tuple(apart)
 
     def _let_go(self, one: Sent) -> None:
-        if one[1].flags & SHARED:
-            self._custodian.free(references(one[2]).entries)
+        self._custodian.free(one[1].places)
 
     # Flow control.
 
@@ -518,8 +516,7 @@ class Relay:
         return [
             entry.arena
             for one in (*self._held.values(), *self._intake.taken)
-            if one[1].flags & SHARED
-            for entry in references(one[2]).entries
+            for entry in one[1].places
         ]
 
     def in_flight(self) -> int:

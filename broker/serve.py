@@ -38,9 +38,9 @@ from broker.ledger import Ledger
 from broker.network import Fate, Network
 from broker.realtime import Waiter, sharpen
 from broker.relay import EARLY_NS, Books, Relay, frame_of, hello
-from broker.shared import Custodian, inline, machine, references
+from broker.shared import Custodian, inline, machine
 from broker.troubles import Strike, Troubles
-from broker.wire import SHARED, Frame, Kind, decode, pack, unpack
+from broker.wire import Frame, Kind, decode, pack, unpack
 from faults import Conditions, Event, Scenario
 from topologies import Topology
 
@@ -55,6 +55,7 @@ _LINGER_MS = 500
 _HEARTBEAT_MS = 3_000
 _SILENCE_MS = 15_000
 _NEVER_NS = 2**62
+_EVENTS, _POLLIN = int(zmq.EVENTS), int(zmq.POLLIN)  # sums with enums are slow
 
 _log = logging.getLogger(__name__)
 
@@ -309,7 +310,7 @@ class Bus:
         if self._busy:
             # More is on its way: to read it together costs everybody less. Nothing is late for it.
             time.sleep(min(self.relay.settle_ns // 2, _GATHER_NS) / NANOSECONDS)
-        if int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+        if int(self._socket.getsockopt(_EVENTS)) & _POLLIN:
             return  # it came while we sent: the descriptor is edge-triggered, and won't tell again
         now_ns = self.now_ns
         due = now_ns + LONGEST_WAIT_NS
@@ -632,8 +633,8 @@ class LedgerBooks:
     def sent(self, number: int, sent: Sent) -> None:
         """A message was handed to the network under this number."""
         frame = frame_of(sent)
-        if frame.flags & SHARED:
-            parts = [self._custodian.read(entry) for entry in references(sent[2]).entries]
+        if sent[1].places:
+            parts = [self._custodian.read(entry) for entry in sent[1].places]
             frame = inline(frame, parts)
         source, destination = self._names[sent[1].source], self._names[sent[1].destination]
         entry = self._ledger.sent(source, destination, frame)

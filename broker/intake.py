@@ -45,7 +45,7 @@ REASONS = 64
 LARGEST_DATAGRAM_BYTES = 65_507
 
 _HEAD = struct.Struct("!2sH")
-_OPENINGS = tuple(_HEAD.pack(MAGIC, count) for count in range(1_025))
+OPENINGS = tuple(_HEAD.pack(MAGIC, count) for count in range(1_025))
 _PREFIX = struct.Struct("!BBHII16xqq8xBI")
 _PREFIX_BYTES = 57
 _WORD = 40  # where the first frame's is in a packet
@@ -94,7 +94,7 @@ class Shape:
         self.layout, self.alone = _layouts(5 + purpose, body, 4 * parts, payload)
         head, _, lengths, part_lengths = self.layout.unpack(frame)
         self.marks = head, lengths, part_lengths
-        self.alone_marks = _OPENINGS[1] + head, word, lengths, part_lengths
+        self.alone_marks = OPENINGS[1] + head, word, lengths, part_lengths
 
 
 @lru_cache(1_024)
@@ -230,7 +230,7 @@ class Intake:
         """Takes in a packet of several frames that are all of that shape. False: they are not."""
         size = like.frame_bytes
         count, left = divmod(len(packet) - _HEAD.size, size)
-        if left or not 1 < count < len(_OPENINGS) or packet[:4] != _OPENINGS[count]:
+        if left or not 1 < count < len(OPENINGS) or packet[:4] != OPENINGS[count]:
             return False
         if packet[_WORD : _WORD + 8] != connection.word:
             return False
@@ -270,7 +270,7 @@ class Intake:
         places: tuple[Reference, ...] = ()
         if flags & SHARED:
             places, further_bytes = references(frame)
-            if any([place.arena != connection.number for place in places]):
+            if any(place.arena != connection.number for place in places):
                 raise FrameError("another's shared memory")
             size += further_bytes
         if flags & DATAGRAM and size > LARGEST_DATAGRAM_BYTES:

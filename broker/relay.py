@@ -14,14 +14,14 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 from operator import itemgetter
-from typing import Protocol
 
 import zmq
 import zmq.backend
 
+from broker.books import Books, frame_of
 from broker.connection import Connection
 from broker.intake import Intake, Other, Part, Sent, Shape
 from broker.network import Fate, Network
@@ -35,7 +35,6 @@ from broker.wire import (
     Buffer,
     Frame,
     Kind,
-    decode,
     encode,
     pack,
 )
@@ -60,14 +59,6 @@ _STAMP, _SHAPE = itemgetter(0), itemgetter(1)
 _DELIVER = int(Kind.DELIVER)
 _DELIVERS = bytes([Kind.DELIVER]) * _OUT_FRAMES
 _SPECIAL = DATAGRAM | PUBLISH
-
-
-class Books(Protocol):
-    """Who writes down what became of messages."""
-
-    def sent(self, number: int, sent: Sent) -> None: ...
-
-    def ended(self, fate: Fate) -> None: ...
 
 
 class Relay:
@@ -482,7 +473,7 @@ class Relay:
         """Whether it was sent; what goes to somebody who is gone counts as sent. Only the packet
         itself is copied: libzmq hands on what it has received, and the packet is gone by then.
         """
-        send = zmq.backend.Socket.send
+        send: Callable[..., object] = zmq.backend.Socket.send  # its stubs don't know our frames
         last = len(parts) - 1
         try:
             for place, part in enumerate(parts):
@@ -531,11 +522,6 @@ class Relay:
         if begun != ended + held:
             return f"{begun:,} messages were sent, {ended:,} have ended, the network holds {held:,}"
         return ""
-
-
-def frame_of(one: Sent) -> Frame:
-    """A message as it was sent."""
-    return decode([_HEAD.pack(MAGIC, 1) + one[2], *map(memoryview, one[3])])[0]
 
 
 def hello(body: Mapping[str, object]) -> list[Buffer]:

@@ -28,6 +28,8 @@ from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 from typing import Any
 
+from broker.account import Observer as BusObserver
+from broker.books import LedgerBooks
 from broker.clock import NANOSECONDS, driving, to_ns, to_seconds
 from broker.errors import BrokerError, FrameError, ProgramError
 from broker.ledger import Ledger
@@ -38,8 +40,7 @@ from broker.processes import WorkerProcesses
 from broker.realtime import EXACT_S, Waiter, sharpen
 from broker.run import JOIN_DEADLINE_S, WEEK_S, Run, Transport, check
 from broker.scheduler import Note, Observer, Tap
-from broker.serve import Bus, LedgerBooks
-from broker.serve import Observer as BusObserver
+from broker.serve import Bus
 from broker.troubles import told
 from broker.wire import Frame, Kind, unpack
 from broker.worker import Assignment, Worker

@@ -153,7 +153,7 @@ class Streams(Progress):
         by link instead of one by one.
         """
         path, heap, at_ns = stream.path, self._agenda.heap, instants[begin]
-        if any([resource.users for resource in path.resources]):
+        if any(resource.users for resource in path.resources):
             return 0
         # Within this round, and until anything else happens than its own arrivals.
         others = heap[1:3] if heap and heap[0][2] is stream else heap[:1]

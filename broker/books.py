@@ -7,7 +7,7 @@ from typing import Protocol
 
 import zmq
 
-from broker.intake import OPENINGS, Sent
+from broker.intake import OPENING, Sent
 from broker.ledger import Ledger
 from broker.network import Fate
 from broker.shared import Custodian, inline
@@ -57,4 +57,4 @@ class LedgerBooks:
 def frame_of(one: Sent) -> Frame:
     """A message as it was sent."""
     apart = [part.buffer if isinstance(part, zmq.Frame) else part for part in one[3]]
-    return decode([OPENINGS[1] + one[2], *apart])[0]
+    return decode([OPENING + one[2], *apart])[0]

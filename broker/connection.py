@@ -6,7 +6,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from broker.intake import Part, Shape
+    from broker.intake import Part, Pattern
 
 
 class Connection:
@@ -27,7 +27,7 @@ class Connection:
         self.identity = identity
         self.nodes = nodes
         self.word = word
-        self.like: Shape | None = None
+        self.like: Pattern | None = None
         self.out = bytearray()
         self.count = 0
         self.apart: list[Part] = []

@@ -3,8 +3,8 @@
 Only the fixed prefix of a frame is looked at; body and payload stay as they came. Nothing is
 trusted before it was checked, and whatever breaks a bound is refused with its reason, the whole
 packet with it. Most frames of a connection are like the one before but for their numbers and
-stamps: those are known by a few bytes that must be the same, and need no second look. Where all of
-a packet is like that it is taken apart in one go.
+stamps: those are known by a few bytes that must be the same (`Pattern`), and need no second look;
+where several in a row are alike, they are taken apart in one go.
 
 A ROUTER gives a message as parts: the routing id first. On the fast path the parts of a packet are
 counted by what its frames speak of, not by asking the socket, which is slow. A packet with a part
@@ -14,9 +14,9 @@ too many is noticed at the next one: no connection has that part as its routing 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import repeat
 
 import zmq
 import zmq.backend
@@ -41,11 +41,12 @@ from broker.wire import (
 
 PACKETS_AT_ONCE = 512
 MESSAGES_AT_ONCE = 1_024
+TOGETHER = 16
 REASONS = 64
 LARGEST_DATAGRAM_BYTES = 65_507
 
 _HEAD = struct.Struct("!2sH")
-OPENINGS = tuple(_HEAD.pack(MAGIC, count) for count in range(1_025))
+OPENING = _HEAD.pack(MAGIC, 1)
 _PREFIX = struct.Struct("!BBHII16xqq8xBI")
 _PREFIX_BYTES = 57
 _WORD = 40  # where the first frame's is in a packet
@@ -57,20 +58,9 @@ _SEND, _QUIET = int(Kind.SEND), int(Kind.QUIET)
 class Shape:
     """What messages of one kind have in common: ends, size and flags, and the places in shared
     memory that they refer to. Of `plain` ones nothing more is to be known to pass them on.
-
-    One that has learned a frame can tell others of its kind. `layout` cuts a frame of its size into
-    its head, the stamp, all lengths with the purpose, and the lengths of payload parts; `marks` is
-    what these have to be, but for the stamp. `alone` and `alone_marks` are the same for a packet
-    with one such frame: the head is longer by the packet's, and behind the stamp is the word.
     """
 
-    __slots__ = ("alone", "alone_marks", "destination", "flags", "frame_bytes", "layout", "marks",
-                 "packet_bytes", "places", "plain", "size", "source")  # fmt: skip
-
-    alone: struct.Struct
-    alone_marks: tuple[bytes, bytes, bytes, bytes]
-    layout: struct.Struct
-    marks: tuple[bytes, bytes, bytes]
+    __slots__ = ("destination", "flags", "frame_bytes", "places", "plain", "size", "source")
 
     def __init__(
         self,
@@ -85,24 +75,53 @@ class Shape:
         self.size, self.flags = size, flags
         self.places = places
         self.frame_bytes = frame_bytes
-        self.packet_bytes = _HEAD.size + frame_bytes
         self.plain = size == frame_bytes and not flags and source != destination
 
-    def learn(self, frame: bytes, word: bytes, purpose: int, body: int, parts: int) -> None:
-        """Looks at a frame whose lengths these are, and that has nothing apart from it."""
+
+class Pattern:
+    """How to tell frames of the same shape as one that was looked at, and has nothing apart.
+
+    Four fields are cut out of a frame: its head, its stamp, all lengths with the purpose, and the
+    lengths of payload parts. All but the stamp have to be as in `marks`. The same for a packet of
+    one frame (`alone`): its first field has the packet's head, too, and behind the stamp is the
+    word. And for `TOGETHER` frames in a row, whose fields lie one behind the other (`row`).
+    """
+
+    __slots__ = ("_cuts", "alone", "alone_marks", "fields", "frame_bytes", "marks", "packet_bytes",
+                 "shape")  # fmt: skip
+
+    def __init__(
+        self, shape: Shape, frame: bytes, word: bytes, purpose: int, body: int, parts: int
+    ) -> None:
         payload = len(frame) - _PREFIX_BYTES - purpose - body - 4 * parts
-        self.layout, self.alone = _layouts(5 + purpose, body, 4 * parts, payload)
-        head, _, lengths, part_lengths = self.layout.unpack(frame)
+        self.shape = shape
+        self.frame_bytes = len(frame)
+        self.packet_bytes = _HEAD.size + len(frame)
+        self._cuts = f"{5 + purpose}s{body}x{4 * parts}s{payload}x"
+        self.fields, self.alone = _cutters(self._cuts)
+        head, _, lengths, part_lengths = self.fields.unpack(frame)
         self.marks = head, lengths, part_lengths
-        self.alone_marks = OPENINGS[1] + head, word, lengths, part_lengths
+        self.alone_marks = OPENING + head, word, lengths, part_lengths
+
+    def row(self, packet: bytes, at: int) -> Iterable[tuple[int, bytes]] | None:
+        """Stamps and frames of the next `TOGETHER`, if they are all like that."""
+        fields, frames = _row_cutters(self._cuts, self.frame_bytes)
+        found = fields.unpack_from(packet, at)
+        for place, mark in zip((0, 2, 3), self.marks, strict=True):
+            if found[place::4].count(mark) != TOGETHER:
+                return None
+        return zip(found[1::4], frames.unpack_from(packet, at), strict=True)
 
 
 @lru_cache(1_024)
-def _layouts(
-    lengths: int, body: int, part_lengths: int, payload: int
-) -> tuple[struct.Struct, struct.Struct]:
-    rest = f"8x{lengths}s{body}x{part_lengths}s{payload}x"
-    return struct.Struct(f"!12s16xq8x{rest}"), struct.Struct(f"!16s16xq8s{rest}")
+def _cutters(cuts: str) -> tuple[struct.Struct, struct.Struct]:
+    return struct.Struct(f"!12s16xq16x{cuts}"), struct.Struct(f"!16s16xq8s8x{cuts}")
+
+
+@lru_cache(256)
+def _row_cutters(cuts: str, size: int) -> tuple[struct.Struct, struct.Struct]:
+    fields = f"12s16xq16x{cuts}" * TOGETHER
+    return struct.Struct("!" + fields), struct.Struct(f"{size}s" * TOGETHER)
 
 
 Part = Buffer | zmq.Frame
@@ -160,7 +179,7 @@ class Intake:
             if like is not None and len(packet) == like.packet_bytes:
                 head, stamp, word, lengths, part_lengths = like.alone.unpack(packet)
                 if (head, word, lengths, part_lengths) == like.alone_marks:
-                    add((stamp, like, packet[4:], ()))
+                    add((stamp, like.shape, packet[4:], ()))
                     continue
             mark = len(taken)
             try:
@@ -196,14 +215,9 @@ class Intake:
 
     def _take(self, connection: Connection, packet: bytes) -> bool:
         """Takes in the messages of a packet. False: it holds a report."""
-        like = connection.like
-        end = len(packet)
-        if end > MAX_PACKET_BYTES:
-            raise FrameError("not a packet of this protocol")
-        if like is not None and self._take_alike(connection, like, packet):
-            return True
         magic, count = _HEAD.unpack_from(packet)
-        if magic != MAGIC:
+        end = len(packet)
+        if magic != MAGIC or end > MAX_PACKET_BYTES:
             raise FrameError("not a packet of this protocol")
         if not count:
             raise FrameError("an empty packet")
@@ -212,39 +226,31 @@ class Intake:
         if packet[_HEAD.size] == _QUIET and count == 1:
             return False
         at = _HEAD.size
-        for _ in range(count):
+        in_rows = True
+        while count:
             like = connection.like
-            if like is not None and at + like.frame_bytes <= end:
-                head, stamp, lengths, part_lengths = like.layout.unpack_from(packet, at)
-                if (head, lengths, part_lengths) == like.marks:
-                    stop = at + like.frame_bytes
-                    self.taken.append((stamp, like, packet[at:stop], ()))
-                    at = stop
+            if like is None or at + like.frame_bytes > end:
+                at = self._look(connection, packet, at)
+                count -= 1
+                continue
+            if in_rows and count >= TOGETHER and at + TOGETHER * like.frame_bytes <= end:
+                row = like.row(packet, at)
+                if row is not None:
+                    shape = like.shape
+                    self.taken += [(stamp, shape, frame, ()) for stamp, frame in row]
+                    at += TOGETHER * like.frame_bytes
+                    count -= TOGETHER
                     continue
-            at = self._look(connection, packet, at)
+                in_rows = False  # this packet has frames of several kinds
+            head, stamp, lengths, part_lengths = like.fields.unpack_from(packet, at)
+            if (head, lengths, part_lengths) == like.marks:
+                self.taken.append((stamp, like.shape, packet[at : at + like.frame_bytes], ()))
+                at += like.frame_bytes
+            else:
+                at = self._look(connection, packet, at)
+            count -= 1
         if at != end:
             raise FrameError("bytes after the last frame")
-        return True
-
-    def _take_alike(self, connection: Connection, like: Shape, packet: bytes) -> bool:
-        """Takes in a packet of several frames that are all of that shape. False: they are not."""
-        size = like.frame_bytes
-        count, left = divmod(len(packet) - _HEAD.size, size)
-        if left or not 1 < count < len(OPENINGS) or packet[:4] != OPENINGS[count]:
-            return False
-        if packet[_WORD : _WORD + 8] != connection.word:
-            return False
-        columns = zip(*like.layout.iter_unpack(packet[4:]), strict=True)
-        heads, stamps, all_lengths, all_part_lengths = columns
-        head, lengths, part_lengths = like.marks
-        if (
-            heads.count(head) != count
-            or all_lengths.count(lengths) != count
-            or all_part_lengths.count(part_lengths) != count
-        ):
-            return False
-        frames = [packet[at : at + size] for at in range(_HEAD.size, len(packet), size)]
-        self.taken += zip(stamps, repeat(like), frames, repeat(()))
         return True
 
     def _look(self, connection: Connection, packet: bytes, at: int) -> int:
@@ -280,8 +286,7 @@ class Intake:
         if apart or places:
             connection.like = None
         else:
-            shape.learn(frame, connection.word, purpose, body, parts)
-            connection.like = shape
+            connection.like = Pattern(shape, frame, connection.word, purpose, body, parts)
         return stop
 
     def _parts(self, packet: bytes, at: int, count: int) -> tuple[int, tuple[Part, ...]]:

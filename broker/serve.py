@@ -51,6 +51,7 @@ FAREWELL_S = 2.0
 WARN_LAG_NS = 5_000_000
 _WARN_EVERY_NS = 60_000_000_000
 _HWM = 1_000
+_IO_THREADS = 2  # so that one can take in while the other sends out
 _LINGER_MS = 500
 _HEARTBEAT_MS = 3_000
 _SILENCE_MS = 15_000
@@ -101,7 +102,7 @@ class Bus:
             opened.callback(self._custodian.close)
             self._waiter = Waiter()
             opened.callback(self._waiter.close)
-            self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+            self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(_IO_THREADS)
             opened.callback(self._context.term)
             self._doorkeeper = None
             if folder is not None:

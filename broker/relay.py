@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from operator import itemgetter
 
@@ -22,14 +22,13 @@ import zmq
 import zmq.backend
 
 from broker.books import Books, frame_of
-from broker.connection import Connection
+from broker.connection import FRAMES, Connection
 from broker.intake import Intake, Other, Part, Sent, Shape
 from broker.network import Fate, Network
 from broker.shared import Custodian, inline
 from broker.wire import (
     ANSWER,
     DATAGRAM,
-    MAGIC,
     NOBODY,
     PUBLISH,
     Buffer,
@@ -47,17 +46,13 @@ TICK_NS = 250_000
 """How often the network is asked, at most, while nothing else happens."""
 BACKLOG_BYTES = 256 * 2**20
 """What may wait for a process that does not read; more is lost, and counted."""
-_OUT_FRAMES, _OUT_BYTES = 1_024, 2**20
 
-_HEAD = struct.Struct("!2sH")
 _DUE = struct.Struct("!q")
 _DUE_AT = 36
 _DESTINATION_AT = 8
-_MORE = int(zmq.SNDMORE)
-_NOBLOCK = int(zmq.NOBLOCK)
 _STAMP, _SHAPE = itemgetter(0), itemgetter(1)
 _DELIVER = int(Kind.DELIVER)
-_DELIVERS = bytes([Kind.DELIVER]) * _OUT_FRAMES
+_DELIVERS = bytes([Kind.DELIVER]) * FRAMES
 _SPECIAL = DATAGRAM | PUBLISH
 
 
@@ -117,8 +112,9 @@ class Relay:
     def dismiss(self, connection: Connection) -> None:
         """It is gone; its nodes are nowhere until somebody else brings them."""
         connection.gone = True
-        self._connections.pop(connection.identity, None)
         self._dirty.pop(connection, None)
+        if self._connections.pop(connection.identity, None) is None:
+            return  # that was known
         for number in connection.nodes:
             if self._home.get(number) is connection:
                 del self._home[number]
@@ -310,8 +306,8 @@ class Relay:
     ) -> None:
         """Small messages of one shape have arrived: their frames go out, with when that is."""
         size = shape.frame_bytes
-        for begin in range(0, len(some), _OUT_FRAMES):
-            frames = [one[2] for one in some[begin : begin + _OUT_FRAMES]]
+        for begin in range(0, len(some), FRAMES):
+            frames = [one[2] for one in some[begin : begin + FRAMES]]
             count, out = len(frames), connection.out
             at = len(out)
             out += b"".join(frames)
@@ -321,7 +317,7 @@ class Relay:
             for place in range(8):
                 out[at + _DUE_AT + place :: size] = dues[place::8]
             connection.count += count
-            if connection.count >= _OUT_FRAMES or len(out) >= _OUT_BYTES:
+            if connection.is_full:
                 self._post(connection)
         self._dirty[connection] = None
         self.delivered += len(some)
@@ -351,7 +347,7 @@ class Relay:
         self._dirty[connection] = None
         if apart:
             connection.apart.extend(apart)
-        if apart or connection.count >= _OUT_FRAMES or len(out) >= _OUT_BYTES:
+        if connection.is_full:
             self._post(connection)
 
     def _lose(self, one: Sent, fate: Fate, connection: Connection | None) -> None:
@@ -404,7 +400,8 @@ class Relay:
             frame = Frame(
                 Kind.RECEIPT, receiver, source, size, instant_ns=at_ns, due_ns=at_ns + way_ns
             )
-            self._append(connection, frame)
+            connection.add(frame)
+            self._dirty[connection] = None
 
     def forget(self, number: int) -> None:
         """A node has died: what was under way to it and from it is no longer waited for."""
@@ -416,13 +413,12 @@ class Relay:
             size = self._under_way.pop(pair)
             source, receiver = pair
             if receiver == number and size and (home := self._home.get(source)) is not None:
-                self._append(
-                    home,
-                    Frame(
-                        Kind.RECEIPT, receiver, source, 0,
-                        instant_ns=self._inner_ns, due_ns=self._inner_ns,
-                    ),
+                frame = Frame(
+                    Kind.RECEIPT, receiver, source, 0,
+                    instant_ns=self._inner_ns, due_ns=self._inner_ns,
                 )  # fmt: skip
+                home.add(frame)
+                self._dirty[home] = None
 
     def blocked(self) -> int:
         """How many senders can't send to somebody now because too much is under way."""
@@ -432,62 +428,22 @@ class Relay:
 
     def tell(self, connection: Connection, frame: Frame) -> None:
         """Sends a frame of control, behind what waits already."""
-        self._append(connection, frame)
-        self._post(connection)
-
-    def _append(self, connection: Connection, frame: Frame) -> None:
-        connection.out += encode([frame])[0][4:]
-        connection.count += 1
+        connection.add(frame)
         self._dirty[connection] = None
+        self._post(connection)
 
     def flush(self) -> None:
         """Sends what waits; what a process does not take now is tried again later."""
         for connection in list(self._dirty):
+            connection.push(self._socket)
             self._post(connection)
-            if connection.backlog:
-                self._push(connection)
             if not connection.backlog:
                 self._dirty.pop(connection, None)
 
     def _post(self, connection: Connection) -> None:
-        if not connection.count:
-            return
-        packet = _HEAD.pack(MAGIC, connection.count) + connection.out
-        parts = (connection.identity, packet, *connection.apart)
-        connection.out = bytearray()
-        connection.count = 0
-        connection.apart = []
-        if connection.backlog or not self._try(connection, parts):
-            connection.backlog.append(parts)
-            connection.backlog_bytes += sum(map(len, parts))
-
-    def _push(self, connection: Connection) -> None:
-        while connection.backlog:
-            parts = connection.backlog[0]
-            if not self._try(connection, parts):
-                return
-            connection.backlog.popleft()
-            connection.backlog_bytes -= sum(map(len, parts))
-
-    def _try(self, connection: Connection, parts: tuple[Part, ...]) -> bool:
-        """Whether it was sent; what goes to somebody who is gone counts as sent. Only the packet
-        itself is copied: libzmq hands on what it has received, and the packet is gone by then.
-        """
-        send: Callable[..., object] = zmq.backend.Socket.send  # its stubs don't know our frames
-        last = len(parts) - 1
-        try:
-            for place, part in enumerate(parts):
-                flags = _NOBLOCK | _MORE if place < last else _NOBLOCK
-                send(self._socket, part, flags, copy=place < 2)
-        except zmq.Again:
-            return False
-        except zmq.ZMQError as error:
-            if error.errno != zmq.EHOSTUNREACH:
-                raise
+        connection.post(self._socket)
+        if connection.gone:
             self.dismiss(connection)
-            connection.backlog.clear()
-            connection.backlog_bytes = 0
-        return True
 
     # When.
 

@@ -57,10 +57,13 @@ _SEND, _QUIET = int(Kind.SEND), int(Kind.QUIET)
 
 class Shape:
     """What messages of one kind have in common: ends, size and flags, and the places in shared
-    memory that they refer to. Of `plain` ones nothing more is to be known to pass them on.
+    memory that they refer to.
+
+    `kind` is what has to be the same for messages to be passed on together: to whom they go, and
+    how large their frames are, or 0 where more is to be known of them than that.
     """
 
-    __slots__ = ("destination", "flags", "frame_bytes", "places", "plain", "size", "source")
+    __slots__ = ("destination", "flags", "kind", "places", "size", "source")
 
     def __init__(
         self,
@@ -74,8 +77,8 @@ class Shape:
         self.source, self.destination = source, destination
         self.size, self.flags = size, flags
         self.places = places
-        self.frame_bytes = frame_bytes
-        self.plain = size == frame_bytes and not flags and source != destination
+        is_plain = size == frame_bytes and not flags and source != destination
+        self.kind = (destination, frame_bytes if is_plain else 0)
 
 
 class Pattern:

@@ -49,6 +49,7 @@ BACKLOG_BYTES = 256 * 2**20
 
 _DUE = struct.Struct("!q")
 _DUE_AT = 36
+_FEW = 8
 _DESTINATION_AT = 8
 _STAMP, _SHAPE = itemgetter(0), itemgetter(1)
 _DELIVER = int(Kind.DELIVER)
@@ -198,28 +199,32 @@ class Relay:
         """Messages of a stream, in order, as far as they fit into its send buffer."""
         pair, size = (shape.source, shape.destination), shape.size
         ahead = self._under_way.get(pair, 0)
-        fit = max(-(-(self._buffer_bytes - ahead) // size), 0)
-        for one in some[fit:]:
-            self.refuse("more than its send buffer")
-            self._let_go(one)
-        del some[fit:]
-        if not some:
-            return
-        count, inner_ns = len(some), self._inner_ns
-        instants = [one[0] for one in some]
-        if instants[0] < inner_ns:
-            instants = [max(stamp, inner_ns) for stamp in instants]
-        numbers = range(self._number + 1, self._number + count + 1)
+        if ahead + (len(some) - 1) * size >= self._buffer_bytes:
+            fit = max(-(-(self._buffer_bytes - ahead) // size), 0)
+            for one in some[fit:]:
+                self.refuse("more than its send buffer")
+                self._let_go(one)
+            del some[fit:]
+            if not some:
+                return
+        first, count = self._number + 1, len(some)
         self._number += count
-        self._held.update(zip(numbers, some, strict=True))
         self.sent += count
         self.sent_bytes += count * size
         self._under_way[pair] = ahead + count * size
+        self._held.update(enumerate(some, first))
         if self._books is not None:
-            for number, one in zip(numbers, some, strict=True):
+            for number, one in enumerate(some, first):
                 self._books.sent(number, one)
         source, destination = self._names[shape.source], self._names[shape.destination]
-        self._network.send_alike(instants, numbers[0], source, destination, size)
+        if count == 1:
+            self._inner_ns = inner_ns = max(self._inner_ns, some[0][0])
+            self._network.send(inner_ns, first, source, destination, size)
+            return
+        instants = [one[0] for one in some]
+        if instants[0] < self._inner_ns:
+            instants = [max(stamp, self._inner_ns) for stamp in instants]
+        self._network.send_alike(instants, first, source, destination, size)
         self._inner_ns = instants[-1]
 
     def _hand_over_special(self, one: Sent, at_ns: int) -> None:
@@ -281,17 +286,17 @@ class Relay:
         else:
             ended = [take(fate[0]) if fate[4] else held[fate[0]] for fate in fates]
         begin = 0
-        for shape, alike in groupby([one[1] for one in ended]):
+        for kind, alike in groupby([one[1].kind for one in ended]):
             end = begin + len(list(alike))
-            connection = self._home.get(shape.destination)
+            connection = self._home.get(kind[0])
             if (
-                shape.plain
+                kind[1]
                 and self._books is None
                 and connection is not None
                 and not connection.backlog_bytes
                 and not any(reasons[begin:end])
             ):
-                self._pass_on(shape, ended[begin:end], instants[begin:end], connection)
+                self._pass_on(kind[1], ended[begin:end], instants[begin:end], connection)
             else:
                 for place in range(begin, end):
                     self._settle_special(ended[place], fates[place])
@@ -302,26 +307,29 @@ class Relay:
             self.lag_ns = max(self.lag_ns, lag_ns)
 
     def _pass_on(
-        self, shape: Shape, some: Sequence[Sent], instants: Sequence[int], connection: Connection
+        self, size: int, some: Sequence[Sent], instants: Sequence[int], connection: Connection
     ) -> None:
-        """Small messages of one shape have arrived: their frames go out, with when that is."""
-        size = shape.frame_bytes
+        """Small messages of so many bytes have arrived: their frames go out, with when that is."""
+        self._dirty[connection] = None
+        self.delivered += len(some)
+        self.delivered_bytes += len(some) * size
         for begin in range(0, len(some), FRAMES):
             frames = [one[2] for one in some[begin : begin + FRAMES]]
             count, out = len(frames), connection.out
             at = len(out)
             out += b"".join(frames)
-            # The same byte of all of them at once.
-            out[at::size] = _DELIVERS[:count]
-            dues = struct.pack(f"!{count}q", *instants[begin : begin + count])
-            for place in range(8):
-                out[at + _DUE_AT + place :: size] = dues[place::8]
+            if count < _FEW:
+                for base, at_ns in enumerate(instants[begin : begin + count]):
+                    out[at + base * size] = _DELIVER
+                    _DUE.pack_into(out, at + base * size + _DUE_AT, at_ns)
+            else:  # the same byte of all of them at once
+                out[at::size] = _DELIVERS[:count]
+                dues = struct.pack(f"!{count}q", *instants[begin : begin + count])
+                for place in range(8):
+                    out[at + _DUE_AT + place :: size] = dues[place::8]
             connection.count += count
             if connection.is_full:
                 self._post(connection)
-        self._dirty[connection] = None
-        self.delivered += len(some)
-        self.delivered_bytes += len(some) * size
 
     def _settle_special(self, one: Sent, fate: Fate) -> None:
         """A fate of which more is to be said than that a small message of a stream is there."""

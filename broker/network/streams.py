@@ -1,7 +1,8 @@
 """All streams: what is sent goes as trains or drains as a fluid, and what faults do to it.
 
 A message that finds its stream idle and fits into its window is a train, if it is short: first in,
-first out at every link (see `flow`). All else drains as a fluid that shares links with others. What
+first out at every link (see `flow`), and so are the rounds of a sender whose bursts nothing spreads
+before its bottleneck (see `sender`). All else drains as a fluid that shares links with others. What
 waits for a way is in the queue, too.
 """
 
@@ -14,18 +15,15 @@ from collections.abc import Iterable, Sequence
 from itertools import accumulate, islice, repeat
 
 from broker.network.agenda import NEVER, Agenda, Fate
-from broker.network.flow import Flow
+from broker.network.flow import Background, Flow
 from broker.network.paths import Resource
 from broker.network.progress import Progress
 from broker.network.routes import Pair
-from broker.network.sender import TIMED_OUT, Stream
+from broker.network.sender import TIMED_OUT, TRAIN_SEGMENTS, Stream
 from broker.network.shares import Shares, enlist, unlist
 from broker.network.ways import Ways
 from faults.conditions import Traffic
 from topologies import Transport
-
-TRAIN_SEGMENTS = 10
-"""A longer burst would be in the way of others for too long: it mingles with them, as a fluid."""
 
 
 class Streams(Progress):
@@ -76,7 +74,7 @@ class Streams(Progress):
             self._start(stream, at_ns, begin, end, number, head)
             return
         queue.append((end, number, head))
-        if end > stream.limit or stream.holes:
+        if end > stream.limit or stream.holes or stream.drained < stream.lined_up:
             if not stream.must or (not stream.holes and stream.goal < stream.limit):
                 self._agenda.wake(stream, stream.aim())
             return
@@ -105,7 +103,7 @@ class Streams(Progress):
         ):
             size = size_bytes + (-(-size_bytes // self._full_bytes) or 1) * self._header_bytes
             if instants[begin] < stream.goal_ns:
-                if stream.queue:
+                if stream.queue and stream.drained >= stream.lined_up:
                     taken = self._lengthen(stream, instants, begin, number, size)
             elif size <= self._longest and not stream.queue and len(instants) > begin + 1:
                 taken = self._pass_alike(stream, instants, begin, number, size)
@@ -175,7 +173,7 @@ class Streams(Progress):
                 column = columns[key] = [
                     free_ns := (free_ns if free_ns > at_ns else at_ns) + taken_ns for at_ns in some
                 ]
-            resource.free_ns = column[-1]
+            resource.take_alike(some, column, taken_ns)
         several = list(columns.values())
         left = several[0] if len(several) == 1 else list(map(max, *several))
         travel_ns = path.travel_ns + int(path.per_byte_ns * min(size, self._most_head))
@@ -219,12 +217,10 @@ class Streams(Progress):
         left = at_ns
         wait_ns = 0
         for resource, byte_ns in path.hops:
-            free = max(resource.free_ns, at_ns)
             taken = math.ceil(size * byte_ns)
             if resource.users:
                 wait_ns += self._shares.pass_by(resource, stream, at_ns, taken)
-            resource.free_ns = free = free + taken
-            left = max(left, free)
+            left = max(left, resource.take(at_ns, taken))
         stream.drained = stream.goal = end
         stream.since_ns = stream.busy_ns = left
         stream.wait_ns = wait_ns
@@ -246,6 +242,9 @@ class Streams(Progress):
         stream.speed = path.speed
         stream.shared = stream.must = False
         stream.wait_ns = 0
+        if stream.line is not None:
+            self._line_up(stream, stream.line, at_ns)
+            return
         index = stream.index
         contended = False
         for resource in path.resources:
@@ -304,7 +303,7 @@ class Streams(Progress):
         fresh = not known or not stream.full
         stream.close_pipe()
         moved = not known or stream.path is None or stream.path.losses != path.losses
-        stream.path = path
+        stream.go_by(path)
         stream.speed = path.speed
         if moved:
             stream.take_losses()
@@ -323,32 +322,47 @@ class Streams(Progress):
             for stream in self._streams.values()
             if stream.waiting or stream.goal_ns > at_ns or stream.queue or stream.busy_ns > at_ns
         ]
-        touched: dict[Resource, None] = {}
-        for flow in self._background:
-            touched.update(dict.fromkeys(flow.path.resources))
-            unlist(flow)
-        self._background = []
+        touched = self._replace_background(traffic)
         for stream in busy:
             stream.rebase(at_ns)
             stream.take_back(at_ns)
+        busy.sort(key=_place)
+        for stream in busy:
             if stream.waiting or stream.drained < stream.enqueued:
                 if stream.path is not None:
                     touched.update(dict.fromkeys(stream.path.resources))
                     unlist(stream)
                 self._take_way(stream, at_ns)
+        self._shares.touch(at_ns, touched, busy)
+        for stream in busy:
+            if stream.waiting or stream.drained >= stream.enqueued:
+                continue
+            if stream.line is not None:
+                self._line_up(stream, stream.line, at_ns)
+            else:
+                self._enlist(stream)
+                self._shares.touch(at_ns, stream.path.resources)
+
+    def _replace_background(self, traffic: Iterable[Traffic]) -> dict[Resource, None]:
+        """The traffic in the background is this now; gives what it used or uses."""
+        touched: dict[Resource, None] = {}
+        for flow in self._background:
+            touched.update(dict.fromkeys(flow.path.resources))
+            unlist(flow)
+            for resource in flow.path.resources:
+                del resource.background[flow.index]
+        self._background = []
         for source in traffic:
             path = self._ways.path(source.source, source.target)
             if path is not None:
-                flow = Flow(self._agenda.name())
+                flow = Background(self._agenda.name())
                 flow.path, flow.cap_bps, flow.goal_ns = path, source.rate_bps, NEVER
                 self._background.append(flow)
                 enlist(flow)
                 touched.update(dict.fromkeys(path.resources))
-        for stream in busy:
-            if not stream.waiting and stream.drained < stream.enqueued:
-                self._enlist(stream)
-                touched.update(dict.fromkeys(stream.path.resources))
-        self._shares.touch(at_ns, touched, busy)
+                for resource in path.resources:
+                    resource.background[flow.index] = source.rate_bps
+        return touched
 
     # Ends.
 
@@ -371,6 +385,11 @@ class Streams(Progress):
                 continue
             self._lose_queue(stream, now_ns, reason)
             stream.connect_anew()
+
+
+def _place(stream: Stream) -> int:
+    """Its place in a line: since when, or from when on, it drains."""
+    return stream.since_ns
 
 
 def _timer_after(stalled_ns: int, path_back_ns: int, rto_ns: int) -> int:

@@ -253,6 +253,16 @@ def test_the_death_of_the_source_loses_what_had_not_left_it():
     }
 
 
+def test_the_dead_take_nothing_from_others():
+    def takes(*sends: tuple[float, str, int]) -> float:
+        topology = network("a-hub", "b-hub", "hub-c")
+        return fates(Network(topology, 0), sends, crash("a", 0.005))[len(sends)][0]
+
+    # It dies within its first window, and the rest of it goes with it.
+    late = (0.03, "b>c", MEGABYTE)
+    assert takes((0, "a>c", MEGABYTE), late) == pytest.approx(takes(late), abs=1e-6)
+
+
 def test_an_arrival_at_the_instant_of_the_crash_is_lost():
     model = Network(wide(network("a-b")), 0)
     found = fates(model, [(0, "a>b", MEGABYTE)], crash("b", 1.01))

@@ -17,6 +17,8 @@ FAULTS = (
     crash("hub", 0.9, 1.6, fault="hub"),
     degrade("a", "hub", 0.1, 0.2, 1.4),
     partition(["a", "b"], ["d"], 0.5, 1.1),
+    crash("a", 0.8, 1.0, fault="a"),
+    crash("d", 1.0, 1.3, fault="d"),
 )
 
 

@@ -140,7 +140,7 @@ async def live(node: Node) -> list[object]:
         while True:
             try:
                 payload = [bytes([i]) * (700 * (i + 1))]
-                reply = await node.request("s", {"i": i}, payload, purpose="asks", timeout=1.5)
+                reply = await node.request("s", {"i": i}, payload, purpose="asks", timeout=0.6)
                 break
             except TimeoutError:
                 seen.append("timeout")

@@ -17,6 +17,7 @@ import pytest
 
 import topologies
 from topologies import Rules, TopologyError
+from topologies.making import zoo
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "topology_collections.json"
 FOLDERS = {"zoo": "ATLAS_TOPOLOGY_ZOO", "topohub": "ATLAS_TOPOHUB"}
@@ -72,6 +73,13 @@ def test_the_zoos_two_formats_say_the_same():
         rules = Rules(disconnected="keep")
         gml = path.parents[1] / "gml" / f"{path.stem}.gml"
         assert topologies.load(path, rules) == topologies.load(gml, rules), path.stem
+
+
+def test_the_catalog_is_what_the_script_writes():
+    folder = found("zoo", "graphml/*.graphml")[0].parent
+    for choice in zoo.CHOICES:
+        text = zoo.written(choice, folder / f"{choice.file}.graphml")
+        assert (zoo.CATALOG / f"{choice.name}.yaml").read_text(encoding="utf-8") == text
 
 
 def test_the_results_that_are_kept_list_the_same_files():

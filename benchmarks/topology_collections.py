@@ -1,13 +1,14 @@
 """Loads every file of the big collections of networks, and says which are refused, and why.
 
 ```sh
-python benchmarks/topology_collections.py --zoo FOLDER --topohub FOLDER
+python benchmarks/topology_collections.py --zoo FOLDER --topohub FOLDER --sndlib FOLDER
 ```
 
-The folders: the Internet Topology Zoo's archive (``graphml/*.graphml`` and ``gml/*.gml``), and
-topohub 1.5.1 (the package, or its wheel unpacked; its files of the Zoo and of SNDlib are read).
-Neither is part of this repository. The results, in `results/topology_collections.json`, list each
-file that does not load with the reason; `tests/topologies/test_collections.py` goes by that list.
+The folders: the Internet Topology Zoo's archive (``graphml/*.graphml`` and ``gml/*.gml``); topohub
+1.5.1 (the package, or its wheel unpacked; its files of the Zoo and of SNDlib are read); and
+SNDlib (``native/NAME/NAME.txt`` and ``xml/NAME/NAME.xml``). None of them is part of this
+repository. The results, in `results/topology_collections.json`, list each file that does not load
+with the reason; `tests/topologies/test_collections.py` goes by that list.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ COLLECTIONS = {
     "zoo-gml": ("zoo", "gml/*.gml"),
     "topohub-zoo": ("topohub", "data/topozoo/*.json"),
     "topohub-sndlib": ("topohub", "data/sndlib/*.json"),
+    "sndlib-native": ("sndlib", "native/*/*.txt"),
+    "sndlib-xml": ("sndlib", "xml/*/*.xml"),
 }
 
 
@@ -89,5 +92,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--zoo", type=Path)
     parser.add_argument("--topohub", type=Path)
+    parser.add_argument("--sndlib", type=Path)
     given = {name: path for name, path in vars(parser.parse_args()).items() if path}
     main(given)

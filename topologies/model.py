@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, Self, TypeVar
 
@@ -337,13 +337,27 @@ class Topology(_Model):
 
     def neighbors(self, name: str) -> tuple[str, ...]:
         """The nodes at the other end of this node's links, in the order of the nodes."""
-        found = {b for a, b in self.links if a == name} | {a for a, b in self.links if b == name}
-        return tuple(node for node in self.nodes if node in found)
+        ends = (end for _, pair in self._joined.get(name, ()) for end in pair if end != name)
+        return tuple(sorted(dict.fromkeys(ends), key=self._order.__getitem__))
 
     def links_of(self, names: Iterable[str]) -> tuple[tuple[str, str], ...]:
         """The links that begin or end at one of these nodes, in the order of the links."""
-        wanted = frozenset(names)
-        return tuple(ends for ends in self.links if not wanted.isdisjoint(ends))
+        found = {place: ends for name in names for place, ends in self._joined.get(name, ())}
+        return tuple(found[place] for place in sorted(found))
+
+    @cached_property
+    def _order(self) -> Mapping[str, int]:
+        """Each node's position."""
+        return {name: position for position, name in enumerate(self.nodes)}
+
+    @cached_property
+    def _joined(self) -> Mapping[str, list[tuple[int, tuple[str, str]]]]:
+        """The links that begin or end at a node, with their positions."""
+        joined: dict[str, list[tuple[int, tuple[str, str]]]] = {}
+        for position, ends in enumerate(self.links):
+            for name in ends:
+                joined.setdefault(name, []).append((position, ends))
+        return joined
 
     def to_networkx(self) -> networkx.DiGraph[str]:
         """This topology as a directed NetworkX graph, without loss; see `topologies.graphs`."""

@@ -117,7 +117,7 @@ def _document(
 
 def _lines(text: str, file: str) -> Iterator[tuple[str, str, int]]:
     """Each line that says something: the section it stands in, the line, and its number."""
-    section = ""
+    section, depth = "", 0
     for number, written in enumerate(text.split("\n"), start=1):
         line = written.partition("#")[0].strip()
         if not line or line.startswith("?"):
@@ -130,7 +130,9 @@ def _lines(text: str, file: str) -> Iterator[tuple[str, str, int]]:
         if not section and opened:
             section = opened[1]
         elif section and line == ")":
-            section = ""
+            section, depth = (section, depth - 1) if depth else ("", 0)
+        elif section and line.endswith("("):  # the paths of one demand
+            depth += 1
         elif section:
             yield section, line, number
         elif line != ")" and not re.fullmatch(r"[A-Z_]+\s*\(\s*\)", line):

@@ -1,8 +1,8 @@
 """Every network of the Topology Zoo and of topohub loads, or is refused for a reason listed here.
 
 The files are not stored here. `ATLAS_TOPOLOGY_ZOO` is the folder with those of the Internet
-Topology Zoo (graphml/, gml/), `ATLAS_TOPOHUB` that of topohub 1.5.1; without them what needs them
-is skipped.
+Topology Zoo (graphml/, gml/), `ATLAS_TOPOHUB` that of topohub 1.5.1, `ATLAS_SNDLIB` that of SNDlib
+(native/NAME/NAME.txt, xml/NAME/NAME.xml); without them what needs them is skipped.
 `benchmarks/topology_collections.py` does the same and writes down what it found.
 """
 
@@ -17,9 +17,10 @@ import pytest
 
 import topologies
 from topologies import Rules, TopologyError
+from topologies.making import zoo
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "topology_collections.json"
-FOLDERS = {"zoo": "ATLAS_TOPOLOGY_ZOO", "topohub": "ATLAS_TOPOHUB"}
+FOLDERS = {"zoo": "ATLAS_TOPOLOGY_ZOO", "topohub": "ATLAS_TOPOHUB", "sndlib": "ATLAS_SNDLIB"}
 
 # Networks that fall apart, and into how many parts: nodes without any link, or islands.
 DISCONNECTED = {
@@ -72,6 +73,21 @@ def test_the_zoos_two_formats_say_the_same():
         rules = Rules(disconnected="keep")
         gml = path.parents[1] / "gml" / f"{path.stem}.gml"
         assert topologies.load(path, rules) == topologies.load(gml, rules), path.stem
+
+
+def test_sndlibs_two_formats_say_the_same():
+    paths = found("sndlib", "xml/*/*.xml")
+    assert len(paths) >= 25
+    for path in paths:
+        native = path.parents[2] / "native" / path.stem / f"{path.stem}.txt"
+        assert topologies.load(path) == topologies.load(native), path.stem
+
+
+def test_the_catalog_is_what_the_script_writes():
+    folder = found("zoo", "graphml/*.graphml")[0].parent
+    for choice in zoo.CHOICES:
+        text = zoo.written(choice, folder / f"{choice.file}.graphml")
+        assert (zoo.CATALOG / f"{choice.name}.yaml").read_text(encoding="utf-8") == text
 
 
 def test_the_results_that_are_kept_list_the_same_files():

@@ -64,6 +64,25 @@ def test_neighbors_and_links_of_a_node_are_found():
     assert topology.links_of([]) == ()
 
 
+def test_what_was_asked_of_a_topology_leaves_it_equal_and_whole():
+    asked, other = pair(), pair()
+    assert asked.neighbors("b") == ("a",)
+    assert asked == other
+    assert pickle.loads(pickle.dumps(asked)) == other
+    assert asked.model_dump() == other.model_dump()
+    assert asked.neighbors("nobody") == asked.links_of(["nobody"]) == ()
+
+
+def test_neighbors_and_links_come_in_the_order_of_the_file():
+    names = [Node(name=name) for name in "cab"]
+    links = [
+        Link(source=x, target=y, bandwidth_bps=1.0, delay_s=0.0) for x, y in ("bc", "ac", "cb")
+    ]
+    topology = Topology.of("t", names, links)
+    assert topology.neighbors("c") == ("a", "b")
+    assert topology.links_of(["b", "a"]) == (("b", "c"), ("a", "c"), ("c", "b"))
+
+
 @pytest.mark.parametrize(
     ("nodes", "links", "words"),
     [

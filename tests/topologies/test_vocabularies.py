@@ -278,6 +278,9 @@ DEMANDS (
   D1 ( Berlin Koeln ) 1 5.00 UNLIMITED
 )
 ADMISSIBLE_PATHS (
+  D1 (
+    P0 ( L1 L2 )
+  )
 )
 """
 

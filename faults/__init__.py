@@ -14,9 +14,11 @@ says where and what would be right.
 
 from faults.concrete import concrete
 from faults.conditions import Conditions, Traffic
+from faults.entries import KINDS, PROCESSES
 from faults.errors import ScenarioError
 from faults.event import Amount, Change, Event
-from faults.scenario import KINDS, PROCESSES, Scenario, catalog, load, parse
+from faults.scenario import Scenario, catalog, load, parse
+from faults.selection import Selection
 from faults.timeline import expand, resolve
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "Event",
     "Scenario",
     "ScenarioError",
+    "Selection",
     "Traffic",
     "catalog",
     "concrete",

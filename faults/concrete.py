@@ -58,14 +58,15 @@ def _what(event: Event) -> str:
         sources, targets = ends_of(event.links)
         return _flow({"from": _whom(sources), "to": _whom(targets)} | changes)
     whom = _word(event.selector) if event.selector is not None else _whom(event.nodes)
-    if event.kind in ("crash", "stop", "pause"):
+    if event.kind in ("crash", "stop", "pause", "leave", "full_disk"):
         return whom
-    if event.kind == "degrade" and event.links and not event.nodes:
-        settings = {"link": _list(map(_word, event.links[0]))}
-        if event.oneway:
-            settings["oneway"] = "true"
-        return _flow(settings | changes)
-    return _flow({"nodes": whom} | changes)
+    if event.kind == "nat":
+        gateways = {"gateway": _whom(ends_of(event.links)[1])} if event.links else {}
+        return _flow({"nodes": whom} | gateways)
+    oneway = {"oneway": "true"} if event.oneway else {}
+    if event.kind in ("degrade", "cut") and event.links and not event.nodes:
+        return _flow({"link": _list(map(_word, event.links[0]))} | oneway | changes)
+    return _flow({"nodes": whom} | oneway | changes)
 
 
 def _whom(nodes: Sequence[str]) -> str:

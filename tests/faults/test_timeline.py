@@ -239,7 +239,7 @@ links:
     ],
 )
 def test_traffic_that_can_not_flow_is_refused(ends, message, small, monkeypatch):
-    monkeypatch.setattr("faults.timeline.MOST_PAIRS", 5)
+    monkeypatch.setattr("faults.kinds.MOST_PAIRS", 5)
     assert message in refusal(f"{{at: 1 s, traffic: {{{ends}, rate: 1 Mbit/s}}}}", small)
 
 

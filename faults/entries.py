@@ -224,7 +224,9 @@ class Flap(OnLinks):
 class Partition(Settings):
     """Groups of nodes don't hear each other, whatever links there are between them."""
 
-    groups: tuple[Selector, ...] = Field(description="two or more; the list alone will do")
+    groups: tuple[Selector, ...] = Field(
+        description="two or more, one of which may be `others`; the list alone will do"
+    )
     oneway: StrictBool = Field(
         default=False, description="nothing gets from a group to those after it; the other way does"
     )
@@ -421,6 +423,9 @@ class Diurnal(Settings):
 class Process(Settings):
     """An entry of ``processes``: faults by the laws of chance."""
 
+    id: Name | None = Field(
+        default=None, description="its name in tables and traces; else as in churn-1"
+    )
     churn: Churn | None = None
     crashes: Crashes | None = None
     flapping: Flapping | None = None

@@ -227,11 +227,17 @@ nothing"
 def _partition(fault: Fault, name: str, selection: Selection, place: Place) -> Event:
     partition = fault.partition
     assert partition is not None
-    groups: list[tuple[str, ...]] = []
+    groups: dict[int, tuple[str, ...]] = {}
     side_of: dict[str, int] = {}
-    for side, selector in enumerate(partition.groups):
+    nodes = selection.topology.nodes
+    # Those whom "others" means are known once all the others are.
+    sides = sorted(enumerate(partition.groups), key=lambda side: side[1] == ("others",))
+    for side, selector in sides:
         where = (*place, "groups", side)
-        group = selection.nodes(selector, where, "a partition", name)
+        if selector == ("others",) and "others" not in nodes:
+            group = tuple(node for node in nodes if node not in side_of)
+        else:
+            group = selection.nodes(selector, where, "a partition", name)
         if not group:
             raise selection.document.error("a side of a partition can't be empty", where)
         for node in group:
@@ -239,14 +245,14 @@ def _partition(fault: Fault, name: str, selection: Selection, place: Place) -> E
                 problem = f"{node} is on two sides of the partition"
                 remedy = f"It is already in group #{side_of[node] + 1}: a node has one side"
                 raise selection.document.error(problem, where, remedy)
-        groups.append(group)
+        groups[side] = group
     return Event(
         fault.at,
         name,
         "begin",
         "partition",
         nodes=selection.in_order(side_of),
-        groups=tuple(groups),
+        groups=tuple(groups[side] for side in sorted(groups)),
         oneway=partition.oneway,
     )
 

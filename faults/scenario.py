@@ -85,6 +85,14 @@ class Scenario:
         compare=False,
     )
 
+    @staticmethod
+    def of(content: Mapping[str, Any]) -> Scenario:
+        """The scenario of which a file would say this, in plain dicts, lists and words.
+
+        Raises ScenarioError.
+        """
+        return _scenario(Document("scenario", dict(content), failure=ScenarioError), Path())
+
 
 def catalog() -> tuple[str, ...]:
     """The names of the bundled scenarios."""
@@ -105,11 +113,6 @@ def parse(text: str, file: str = "<text>", folder: Path | None = None) -> Scenar
     that it names lie (else the current one). Raises ScenarioError.
     """
     return _scenario(parse_yaml(text, file, ScenarioError), folder or Path())
-
-
-def made(content: Mapping[str, Any]) -> Scenario:
-    """The scenario of which a file says this. Raises ScenarioError."""
-    return _scenario(Document("scenario", dict(content), failure=ScenarioError), Path())
 
 
 def _scenario(document: Document, folder: Path) -> Scenario:

@@ -32,7 +32,7 @@ def expand(scenario: Scenario, topology: Topology, seed: int) -> tuple[Event, ..
         recording = scenario.recordings.get(fault.trace.file) if fault.trace is not None else None
         spans.extend(kinds.events(fault, name, selection, ("timeline", index), recording))
     for index, process in enumerate(scenario.processes):
-        name = f"{process.kind}-{index + 1}"
+        name = process.id or f"{process.kind}-{index + 1}"
         spans.extend(draw(process, name, seed, selection, ("processes", index)))
     _refuse_twins(spans, selection)
     events: list[Event] = []

@@ -174,7 +174,7 @@ class BurstLoss(OnLinks):
 
 
 class Corrupt(OnLinks):
-    """Links damage packets: a datagram comes damaged, a stream sends the packet again."""
+    """Links damage packets: a datagram is no message any more, a stream sends the packet again."""
 
     chance: ChanceChange = Field(description="the share of packets: at least, or so many more")
 

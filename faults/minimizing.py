@@ -169,12 +169,14 @@ def _weaker_values(key: str, value: Any) -> Iterator[Any]:
 def _half(
     read: Callable[[object], Any], show: Callable[[Any], str], least: float
 ) -> Callable[[str], str | None]:
-    """Half of a quantity, with the + that it may have, or None where it is small enough."""
+    """Half of a quantity in round figures, with the + that it may have; None where it is small
+    enough.
+    """
 
     def half(text: str) -> str | None:
         plus = "+" if text.startswith("+") else ""
         value = read(text.removeprefix("+"))
-        less = value // 2 if isinstance(value, int) else value / 2
+        less = type(value)(float(f"{value / 2:.2g}"))
         return plus + show(less).removeprefix("+") if abs(less) >= least else None
 
     return half
@@ -191,7 +193,7 @@ def _double(
 
 
 def _nearer_to_one(text: str) -> str | None:
-    times = (1 + units.factor(text)) / 2
+    times = round((1 + units.factor(text)) / 2, 2)
     return units.show_factor(times) if abs(times - 1) > 0.01 else None
 
 

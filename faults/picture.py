@@ -9,7 +9,6 @@ from faults.event import Event
 from topologies import units
 
 SHADES = " ░▒▓█"
-TICKS = 5
 
 
 @dataclass(frozen=True)
@@ -84,11 +83,11 @@ def _most_at_once(spans: Sequence[tuple[int, int]]) -> int:
 
 
 def _axis(end_ns: int, width: int) -> str:
-    """Times at equal distances, the last one at the end."""
+    """Times at equal distances, as far as there is room; those of both ends come first."""
     line = [" "] * width
-    for tick in range(TICKS):
-        text = units.show_duration(end_ns * tick / (TICKS - 1) / 1e9, digits=3)
-        at = min(width * tick // (TICKS - 1), width - len(text))
-        if at >= 0 and all(cell == " " for cell in line[max(at - 1, 0) : at + len(text)]):
+    for quarter in (0, 4, 2, 1, 3):
+        text = units.show_duration(end_ns * quarter / 4 / 1e9, digits=3)
+        at = min(width * quarter // 4, width - len(text))
+        if at >= 0 and all(cell == " " for cell in line[max(at - 1, 0) : at + len(text) + 1]):
             line[at : at + len(text)] = text
     return "".join(line).rstrip()

@@ -42,7 +42,8 @@ def content(entry: BaseModel) -> dict[str, Any]:
     said = entry.model_dump(mode="json", by_alias=True, exclude_unset=True)
     if list(said.get("partition", ())) == ["groups"]:
         said["partition"] = said["partition"]["groups"]
-    return said
+    order = {"at": -1, "for": 1, "id": 2}  # when, what, for how long: as people write it
+    return {key: said[key] for key in sorted(said, key=lambda key: order.get(key, 0))}
 
 
 def concrete(events: Iterable[Event], *, name: str) -> str:

@@ -32,6 +32,9 @@ PROOFS: Mapping[str, Mapping[str, str]] = {
         "pause": "test_nothing_happens_in_a_pause_and_all_that_came_due_happens_after_it",
         "skew": "test_sleeps_end_early_by_a_fast_clock_and_late_by_a_slow_one",
     },
+    "tests/broker/test_node.py": {
+        "slow": "test_a_slower_device_ends_later",
+    },
     "tests/broker/network/test_routes.py": {
         "degrade": "test_a_slower_link_is_felt_at_once_and_its_end_too",
         "traffic": "test_background_traffic_takes_its_share_and_no_more",

@@ -122,11 +122,10 @@ def _keys(trie: _Trie) -> Iterator[Any]:
 
 
 def _differing(one: _Trie, other: _Trie) -> Iterator[Any]:
-    if one is other:
-        return
     if isinstance(one, tuple) and isinstance(other, tuple):
         for a, b in zip(one, other, strict=True):
-            yield from _differing(a, b)
+            if a is not b:
+                yield from _differing(a, b)
         return
     here, there = dict(_entries(one)), dict(_entries(other))
     for key in {**here, **there}:

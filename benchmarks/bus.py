@@ -35,6 +35,8 @@ RESULTS = Path(__file__).parent / "results" / "bus.json"
 HOPS = 3
 SMALL, LARGE = 100, 1_000_000
 PACKED = 16
+VIRTUAL_NODES = (10, 100, 1_000)
+VIRTUAL_MESSAGES = 50_000
 FUZZED = 100_000
 TOXIPROXY_US = {5: 766, 50: 778}
 _LAST = 2**60
@@ -160,25 +162,52 @@ def bandwidths(rounds: int) -> list[Row]:
 
 
 def virtual(rounds: int) -> list[Row]:
-    """Messages a second of real time in virtual time, and how that grows with the nodes."""
+    """Messages a second of real time in virtual time, and how that grows with the nodes.
 
-    def rate(nodes: int, each: float, seconds: float, processes: int) -> float:
+    A rate is what a longer run takes more than a short one, so that putting up and taking down
+    (which are measured apart) don't count.
+    """
+
+    def took(nodes: int, each: float, seconds: float, processes: int) -> tuple[float, int]:
         topology = ends.star(nodes, each, seconds)
         programs = {f"n{i}": ends.chat for i in range(nodes)}
         begin = time.perf_counter()
         run = broker.run(programs, topology=topology, seed=1, processes=processes)
-        return len(run.ledger) / (time.perf_counter() - begin)
+        return time.perf_counter() - begin, len(run.ledger)
 
-    inproc = [rate(10, 100, 20, 1) for _ in range(rounds)]
-    ipc = [rate(10, 100, 20, 2) for _ in range(rounds)]
-    few = [rate(10, 10, 200, 1) for _ in range(rounds)]
-    many = [rate(1_000, 10, 2, 1) for _ in range(rounds)]
+    def rate(nodes: int, each: float, messages: int, processes: int) -> tuple[float, float]:
+        """Messages a second, and what the shortest run takes, in seconds."""
+        short_s, few = took(nodes, each, 1 / each, processes)
+        long_s, many = took(nodes, each, messages / nodes / each, processes)
+        return (many - few) / (long_s - short_s), short_s
+
+    def alone(nodes: int) -> float:
+        topology = ends.star(nodes, 100, VIRTUAL_MESSAGES / nodes / 100)
+        begin = time.perf_counter()
+        return ends.bare(topology, nodes) / (time.perf_counter() - begin)
+
+    rows = []
+    for nodes in VIRTUAL_NODES:
+        for transport, processes, goal in (("inproc", 1, 40_000), ("ipc, 2 processes", 2, 15_000)):
+            found = [
+                (alone(nodes), *rate(nodes, 100, VIRTUAL_MESSAGES, processes))
+                for _ in range(rounds)
+            ]
+            ratios = [shaped / bare for bare, shaped, _ in found]
+            what = f"virtual time, {nodes:,} nodes, {transport}"
+            row = _plain(what, [shaped for _, shaped, _ in found], "messages/s", goal)
+            row |= {
+                "peer": "the programs alone, in one asyncio loop",
+                "peer_value": round(statistics.median(bare for bare, _, _ in found)),
+                "ratio": round(statistics.median(ratios), 3),
+                "spread": [round(min(ratios), 3), round(max(ratios), 3)],
+                "start_s": round(statistics.median(start_s for *_, start_s in found), 2),
+            }
+            rows.append(row)
+    few = [rate(10, 10, VIRTUAL_MESSAGES, 1)[0] for _ in range(rounds)]
+    many = [rate(1_000, 10, VIRTUAL_MESSAGES, 1)[0] for _ in range(rounds)]
     growth = [a / b for a, b in zip(few, many, strict=True)]
-    return [
-        _plain("virtual time, shaped, inproc", inproc, "messages/s", 40_000),
-        _plain("virtual time, shaped, ipc, 2 processes", ipc, "messages/s", 15_000),
-        _plain("cost a message, 1,000 nodes over 10", growth, "x", 3.0, at_most=True),
-    ]
+    return [*rows, _plain("cost a message, 1,000 nodes over 10", growth, "x", 3.0, at_most=True)]
 
 
 def fuzz(count: int = FUZZED) -> list[Row]:

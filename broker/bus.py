@@ -84,23 +84,21 @@ class Bus:
                 return worker, heard
 
     def _may_say(self, worker: int, frame: Frame) -> bool:
-        if frame.kind == Kind.SEND:
-            if self._owns(worker, frame):
+        if frame.kind is Kind.SEND:
+            source, destination, owners = frame.source, frame.destination, self._owners
+            nodes = len(owners)
+            if (
+                source < nodes
+                and owners[source] == worker
+                and (destination < nodes or (destination == NOBODY and frame.flags & PUBLISH))
+            ):
                 return True
             self._ledger.malformed("speaks for another node")
-        elif frame.kind == Kind.QUIET:
+        elif frame.kind is Kind.QUIET:
             return True
         else:
             self._ledger.malformed(f"unexpected {frame.kind.name}")
         return False
-
-    def _owns(self, worker: int, frame: Frame) -> bool:
-        known = frame.destination < len(self._owners) or (
-            frame.destination == NOBODY and frame.flags & PUBLISH
-        )
-        return bool(
-            known and frame.source < len(self._owners) and self._owners[frame.source] == worker
-        )
 
     def _admit(self, identity: bytes, body: Mapping[str, object]) -> None:
         index, token = body.get("index"), body.get("token")

@@ -31,6 +31,7 @@ from broker.errors import RealWorldError, SpinError, WorkerError
 
 NANOSECONDS = 1_000_000_000
 _SPIN_LIMIT = 1_000_000
+_FAR_S = 1e9
 _WORK_DEADLINE_S = 600.0
 _LOOK_S = 0.2
 
@@ -128,7 +129,12 @@ class _Timer(_Handle, asyncio.TimerHandle):
         loop: NodeLoop,
         context: Context | None,
     ) -> None:
-        _Handle.__init__(self, callback, args, loop, context)
+        self._context = copy_context() if context is None else context
+        self._loop = loop
+        self._callback = callback
+        self._args = args
+        self._cancelled = False
+        self._repr = self._source_traceback = None
         self._when = when
         self._scheduled = True
 
@@ -314,7 +320,16 @@ class NodeLoop(asyncio.AbstractEventLoop):
         *args: Any,
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
-        return self.call_at(self.time() + delay, callback, *args, context=context)
+        if self._drift or not delay < _FAR_S:
+            return self.call_at(self.time() + delay, callback, *args, context=context)
+        due_ns = self._now_ns
+        if delay > 0:
+            due_ns += round(delay * NANOSECONDS)
+        when = (due_ns + self._monotonic_ahead_ns) / NANOSECONDS
+        handle = _Timer(when, callback, args, self, context)
+        if not self._fenced:
+            heapq.heappush(self._timers, (due_ns, next(self._order), handle))
+        return handle
 
     def call_at(  # type: ignore[override]
         self,

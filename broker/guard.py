@@ -6,8 +6,8 @@ are the node's own, virtual and seeded; a real sleep, thread, socket or process 
 error that names the node and says what to do instead. Only code that runs on a node's loop is
 concerned: other threads, and what `node.compute` does in them, find everything as it was.
 
-Out of reach: names that a module had bound before (`from time import time`), `datetime.now`, and
-what compiled libraries do by themselves.
+Out of reach: names that a module had bound before (`from time import time`), `datetime.now`,
+`time.strftime` without a time, and what compiled libraries do by themselves.
 """
 
 from __future__ import annotations
@@ -69,6 +69,8 @@ def _patch() -> None:
         ahead_ns = EPOCH_NS if name == "time" else 0
         _replace(time, name, _seconds(getattr(time, name), ahead_ns))
         _replace(time, f"{name}_ns", _nanoseconds(getattr(time, f"{name}_ns"), ahead_ns))
+    for name in ("gmtime", "localtime", "ctime"):
+        _replace(time, name, _calendar(getattr(time, name)))
     _refuse(time, "sleep", "time.sleep", "await asyncio.sleep")
     shared = random._inst
     for name in dir(random):
@@ -122,6 +124,15 @@ def _nanoseconds(original: Callable[[], int], ahead_ns: int) -> Callable[[], int
         return original() if loop is None else _clock_ns(loop, ahead_ns)
 
     return nanoseconds
+
+
+def _calendar(original: Callable[[float | None], Any]) -> Callable[..., Any]:
+    def date(seconds: float | None = None) -> Any:
+        if seconds is None and (loop := _here()) is not None:
+            seconds = _clock_ns(loop, EPOCH_NS) / 1e9
+        return original(seconds)
+
+    return date
 
 
 def _clock_ns(loop: NodeLoop, ahead_ns: int) -> int:

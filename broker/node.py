@@ -37,6 +37,7 @@ from topologies import Node as Place
 T = TypeVar("T")
 Header = dict[str, Any]
 _HEARTBEATS = "heartbeats"
+_BUFFERS = (bytes, bytearray, memoryview)
 
 
 @dataclass(slots=True, eq=False)
@@ -583,7 +584,7 @@ def _owned(payload: Sequence[Buffer]) -> tuple[bytes, ...]:
     """The payload as the sender has it now, whatever it writes into its buffers later."""
     if not payload and isinstance(payload, tuple):
         return ()
-    if isinstance(payload, bytes | bytearray | memoryview):
+    if isinstance(payload, _BUFFERS):
         raise TypeError("a payload is a sequence of buffers; put this one into a list")
     return tuple([part if isinstance(part, bytes) else bytes(memoryview(part)) for part in payload])
 

@@ -15,13 +15,11 @@ the trace is the same for any number of workers.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import heapq
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 from operator import attrgetter, itemgetter
 from typing import Any
 
@@ -90,7 +88,7 @@ class Scheduler:
         self._troubles = troubles
         self._ledger = ledger
         self._bus = bus
-        self._seed = seed
+        self._words = [_word(seed, name) for name in names]
         self._buffer_bytes = send_buffer_bytes
         self._limit_ns = limit_ns
         self._observe = observe
@@ -240,22 +238,17 @@ class Scheduler:
 
     def _in_order(self, frames: list[Frame], when: Callable[[Frame], int]) -> Iterable[Frame]:
         """By time; at one instant by a hash of seed, instant and source, then by sequence."""
-        if len(frames) < 2:
-            return frames
-        frames.sort(key=when)
         if len({when(frame) for frame in frames}) == len(frames):
+            frames.sort(key=when)
             return frames
-        ordered: list[Frame] = []
-        for at_ns, group in groupby(frames, when):
-            together = list(group)
-            if len(together) > 1:
-                together.sort(key=functools.partial(self._rank, at_ns))
-            ordered += together
-        return ordered
+        words = self._words
 
-    def _rank(self, at_ns: int, frame: Frame) -> tuple[bytes, int, int]:
-        source = self._names[frame.source]
-        return _tie_break(self._seed, at_ns, source), frame.sequence, frame.destination
+        def rank(frame: Frame) -> tuple[int, int, int, int]:
+            at_ns = when(frame)
+            return at_ns, _tie_break(words[frame.source], at_ns), frame.sequence, frame.destination
+
+        frames.sort(key=rank)
+        return frames
 
     # The conversation with the workers.
 
@@ -476,6 +469,13 @@ def _merged(reports: Sequence[dict[str, Any]], what: str) -> list[Any]:
     return sorted(said, key=lambda thing: thing[:2]) if len(said) > 1 else said
 
 
-@functools.lru_cache(maxsize=4096)
-def _tie_break(seed: int, instant_ns: int, source: str) -> bytes:
-    return hashlib.blake2b(f"{seed}:{instant_ns}:{source}".encode(), digest_size=8).digest()
+def _word(seed: int, source: str) -> int:
+    """What is drawn for a node, of 64 bits, for the order at every instant."""
+    return int.from_bytes(hashlib.blake2b(f"{seed}:{source}".encode(), digest_size=8).digest())
+
+
+def _tie_break(word: int, at_ns: int) -> int:
+    """Who comes first at an instant, as good as drawn. `PYTHONHASHSEED` has no part in the hash of
+    numbers.
+    """
+    return hash((word, at_ns))

@@ -17,6 +17,7 @@ The high bit of a part's length says that it travels as a part of its own.
 from __future__ import annotations
 
 import struct
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -44,6 +45,7 @@ _MORE = int(zmq.SNDMORE)
 _HEAD = struct.Struct("!2sH")
 _PREFIX = struct.Struct("!BBHIIQQqqqBI")
 _LENGTHS = tuple(struct.Struct(f"!{count}I") for count in range(17))
+_ONE = _LENGTHS[1]
 
 Buffer = bytes | memoryview
 
@@ -107,11 +109,7 @@ class Frame:
     @property
     def size_bytes(self) -> int:
         """All its bytes, as they would lie in a stream."""
-        rest = self._rest or _write(self)
-        size = _PREFIX.size + len(rest.near)
-        for part in rest.apart:
-            size += len(part)
-        return size
+        return (self._rest or _write(self)).size_bytes
 
     @property
     def body_bytes(self) -> int:
@@ -128,9 +126,13 @@ class Frame:
         rest = self._rest
         if rest is None:
             return self.body, self.payload
-        begin = rest.purpose_length
-        end = begin + rest.body_length
-        return rest.near[begin:end], _cut(rest, end) if rest.parts else ()
+        near, apart, _, begin, length, parts = rest
+        end = begin + length
+        if not parts:
+            return near[begin:end], ()
+        if parts == 1:
+            return near[begin:end], apart or (near[end + _ONE.size :],)
+        return near[begin:end], _cut(rest, end)
 
     def __getattr__(self, name: str) -> Any:
         """The body and the payload of a frame that was decoded are cut out when they are wanted."""
@@ -145,14 +147,25 @@ class _Rest(NamedTuple):
 
     near: Buffer
     apart: tuple[Buffer, ...]
+    size_bytes: int
     purpose_length: int
     body_length: int
     parts: int
 
 
+class _Packer(threading.local):
+    """A packer for each thread: a new one for each body costs six times as much."""
+
+    def __init__(self) -> None:
+        self.pack = msgpack.Packer(use_bin_type=True).pack
+
+
+_mine = _Packer()
+
+
 def pack(value: dict[str, Any]) -> bytes:
     """A header or a control body as msgpack."""
-    packed: bytes = msgpack.packb(value, use_bin_type=True)
+    packed: bytes = _mine.pack(value)
     return packed
 
 
@@ -220,7 +233,7 @@ def check(frame: Frame) -> None:
     if frame.payload:
         if len(frame.payload) > MAX_PARTS:
             raise FrameError(f"{len(frame.payload):,} payload parts; at most {MAX_PARTS:,}")
-        total = sum(len(part) for part in frame.payload)
+        total = sum(map(len, frame.payload))
         if total > MAX_PAYLOAD_BYTES:
             raise FrameError(f"payload of {total:,} bytes; at most {MAX_PAYLOAD_BYTES:,}")
 
@@ -232,7 +245,7 @@ def encode(frames: Sequence[Frame]) -> list[Buffer]:
     inside: list[Buffer] = [_HEAD.pack(MAGIC, len(frames))]
     apart: list[Buffer] = []
     for frame in frames:
-        near, mine, purpose_length, body_length, count = frame._rest or _write(frame)
+        near, mine, _, purpose_length, body_length, count = frame._rest or _write(frame)
         inside.append(
             _PREFIX.pack(
                 frame.kind,
@@ -261,16 +274,21 @@ def _write(frame: Frame) -> _Rest:
     body, payload = frame.body, frame.payload
     apart: tuple[Buffer, ...] = ()
     near: Buffer
-    if payload:
+    if not payload:
+        near = purpose + body if purpose else body
+    elif len(payload) == 1 and len(payload[0]) < LARGE_BYTES:
+        near = b"".join((purpose, body, _ONE.pack(len(payload[0])), payload[0]))
+    else:
         sizes = [len(part) for part in payload]
         marked = [size | _APART if size >= LARGE_BYTES else size for size in sizes]
         lengths = _lengths(len(marked)).pack(*marked)
         small = [part for part in payload if len(part) < LARGE_BYTES]
         apart = tuple([part for part in payload if len(part) >= LARGE_BYTES])
         near = b"".join((purpose, body, lengths, *small))
-    else:
-        near = purpose + body if purpose else body
-    rest = frame._rest = _Rest(near, apart, len(purpose), len(body), len(payload))
+    size = _PREFIX.size + len(near)
+    if apart:
+        size += sum(map(len, apart))
+    rest = frame._rest = _tuple(_Rest, (near, apart, size, len(purpose), len(body), len(payload)))
     return rest
 
 
@@ -318,6 +336,7 @@ def _decode_one(
         raise FrameError(f"body of {body_length:,} bytes; at most {MAX_BODY_BYTES:,}")
     if count > MAX_PARTS:
         raise FrameError(f"{count:,} payload parts; at most {MAX_PARTS:,}")
+    begin = at
     at += _PREFIX.size
     body_at = at + purpose_length
     lengths_at = body_at + body_length
@@ -331,12 +350,13 @@ def _decode_one(
         except UnicodeDecodeError as error:
             raise FrameError(f"purpose is not UTF-8: {error}") from error
     mine: tuple[Buffer, ...] = ()
+    far = 0
     if count:
         lengths = _lengths(count).unpack_from(packet, lengths_at)
         if count == 1 and lengths[0] < LARGE_BYTES:
             next_at += lengths[0]
         else:
-            small, mine = _measure(lengths, parts, apart)
+            small, far, mine = _measure(lengths, parts, apart)
             next_at += small
         if next_at > end:
             raise FrameError("the packet ends within a payload")
@@ -351,14 +371,19 @@ def _decode_one(
     frame.flags = flags
     frame.due_ns = due
     frame.clock_ns = clock
-    frame._rest = _tuple(_Rest, (packet[at:next_at], mine, purpose_length, body_length, count))
+    size = next_at - begin + far
+    frame._rest = _tuple(
+        _Rest, (packet[at:next_at], mine, size, purpose_length, body_length, count)
+    )
     return frame, next_at, apart + len(mine)
 
 
 def _measure(
     lengths: Sequence[int], parts: Sequence[Buffer], apart: int
-) -> tuple[int, tuple[Buffer, ...]]:
-    """How many bytes of payload are near, and the parts that are not. Raises FrameError."""
+) -> tuple[int, int, tuple[Buffer, ...]]:
+    """How many bytes of payload are near and apart, and the parts that are apart. Raises
+    FrameError.
+    """
     total = small = 0
     mine: list[Buffer] = []
     for length in lengths:
@@ -375,7 +400,7 @@ def _measure(
             raise FrameError("the packet ends within a payload")
         else:
             small += size
-    return small, tuple(mine)
+    return small, total - small, tuple(mine)
 
 
 def _cut(rest: _Rest, at: int) -> tuple[Buffer, ...]:

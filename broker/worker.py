@@ -207,18 +207,17 @@ class Worker:
         for machine in machines:
             number = machine.number
             if machine.node is not None:
-                said = machine.node.said
+                said, owed = machine.node.said, machine.node._traffic.receipts
                 frames += said.frames
-                if said.notes:
+                said.frames.clear()
+                if said.notes or said.facts or said.topics:
                     notes += [(at_ns, number, event, what) for at_ns, event, what in said.notes]
-                if said.facts:
                     facts += [(at_ns, number, fact, nodes) for at_ns, fact, nodes in said.facts]
-                if said.topics:
                     topics += [(at_ns, number, topic, on) for at_ns, topic, on in said.topics]
-                said.clear()
-                owed = machine.node._traffic.receipts
-                receipts += [(at_ns, number, *receipt) for at_ns, *receipt in owed]  # type: ignore[misc]
-                owed.clear()
+                    said.clear()
+                if owed:
+                    receipts += [(at_ns, number, *receipt) for at_ns, *receipt in owed]  # type: ignore[misc]
+                    owed.clear()
             if machine.ended_ns is not None and not machine.reported:
                 machine.reported = True
                 if machine.failure is not None:

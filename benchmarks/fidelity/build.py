@@ -1,4 +1,4 @@
-"""Compiles the C and C++ programs beside this file, and runs them under a deadline.
+"""Compiles the C and C++ programs beside this file, and runs them, side by side, under a deadline.
 
 What runs is known, so that a measurement that is broken off leaves nothing running.
 """
@@ -7,13 +7,19 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from typing import Any
 
 from benchmarks.fidelity.grid import Cell
 
 PROGRAMS = Path(__file__).parent / "programs"
 COMPILE_TIMEOUT_S = 300
+
+Runs = list[dict[str, Any]]
+"""What the runs of a cell gave, each with its seed."""
 
 
 class NotHereError(Exception):
@@ -57,10 +63,28 @@ def finished(command: Sequence[str], timeout_s: float) -> subprocess.CompletedPr
     return subprocess.CompletedProcess(list(command), program.returncode, output, errors)
 
 
-def kill_all() -> None:
-    """Ends every program that `finished` is waiting for, in whatever thread."""
-    for program in tuple(_running):
-        program.kill()
+def side_by_side(
+    jobs: Iterable[tuple[Cell, Callable[[], Runs]]], most: int
+) -> Iterator[tuple[Cell, Runs]]:
+    """Does jobs in so many threads; gives each cell with its runs, in the order of their seeds, as
+    soon as its jobs are done. What ends this early ends all programs that `finished` waits for.
+    """
+    with ThreadPoolExecutor(most) as pool:
+        cells = {pool.submit(job): cell for cell, job in jobs}
+        left = Counter(cell.name for cell in cells.values())
+        found: dict[str, Runs] = {name: [] for name in left}
+        try:
+            for job in as_completed(cells):
+                cell = cells[job]
+                found[cell.name] += job.result()
+                left[cell.name] -= 1
+                if not left[cell.name]:
+                    yield cell, sorted(found[cell.name], key=lambda run: run["seed"])
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for program in tuple(_running):
+                program.kill()
+            raise
 
 
 def arguments(cell: Cell, first_seed: int, runs: int) -> list[str]:

@@ -3,10 +3,10 @@
 `programs/rig.c` builds the route and carries the transfers out; here is decided what runs when.
 What has no loss is repeated under a real-time policy, its relay spinning before a packet is due, so
 that times are exact to some tens of µs; what is short or fast runs alone, the rest a few at a time
-beside the lossy cells. What the rest of the way
-costs is measured with probes first and taken from the relay's delay. Of the repeats, the half with
-the most punctual relay counts. Lossy cells sleep most of the time and run side by side, as many as
-the machine carries, several seeds in a row in each rig.
+beside the lossy cells. What the rest of the way costs is measured with probes first and taken from
+the relay's delay. Of the repeats, the half with the most punctual relay counts. Lossy cells sleep
+most of the time and run side by side, as many as the machine carries, several seeds in a row in
+each rig.
 
 Needs root, gcc, ip and tc. Nothing remains of a rig that is killed.
 """
@@ -22,12 +22,19 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.fidelity.build import NotHereError, arguments, compiled, finished, kill_all
+from benchmarks.fidelity.build import (
+    NotHereError,
+    Runs,
+    arguments,
+    compiled,
+    finished,
+    side_by_side,
+)
 from benchmarks.fidelity.grid import INITIAL_WINDOW, SEGMENT_BYTES, Cell, Hop, queue_bytes
 from benchmarks.fidelity.store import Store
 
@@ -71,10 +78,10 @@ def measure(cells: Sequence[Cell], seeds: int, store: Store, say: Callable[[str]
         alone = [cell for cell in cells if not cell.lossy and not _is_slow(cell)]
         slow = [cell for cell in cells if not cell.lossy and _is_slow(cell)]
         lossy = [cell for cell in cells if cell.lossy]
-        _side_by_side(program, alone, seeds, store, say, most=1)
-        _side_by_side(program, [*slow, *lossy], seeds, store, say, most=SIDE_BY_SIDE)
+        _measure(program, alone, seeds, store, say, most=1)
+        _measure(program, [*slow, *lossy], seeds, store, say, most=SIDE_BY_SIDE)
         again = [cell for cell in (*alone, *slow) if _was_disturbed(store, cell)]
-        _side_by_side(program, again, seeds, store, say, most=1)
+        _measure(program, again, seeds, store, say, most=1)
 
 
 def repeats(cell: Cell) -> int:
@@ -94,7 +101,7 @@ def _is_slow(cell: Cell) -> bool:
     return cell.ideal_s > EXACT_BELOW_S and cell.bottleneck_bps < EXACT_FROM_BPS
 
 
-def _side_by_side(
+def _measure(
     program: Path,
     cells: Sequence[Cell],
     seeds: int,
@@ -103,31 +110,17 @@ def _side_by_side(
     *,
     most: int,
 ) -> None:
-    found: dict[str, list[dict[str, Any]]] = {cell.name: [] for cell in cells}
-    left: dict[str, int] = {}
     load = _Load(TOGETHER_BPS)
-    with ThreadPoolExecutor(most) as pool:
-        jobs = {}
-        for cell in sorted(cells, key=lambda cell: (cell.lossy, -cell.guess_s)):
-            total = cell.seeds(seeds) if cell.lossy else repeats(cell)
-            size = max(1, min(total, int(CHUNK_S / cell.guess_s))) if cell.lossy else total
-            for first in range(0, total, size):
-                count = min(size, total - first)
-                job = pool.submit(_run_within, load, program, cell, 1 + first, count)
-                jobs[job] = cell
-                left[cell.name] = left.get(cell.name, 0) + 1
-        try:
-            for job in as_completed(jobs):
-                cell = jobs[job]
-                found[cell.name] += job.result()
-                left[cell.name] -= 1
-                if not left[cell.name]:
-                    _keep(store, cell, sorted(found[cell.name], key=lambda run: run["seed"]))
-                    say(f"kernel {cell.name}")
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            kill_all()
-            raise
+    jobs = []
+    for cell in sorted(cells, key=lambda cell: (cell.lossy, -cell.guess_s)):
+        total = cell.seeds(seeds) if cell.lossy else repeats(cell)
+        size = max(1, min(total, int(CHUNK_S / cell.guess_s))) if cell.lossy else total
+        for first in range(0, total, size):
+            count = min(size, total - first)
+            jobs.append((cell, partial(_run_within, load, program, cell, 1 + first, count)))
+    for cell, found in side_by_side(jobs, most):
+        _keep(store, cell, found)
+        say(f"kernel {cell.name}")
 
 
 class _Load:
@@ -153,9 +146,7 @@ class _Load:
                 self._changed.notify_all()
 
 
-def _run_within(
-    load: _Load, program: Path, cell: Cell, first_seed: int, runs: int
-) -> list[dict[str, Any]]:
+def _run_within(load: _Load, program: Path, cell: Cell, first_seed: int, runs: int) -> Runs:
     expected_bps = cell.size_bytes * 8 * cell.flows / cell.guess_s + cell.cross_bps
     if not cell.lossy:
         expected_bps = TOGETHER_BPS / EXACT_TOGETHER
@@ -163,9 +154,7 @@ def _run_within(
         return _run(program, cell, first_seed, runs, exact=not cell.lossy)
 
 
-def _run(
-    program: Path, cell: Cell, first_seed: int, runs: int, *, exact: bool
-) -> list[dict[str, Any]]:
+def _run(program: Path, cell: Cell, first_seed: int, runs: int, *, exact: bool) -> Runs:
     """Some runs in a row in one rig; those that did not end in time are missing, and said."""
     each_s = cell.guess_s * 3 + 4 * cell.delay_s + 2
     deadline_s = int(runs * each_s + 20)
@@ -178,7 +167,7 @@ def _run(
     return lines
 
 
-def _keep(store: Store, cell: Cell, runs: list[dict[str, Any]]) -> None:
+def _keep(store: Store, cell: Cell, runs: Runs) -> None:
     """Of repeats without loss, the half with the most punctual relay; of lossy runs, all."""
     if not runs:
         store.cells.pop(cell.name, None)

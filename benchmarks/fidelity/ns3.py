@@ -11,12 +11,11 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from benchmarks.fidelity.build import arguments, compiled, finished, kill_all
+from benchmarks.fidelity.build import Runs, arguments, compiled, finished, side_by_side
 from benchmarks.fidelity.grid import Cell
 from benchmarks.fidelity.store import Store
 
@@ -38,7 +37,7 @@ def simulator() -> Iterator[Path]:
 
 def measure(cells: Sequence[Cell], seeds: int, store: Store, say: Callable[[str], None]) -> None:
     """Runs the cells and puts their figures into the store."""
-    with simulator() as program, ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    with simulator() as program:
         store.settings = {
             "ns-3": "3.37",
             **_run(program, [*arguments(cells[0], 1, 0), "--settings"])[0],
@@ -46,27 +45,14 @@ def measure(cells: Sequence[Cell], seeds: int, store: Store, say: Callable[[str]
             "RTO": "SRTT + max(4 RTTVAR, 200 ms), as Linux",
             "link": "point-to-point, rate scaled by 1502/1514 for its shorter header",
         }
-        jobs = {}
-        left: dict[str, int] = {}
-        found: dict[str, list[dict[str, Any]]] = {cell.name: [] for cell in cells}
-        for cell in sorted(cells, key=lambda cell: cell.lossy):
-            total = runs(cell, seeds)
-            for first in range(0, total, CHUNK):
-                words = arguments(cell, 1 + first, min(CHUNK, total - first))
-                jobs[pool.submit(_run, program, words)] = cell
-                left[cell.name] = left.get(cell.name, 0) + 1
-        try:
-            for job in as_completed(jobs):
-                cell = jobs[job]
-                found[cell.name] += job.result()
-                left[cell.name] -= 1
-                if not left[cell.name]:
-                    _keep(store, cell, found[cell.name])
-                    say(f"ns3 {cell.name}")
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            kill_all()
-            raise
+        jobs = [
+            (cell, partial(_run, program, words))
+            for cell in sorted(cells, key=lambda cell: cell.lossy)
+            for words in _chunks(cell, runs(cell, seeds))
+        ]
+        for cell, found in side_by_side(jobs, os.cpu_count() or 1):
+            _keep(store, cell, found)
+            say(f"ns3 {cell.name}")
 
 
 def runs(cell: Cell, seeds: int) -> int:
@@ -76,15 +62,19 @@ def runs(cell: Cell, seeds: int) -> int:
     return PHASES if cell.flows > 1 or cell.cross_bps else 1
 
 
-def _run(program: Path, words: Sequence[str]) -> list[dict[str, Any]]:
+def _chunks(cell: Cell, total: int) -> Iterator[list[str]]:
+    for first in range(0, total, CHUNK):
+        yield arguments(cell, 1 + first, min(CHUNK, total - first))
+
+
+def _run(program: Path, words: Sequence[str]) -> Runs:
     done = finished([str(program), *words], TIMEOUT_S)
     if done.returncode:
         raise RuntimeError(f"ns-3 ended with {done.returncode}: {done.stderr[-1000:]}")
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def _keep(store: Store, cell: Cell, found: list[dict[str, Any]]) -> None:
-    found.sort(key=lambda run: run["seed"])
+def _keep(store: Store, cell: Cell, found: Runs) -> None:
     ended = [run["seconds"] for run in found if min(run["seconds"]) > 0]
     if len(ended) < len(found):
         print(f"ns3 {cell.name}: {len(found) - len(ended)} runs never ended", file=sys.stderr)

@@ -47,6 +47,16 @@ def test_clocks_are_virtual_and_a_run_begins_on_new_years_day_2026():
     ]  # fmt: skip
 
 
+def test_the_calendar_is_the_nodes_too():
+    async def main(_: Node):
+        await asyncio.sleep(86_400)
+        return time.gmtime()[:6], time.gmtime(0)[:6], time.ctime(), time.localtime()
+
+    then = NEW_YEAR + 86_400
+    epoch, second = (1970, 1, 1, 0, 0, 0), (2026, 1, 2, 0, 0, 0)
+    assert alone(main) == (second, epoch, time.ctime(then), time.localtime(then))
+
+
 def test_a_clock_that_is_off_is_off_in_time_and_in_uuids_and_never_in_monotonic():
     async def main(_: Node):
         await asyncio.sleep(2)

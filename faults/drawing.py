@@ -117,7 +117,7 @@ def _makers(selection: Selection, dice: Dice, intensity: float) -> list[_Maker]:
         makers.append(at("reorder", lambda: late() | {"chance": f"+{percent(20)}"}))
     if len(nodes) > 1:
         some = nodes if len(nodes) <= 32 else dice.shuffled(nodes)[:32]
-        patterns = (swizzle, isolate_one, split, majority_ring)
+        patterns = [swizzle, isolate_one, split] + [majority_ring] * (len(nodes) > 3)
         makers += [partial(pattern, some, dice=dice) for pattern in patterns]
     return makers
 

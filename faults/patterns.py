@@ -74,7 +74,7 @@ def majority_ring(nodes: Sequence[str], at_ns: int, lasts_ns: int, dice: Dice) -
     """Each of these nodes hears a majority of them, but no two the same one.
 
     They stand in a ring in random order, and each hears only those nearest to it (Jepsen's
-    ``majorities-ring``). It takes five to be any other than a split.
+    ``majorities-ring``). Of three all hear each other, so it takes four.
     """
     ring = dice.shuffled(nodes)
     size = len(ring)

@@ -89,6 +89,10 @@ def test_in_a_majority_ring_each_hears_a_majority_and_no_two_the_same(size):
     )
 
 
+def test_a_ring_of_three_is_whole():
+    assert patterns.majority_ring(NAMES[:3], 0, SECOND, Dice(3)) == []
+
+
 @given(strategies.topologies(), st.integers(), st.floats(0.0, 1.0))
 @settings(derandomize=True, deadline=None, max_examples=150)
 def test_a_random_scenario_fits_and_is_over_in_its_time(network, seed, intensity):

@@ -60,10 +60,10 @@ timeline:
   - {at: 99 s, partition: [[pi-1, pi-2], [others]], for: 9 s}
   - {at: 99 s, trace: {file: TRACE, link: [pi-1, hub], unit: kbit/s}, for: 9 s}
 processes:
-  - churn: {nodes: role=host, mean_up: 4 min, mean_down: 30 s, until: 20 min}
-  - crashes: {nodes: "*", mean_between: 2 min, mean_down: 9 s, until: 20 min, id: dice}
-  - flapping: {nodes: "pi-*", mean_up: 1 min, mean_down: 2 s, until: 20 min}
-  - diurnal: {nodes: phone, most: 90 %, least: 10 %, mean_stay: 10 min, day: 1 h, as: pause}
+  - churn: {nodes: role=host, mean_up: 4 min, mean_down: 30 s, until: 5 min}
+  - {id: dice, crashes: {nodes: "*", mean_between: 2 min, mean_down: 9 s, until: 5 min}}
+  - flapping: {nodes: "pi-*", mean_up: 1 min, mean_down: 2 s, until: 5 min}
+  - diurnal: {nodes: phone, most: 90 %, least: 10 %, mean_stay: 9 min, until: 2 h, as: pause}
 """
 SMALL = topologies.parse(TOPOLOGY)
 SPICE = [
@@ -135,6 +135,14 @@ def test_a_mutated_topology_means_something_or_gets_an_error(seed):
         assert_speaks_to_a_person(error)
     else:
         assert topology.nodes
+
+
+def test_the_file_that_is_mutated_is_good_and_has_every_kind():
+    scenario = faults.parse(SCENARIO)
+    assert faults.expand(scenario, SMALL, seed=1)
+    spellings = {"loss", "corrupt", "duplicate"}
+    assert {fault.kind for fault in scenario.timeline} == set(faults.KINDS) - spellings
+    assert {process.kind for process in scenario.processes} == set(faults.PROCESSES)
 
 
 THOUSAND = 1_000

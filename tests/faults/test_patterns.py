@@ -94,7 +94,7 @@ def test_a_ring_of_three_is_whole():
 
 
 @given(strategies.topologies(), st.integers(), st.floats(0.0, 1.0))
-@settings(derandomize=True, deadline=None, max_examples=150)
+@settings(derandomize=True, deadline=None, max_examples=60)
 def test_a_random_scenario_fits_and_is_over_in_its_time(network, seed, intensity):
     scenario = faults.random(network, seed, intensity=intensity, duration_s=60)
     events = faults.expand(scenario, network, 1)

@@ -11,7 +11,7 @@ import topologies
 from faults import strategies
 
 ANY = strategies.topologies()
-quickly = settings(derandomize=True, deadline=None, max_examples=100)
+quickly = settings(derandomize=True, deadline=None, max_examples=50)
 
 
 @given(st.data())
@@ -27,7 +27,7 @@ def test_a_drawn_scenario_fits_its_topology_and_is_written_and_read_again(data):
 @pytest.mark.parametrize("kind", [kind for kind in faults.KINDS if kind != "trace"])
 def test_every_kind_is_drawn_expanded_and_written_as_what_happened(kind):
     @given(st.data())
-    @settings(derandomize=True, deadline=None, max_examples=20)
+    @settings(derandomize=True, deadline=None, max_examples=10)
     def check(data):
         network = data.draw(ANY)
         entry = data.draw(strategies.entries(network, (kind,)))

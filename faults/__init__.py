@@ -16,10 +16,11 @@ breaks many programs, and `minimize` shrinks a scenario to what is needed for a 
 
 from faults.conditions import Conditions, Traffic
 from faults.drawing import random
-from faults.entries import KINDS, PROCESSES
+from faults.entries import KINDS
 from faults.errors import ScenarioError
 from faults.event import Amount, Change, Event
 from faults.minimizing import minimize
+from faults.processes import PROCESSES
 from faults.scenario import Scenario, catalog, load, parse
 from faults.selection import Selection
 from faults.timeline import expand, resolve

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from typing import TypeAlias
 
-from faults.entries import Churn, Crashes, Diurnal, Flapping, Process
 from faults.event import Event
+from faults.processes import Churn, Crashes, Diurnal, Flapping, Process
 from faults.selection import Selection
 from topologies.document import Place
 

@@ -59,6 +59,8 @@ def _makers(selection: Selection, dice: Dice, intensity: float) -> list[_Maker]:
     """What can happen on this topology, each as likely."""
     nodes = list(selection.topology.nodes)
     joined = [node for node in nodes if selection.links_of([node])]
+    sending = [node for node in nodes if selection.links_of([node], oneway=True)]
+    links = list(selection.topology.links)
     delayed = [link.ends for link in selection.topology.links.values() if link.delay_s]
     bad = 1 + round(99 * intensity)
 
@@ -66,11 +68,12 @@ def _makers(selection: Selection, dice: Dice, intensity: float) -> list[_Maker]:
         return {"nodes": dice.one(nodes)}
 
     def on_links() -> dict[str, Any]:
-        if dice.below(2):
-            return {"nodes": dice.one(joined)} | dice.one([{}, {"oneway": True}])
-        return {"link": list(dice.one(list(selection.topology.links)))} | dice.one(
-            [{}, {"oneway": True}]
-        )
+        one, oneway = dice.below(2), dice.below(2)
+        if one:
+            whom: dict[str, Any] = {"link": list(dice.one(links))}
+        else:
+            whom = {"nodes": dice.one(sending if oneway else joined)}
+        return whom | ({"oneway": True} if oneway else {})
 
     def percent(most: int) -> str:
         return f"{dice.between(1, max(1, most * bad // 100))} %"
@@ -115,11 +118,17 @@ def _makers(selection: Selection, dice: Dice, intensity: float) -> list[_Maker]:
             return {"link": list(dice.one(delayed)), "oneway": True}
 
         makers.append(at("reorder", lambda: late() | {"chance": f"+{percent(20)}"}))
+    if len(joined) > 1:
+        makers.append(partial(swizzle, _some(joined, dice), dice=dice))
     if len(nodes) > 1:
-        some = nodes if len(nodes) <= 32 else dice.shuffled(nodes)[:32]
-        patterns = [swizzle, isolate_one, split] + [majority_ring] * (len(nodes) > 3)
-        makers += [partial(pattern, some, dice=dice) for pattern in patterns]
+        patterns = [isolate_one, split] + [majority_ring] * (len(nodes) > 3)
+        makers += [partial(pattern, _some(nodes, dice), dice=dice) for pattern in patterns]
     return makers
+
+
+def _some(nodes: list[str], dice: Dice) -> list[str]:
+    """At most so many that a pattern of them can be read."""
+    return nodes if len(nodes) <= 32 else dice.shuffled(nodes)[:32]
 
 
 def _flow(selection: Selection, dice: Dice) -> dict[str, str]:

@@ -14,8 +14,9 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from faults.entries import Fault, Process
+from faults.entries import Fault
 from faults.errors import ScenarioError
+from faults.processes import Process
 from faults.scenario import Scenario
 from faults.writing import content, write
 from topologies import units

@@ -35,8 +35,9 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from faults import recordings
-from faults.entries import Fault, Process
+from faults.entries import Fault
 from faults.errors import ScenarioError
+from faults.processes import Process
 from faults.recordings import Recording
 from topologies.bundled import Catalog
 from topologies.document import Document, Settings, parse_yaml

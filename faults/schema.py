@@ -12,7 +12,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from faults.entries import KINDS, PROCESSES
+from faults.entries import KINDS
+from faults.processes import PROCESSES
 from faults.scenario import ScenarioFile
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"

@@ -9,7 +9,7 @@ import pytest
 import faults
 from faults import ScenarioError
 from faults.chance import share
-from faults.entries import Diurnal
+from faults.processes import Diurnal
 
 SECOND = 10**9
 HOUR = 3600 * SECOND

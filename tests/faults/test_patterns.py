@@ -107,6 +107,21 @@ def test_a_random_scenario_fits_and_is_over_in_its_time(network, seed, intensity
     assert faults.parse(faults.write(scenario)).timeline == scenario.timeline
 
 
+def test_a_random_scenario_fits_where_links_go_one_way_only_or_there_are_none():
+    nodes = [topologies.Node(name=name) for name in ("a", "b", "c")]
+    ring = [
+        topologies.Link(source=a, target=b, bandwidth_bps=1e6, delay_s=0.0)
+        for a, b in (("a", "b"), ("a", "c"))
+    ]
+    for network in (
+        topologies.Topology.of("fork", nodes, ring),
+        topologies.Topology.of("islands", nodes, []),
+        topologies.Topology.of("alone", nodes[:1], []),
+    ):
+        for seed in range(50):
+            assert faults.expand(faults.random(network, seed, intensity=1.0), network, 1)
+
+
 def test_random_scenarios_have_every_kind_and_more_faults_where_they_are_intense(edge_clusters):
     drawn = [faults.random(edge_clusters, seed, intensity=1.0) for seed in range(20)]
     kinds = {fault.kind for scenario in drawn for fault in scenario.timeline}

@@ -146,6 +146,8 @@ class Fluid(Flow):
         wake = NEVER
         if self.waiting:
             wake = self.resume_ns
+        elif self.drained >= self.enqueued:
+            self.must = False  # nothing is left, or only trains that nobody has to look after
         else:
             goal: float = self.enqueued
             goal = min(goal, self.limit)

@@ -6,8 +6,6 @@ somebody has to be there, its goal.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from broker.network.agenda import NEVER, Agenda, Fate
 from broker.network.sender import Stream
 from broker.network.shares import Shares, enlist, unlist
@@ -53,28 +51,32 @@ class Progress:
 
     def _tell(self, stream: Stream, until_ns: int) -> None:
         """What has arrived by then; nothing else happens until then."""
-        queue, transit, fates = stream.queue, stream.transit, self._agenda.fates
-        told = 0
+        queue, transit = stream.queue, stream.transit
         while True:
-            while transit and transit[0][0] <= until_ns:
-                item = transit.popleft()
-                fates.append(_fate(Fate, (item[1], item[0], "", 0, True)))
-                told += 1
+            self._agenda.fates += self._arrived(stream, until_ns)
             if transit or not queue:
                 break
             stream.settle(until_ns)
             if not transit:
                 break
-        self._agenda.in_flight -= told
 
-    def early(self, stream: Stream, now_ns: int, until_ns: int) -> Iterator[Fate]:
+    def early(self, stream: Stream, now_ns: int, until_ns: int) -> list[Fate]:
         """Pops those arrivals until then that stand fast."""
         stream.settle(now_ns)
+        return self._arrived(stream, until_ns)
+
+    def _arrived(self, stream: Stream, until_ns: int) -> list[Fate]:
+        """Pops what is known to arrive by then."""
         transit = stream.transit
-        while transit and transit[0][0] <= until_ns:
-            arrival_ns, number, _, _, _ = transit.popleft()
-            self._agenda.in_flight -= 1
-            yield _fate(Fate, (number, arrival_ns, "", 0, True))
+        if transit and transit[-1][0] <= until_ns:
+            told = list(transit)
+            transit.clear()
+        else:
+            told = []
+            while transit and transit[0][0] <= until_ns:
+                told.append(transit.popleft())
+        self._agenda.in_flight -= len(told)
+        return [_fate(Fate, (number, at_ns, "", 0, True)) for at_ns, number, _, _, _ in told]
 
     def _resume(self, stream: Stream, at_ns: int) -> None:
         """A silence is over: the next round, a timer, or the end of patience with a lost way."""

@@ -118,11 +118,12 @@ def show_faults(
     name: Name = "",
     topology: Annotated[str, typer.Option(help="The topology it is to meet.")] = "edge-clusters",
     seed: Annotated[int, typer.Option(help="Of what a scenario draws.")] = 0,
+    everything: Annotated[bool, typer.Option("--all", help="All faults, however many.")] = False,
 ) -> None:
-    """The concrete events of a scenario, without running anything."""
+    """The concrete events of a scenario and a picture of them, without running anything."""
     from atlas import showing  # noqa: PLC0415
 
-    showing.faults(name, topology, seed, Console())
+    showing.faults(name, topology, seed, Console(), everything=everything)
 
 
 @show.command("tasks")

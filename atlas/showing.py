@@ -12,6 +12,7 @@ from rich.text import Text
 
 import faults as scenarios
 import topologies
+from faults.picture import picture
 from topologies import InputError, units
 from topologies.document import Document, Value, parse_yaml
 from topologies.errors import did_you_mean
@@ -90,20 +91,57 @@ def _rules(changes: Sequence[str]) -> topologies.Rules | None:
     return Document("--rule", told).read(topologies.Rules, told) if told else None
 
 
-def faults(name: str, topology_name: str, seed: int, console: Console) -> None:
-    """The events of one scenario on a topology, or the names of those that are bundled."""
+def faults(
+    name: str, topology_name: str, seed: int, console: Console, *, everything: bool = False
+) -> None:
+    """The events of one scenario on a topology, or what is bundled."""
     if not name:
-        _names("Fault scenarios", scenarios.catalog(), console)
+        table = _table("Fault scenarios", "Scenario", "What")
+        for bundled in scenarios.catalog():
+            table.add_row(bundled, scenarios.load(bundled).description)
+        console.print(table)
         return
     network = topologies.load(topology_name)
-    events = scenarios.expand(scenarios.load(name), network, seed)
-    table = _table(f"{name} on {network.name}, seed {seed}: {len(events)} events", "At", "Fault",
-                   "What")  # fmt: skip
-    for event in events:
-        table.add_row(units.show_nanoseconds(event.at_ns), event.fault, event.text)
+    scenario = scenarios.load(name)
+    events = scenarios.expand(scenario, network, seed)
+    if scenario.description:
+        console.print(Text(f"{scenario.name}: {scenario.description}"))
+    over = {event.fault: event.at_ns for event in events if event.phase == "end"}
+    begins = [event for event in events if event.phase == "begin"]
+    shown = begins if everything else begins[:MOST_FAULTS_SHOWN]
+    title = f"{name} on {network.name}, seed {seed}: {len(begins)} faults, {len(events)} events"
+    table = _table(title, "At", "For", "Fault", "What")
+    for event in shown:
+        ends_ns = over.get(event.fault)
+        lasts = units.show_nanoseconds(ends_ns - event.at_ns) if ends_ns is not None else "ever"
+        table.add_row(units.show_nanoseconds(event.at_ns), lasts, event.fault, event.text)
     console.print(table)
+    if len(shown) < len(begins):
+        console.print(f"… and {len(begins) - len(shown)} more: --all shows them.\n")
+    _time_line(events, console)
     if any(event.selector for event in events):
-        console.print("What stands there as “… of …” is known only to a run.")
+        console.print("Who stands there by a description, as “host of …”, is known only to a run.")
+
+
+def _time_line(events: tuple[scenarios.Event, ...], console: Console) -> None:
+    """A picture with a line for each entry of the scenario."""
+    drawn = picture(events, width=1)
+    names = [f"{lane.name} {lane.kind.replace('_', ' ')}" for lane in drawn.lanes]
+    margin = max(map(len, names), default=0) + 1
+    drawn = picture(events, width=max(console.width - margin - 1, 20))
+    for label, lane in zip(names, drawn.lanes, strict=True):
+        line = Text(label.ljust(margin), no_wrap=True)
+        line.append(lane.cells, style=_COLORS.get(lane.kind, "yellow"))
+        console.print(line, crop=True)
+    console.print(Text(" " * margin + drawn.axis, style="dim"))
+
+
+MOST_FAULTS_SHOWN = 100
+_COLORS = {
+    **dict.fromkeys(("crash", "stop", "leave", "pause"), "red"),
+    **dict.fromkeys(("cut", "partition", "nat"), "magenta"),
+    **dict.fromkeys(("degrade", "traffic"), "cyan"),
+}
 
 
 def tasks(name: str, console: Console) -> None:

@@ -8,16 +8,23 @@ slow client-2: compute 4x
 
 `load` reads a scenario by name or path, `expand` makes concrete events of it, `resolve` fills in
 what only a run can know, `Conditions` says what is broken at an instant, and `concrete` writes
-events as a scenario that can be run again. Everything wrong with a file is a `ScenarioError` that
-says where and what would be right.
+events as a scenario that can be run again. `random` draws a scenario, `faults.patterns` has what
+breaks many programs, and `minimize` shrinks a scenario to what is needed for a failure;
+`faults.strategies` is for property tests with Hypothesis. Everything wrong with a file is a
+`ScenarioError` that says where and what would be right.
 """
 
-from faults.concrete import concrete
 from faults.conditions import Conditions, Traffic
+from faults.drawing import random
+from faults.entries import KINDS
 from faults.errors import ScenarioError
 from faults.event import Amount, Change, Event
-from faults.scenario import KINDS, PROCESSES, Scenario, catalog, load, parse
+from faults.minimizing import minimize
+from faults.processes import PROCESSES
+from faults.scenario import Scenario, catalog, load, parse
+from faults.selection import Selection
 from faults.timeline import expand, resolve
+from faults.writing import concrete, write
 
 __all__ = [
     "KINDS",
@@ -28,11 +35,15 @@ __all__ = [
     "Event",
     "Scenario",
     "ScenarioError",
+    "Selection",
     "Traffic",
     "catalog",
     "concrete",
     "expand",
     "load",
+    "minimize",
     "parse",
+    "random",
     "resolve",
+    "write",
 ]

@@ -4,6 +4,9 @@
 what they mean together. A fault that ends gives two events with the same name, ``begin`` and
 ``end``. An event whose nodes only a run can know ("host of client-3") says so in *selector* and has
 no nodes until `faults.resolve` has filled them in.
+
+A scenario file has more words than there are kinds of event: a ``join`` is the end of a ``leave``,
+a ``flap`` a row of ``cut``, a ``loss`` a ``degrade``, a trace one of these at a time.
 """
 
 from __future__ import annotations
@@ -15,18 +18,22 @@ from typing import Literal
 from topologies import units
 
 Phase = Literal["begin", "end"]
-Kind = Literal["crash", "stop", "pause", "slow", "skew", "degrade", "partition", "traffic"]
+Kind = Literal[
+    "crash", "stop", "pause", "leave", "slow", "squeeze", "skew", "full_disk", "degrade", "cut",
+    "partition", "nat", "traffic",
+]  # fmt: skip
 How = Literal["absolute", "relative", "plus"]
 
 
 @dataclass(frozen=True, slots=True)
 class Amount:
-    """What becomes of one number of a link.
+    """What becomes of one number of a link or a node.
 
     Attributes:
         how: ``absolute``: it is *value*; ``relative``: *value* times what it was; ``plus``: that
             much more.
-        value: in bit/s, seconds or as a fraction, as the number itself; without unit when relative.
+        value: in bit/s, seconds, bytes or as a fraction, as the number itself; without unit when
+            relative.
     """
 
     how: How
@@ -39,6 +46,7 @@ class Change:
 
     Attributes:
         compute: how many times slower a node computes (4.0 is a quarter of its speed).
+        memory: of what a node's device grants: ``absolute`` in bytes, at most; or ``relative``.
         offset_ns, drift: of a node's clock: how far it is ahead at once, and how much faster it
             runs (1e-4 gains 100 µs a second).
         rate_bps: of background traffic: how much of the wire it takes where it can.
@@ -46,6 +54,7 @@ class Change:
     """
 
     compute: float | None = None
+    memory: Amount | None = None
     offset_ns: int | None = None
     drift: float | None = None
     rate_bps: float | None = None
@@ -69,15 +78,18 @@ class Event:
             ``churn-1.3``.
         phase: whether it begins or ends.
         kind: what it is.
-        nodes: whom it strikes, in the topology's order; of a ``degrade``, whose links.
-        links: the directed links that a ``degrade`` touches, in the topology's order; of
-            ``traffic``, the ordered pairs of nodes between which it flows (along their route).
+        nodes: whom it strikes, in the topology's order; of a ``degrade`` and a ``cut``, whose
+            links.
+        links: the directed links that a ``degrade`` or a ``cut`` touches, in the topology's order;
+            of ``traffic``, the ordered pairs of nodes between which it flows (along their route);
+            of a ``nat``, each node with its gateway, where others reach it by way of one.
         groups: the sides of a ``partition``; *nodes* is then all of them.
         oneway: of a ``partition``: only from a group to the groups after it is nothing heard any
-            more; of a ``degrade`` of one link: only that direction.
+            more; of a ``degrade`` or a ``cut``: only from the first end of the link to the second,
+            or only the links that begin at its nodes.
         selector: what only a run can know, such as ``host of client-3``; None once that is
             resolved.
-        change: what a ``slow``, a ``skew``, a ``degrade`` or ``traffic`` changes.
+        change: what a ``slow``, ``squeeze``, ``skew``, ``degrade`` or ``traffic`` changes.
         order: the fault's place in its scenario; decides among events of the same instant.
     """
 
@@ -96,7 +108,7 @@ class Event:
     @property
     def text(self) -> str:
         """The event in a few words, as ``degrade links of client-4: bandwidth 10 %``."""
-        words = f"{self.kind} {self._subject()}"
+        words = f"{self.kind.replace('_', ' ')} {self._subject()}"
         if self.phase == "end":
             return f"end of {words}"
         if self.change is not None and (changes := describe(self.change)):
@@ -111,12 +123,18 @@ class Event:
             sources, targets = ends_of(self.links)
             return f"{', '.join(sources)} → {', '.join(targets)}"
         if self.selector is not None or self.nodes:
-            whom = self.selector or ", ".join(self.nodes)
-            return f"links of {whom}" if self.kind == "degrade" else whom
+            return self._whom(self.selector or ", ".join(self.nodes))
         if not self.links:
             return "nothing"
         source, target = self.links[0]
         return f"{source} {'→' if self.oneway else '↔'} {target}"
+
+    def _whom(self, whom: str) -> str:
+        if self.kind in ("degrade", "cut"):
+            return f"links {'from' if self.oneway else 'of'} {whom}"
+        if self.kind == "nat" and self.links:
+            return f"{whom} behind {', '.join(ends_of(self.links)[1])}"
+        return whom
 
 
 def ends_of(pairs: Sequence[tuple[str, str]]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -137,22 +155,28 @@ def describe(change: Change) -> dict[str, str]:
         written["drift"] = units.show_drift(change.drift)
     if change.rate_bps is not None:
         written["rate"] = units.show_bandwidth(change.rate_bps)
-    shown: dict[str, Callable[[float], str]] = {
-        "bandwidth": units.show_bandwidth,
-        "delay": units.show_duration,
-        "jitter": units.show_duration,
-        "loss": units.show_fraction,
-        "burst": units.show_number,
-        "duplicate": units.show_fraction,
-        "reorder": units.show_fraction,
-        "corrupt": units.show_fraction,
-    }
-    for name, show in shown.items():
+    for name in _SHOWN:
         amount: Amount | None = getattr(change, name)
-        if amount is None:
-            continue
-        if amount.how == "relative":
-            written[name] = units.show_fraction(amount.value)
-        else:
-            written[name] = ("+" if amount.how == "plus" else "") + show(amount.value)
+        if amount is not None:
+            written[name] = show_amount(name, amount)
     return written
+
+
+def show_amount(name: str, amount: Amount) -> str:
+    """What becomes of the number of this name, as a scenario file writes it."""
+    if amount.how == "relative":
+        return units.show_fraction(amount.value)
+    return ("+" if amount.how == "plus" else "") + _SHOWN[name](amount.value)
+
+
+_SHOWN: dict[str, Callable[[float], str]] = {
+    "memory": lambda value: units.show_size(round(value)),
+    "bandwidth": units.show_bandwidth,
+    "delay": units.show_duration,
+    "jitter": units.show_duration,
+    "loss": units.show_fraction,
+    "burst": units.show_number,
+    "duplicate": units.show_fraction,
+    "reorder": units.show_fraction,
+    "corrupt": units.show_fraction,
+}

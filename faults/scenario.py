@@ -13,330 +13,47 @@ timeline:
   - {at: 97 s, skew: {nodes: edge-*, offset: -200 ms, drift: 50 ppm}, for: 1 min}
   - {at: 98 s, traffic: {from: edge-0, to: gateway-0, rate: 8 Mbit/s}, for: 1 min}
   - {at: 99 s, degrade: {nodes: edge-1, loss: 2 %, burst: 8}, for: 1 min}      # losses in bursts
+  - {at: 2 min, crash: any 30 % of role=client, for: 1 min}
 processes:
   - churn: {nodes: role=client, mean_up: 4 min, mean_down: 30 s, until: 1 h}
 ```
 
 Nodes are named by a selector: a name, a pattern (``edge-*``), an attribute (``role=client``), a
-list of these, or what only a run can know (``host of client-3``: anything with " of " in it that is
-no node's name). This file knows the words; whether they fit a topology is found out by
-`faults.expand`.
+share drawn by the seed (``any 30 %``), a list of these, or what only a run can know (``host of
+client-3``, ``busiest host``: anything of several words that is no node's name). This file knows the
+words; whether they fit a topology is found out by `faults.expand`. The kinds of fault are in
+`faults.entries`, and a table of them in ``docs/faults.md``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BeforeValidator, Field, StrictBool, model_validator
+from pydantic import Field, model_validator
 
+from faults import recordings
+from faults.entries import Fault
 from faults.errors import ScenarioError
-from faults.event import Amount, Change
-from topologies import units
+from faults.processes import Process
+from faults.recordings import Recording
 from topologies.bundled import Catalog
 from topologies.document import Document, Settings, parse_yaml
-from topologies.errors import InputError, did_you_mean, nearest
-from topologies.fields import Nanoseconds
+from topologies.errors import InputError
 
-_CATALOG = Catalog(Path(__file__).with_name("catalog"), "scenario", ScenarioError)
-KINDS = ("crash", "stop", "pause", "slow", "skew", "degrade", "partition", "traffic")
-PROCESSES = ("churn",)
-CHANGES = ("bandwidth", "delay", "jitter", "loss", "burst", "duplicate", "reorder", "corrupt")
-MOST_TIMES = 1_000_000
-
-
-def _word(value: object) -> str:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    if not isinstance(value, str) or not value.strip():
-        remedy = (
-            "Write a name, a pattern such as edge-*, or attribute=value; quote a name of digits"
-        )
-        raise InputError("a node was expected here", remedy=remedy)
-    return value.strip()
-
-
-def _selector(value: object) -> tuple[str, ...]:
-    return tuple(_word(item) for item in (value if isinstance(value, list | tuple) else (value,)))
-
-
-def _positive(value: object) -> int:
-    instant = units.nanoseconds(value)
-    if instant <= 0:
-        raise InputError(f'"{value}" is no time at all', remedy='Write it as "20 s"')
-    return instant
-
-
-def _slower(value: object) -> float:
-    if isinstance(value, str) and not value.rstrip().endswith("x"):
-        remedy = 'Write how many times slower, as "4x"'
-        raise InputError(f'"{value}" doesn\'t say how much slower', remedy=remedy)
-    times = units.factor(value)
-    if not 1 <= times <= MOST_TIMES:
-        remedy = f'Write "4x" for four times slower; at most {MOST_TIMES}x'
-        raise InputError(f'"{value}" is no slowdown', remedy=remedy)
-    return times
-
-
-def _bandwidth(value: object) -> Amount:
-    if _relative(value):
-        times = units.factor(value)
-        if not 1 / MOST_TIMES <= times <= 1:
-            remedy = "Write 0.0001 % to 100 %; nothing at all is a partition"
-            raise InputError(f'"{value}" doesn\'t degrade a bandwidth', remedy=remedy)
-        return Amount("relative", times)
-    amount = Amount("absolute", units.bandwidth(value))
-    if amount.value <= 0:
-        raise InputError("a link needs some bandwidth", remedy="Nothing at all is a partition")
-    return amount
-
-
-def _delay(value: object) -> Amount:
-    if _relative(value):
-        times = units.factor(value)
-        if not 1 <= times <= MOST_TIMES:
-            remedy = f'Write "3x" or "300 %" for three times as long; at most {MOST_TIMES}x'
-            raise InputError(f'"{value}" makes no delay longer', remedy=remedy)
-        return Amount("relative", times)
-    return _plus(value, units.duration)
-
-
-def _loss(value: object) -> Amount:
-    amount = _plus(value, units.fraction)
-    if amount.value >= 1:
-        raise InputError("a link that loses everything is no link", remedy="Write a partition")
-    return amount
-
-
-def _chance(value: object) -> Amount:
-    amount = _plus(value, units.fraction)
-    if amount.value >= 1:
-        raise InputError(f'"{value}" would be every packet', remedy="Write less than 100 %")
-    return amount
-
-
-def _burst(value: object) -> Amount:
-    remedy = 'Write how many packets are lost in a row on average, as "5"; it is 1 or more'
-    if isinstance(value, bool) or not isinstance(value, int | float) or value < 1:
-        raise InputError(f'"{value}" is no length of a burst', remedy=remedy)
-    return Amount("absolute", float(value))
-
-
-def _drift(value: object) -> float:
-    part = units.drift(value)
-    if part <= -1:
-        remedy = "A clock loses less than 100 %: to freeze a node, write a pause"
-        raise InputError(f'with "{value}" time would stand still or run backwards', remedy=remedy)
-    return part
-
-
-def _rate(value: object) -> float:
-    rate = units.bandwidth(value)
-    if rate <= 0:
-        raise InputError(f'"{value}" is no traffic', remedy='Write it as "5 Mbit/s"')
-    return rate
-
-
-def _relative(value: object) -> bool:
-    return isinstance(value, str) and value.rstrip().endswith(("%", "x"))
-
-
-def _plus(value: object, read: Callable[[object], float]) -> Amount:
-    if isinstance(value, str) and value.startswith("+"):
-        return Amount("plus", read(value[1:].lstrip()))
-    return Amount("absolute", read(value))
-
-
-Selector = Annotated[
-    tuple[str, ...], BeforeValidator(_selector, json_schema_input_type=str | list[str])
-]
-Name = Annotated[str, BeforeValidator(_word, json_schema_input_type=str)]
-Span = Annotated[int, BeforeValidator(_positive, json_schema_input_type=str)]
-Slower = Annotated[float, BeforeValidator(_slower, json_schema_input_type=str)]
-BandwidthChange = Annotated[Amount, BeforeValidator(_bandwidth, json_schema_input_type=str)]
-DelayChange = Annotated[Amount, BeforeValidator(_delay, json_schema_input_type=str)]
-LossChange = Annotated[Amount, BeforeValidator(_loss, json_schema_input_type=str)]
-ChanceChange = Annotated[Amount, BeforeValidator(_chance, json_schema_input_type=str)]
-BurstChange = Annotated[Amount, BeforeValidator(_burst, json_schema_input_type=float)]
-Offset = Annotated[int, BeforeValidator(units.offset, json_schema_input_type=str)]
-Drift = Annotated[float, BeforeValidator(_drift, json_schema_input_type=str)]
-Rate = Annotated[float, BeforeValidator(_rate, json_schema_input_type=str)]
-
-
-class Slow(Settings):
-    """Nodes compute slower: ``{nodes: client-2, compute: 4x}``."""
-
-    nodes: Selector
-    compute: Slower
-
-
-class Degrade(Settings):
-    """Links get worse: one link between neighbors, or all the links of some nodes.
-
-    ``bandwidth`` is absolute (``1 Mbit/s``, at most) or relative (``10 %``); ``delay`` and
-    ``jitter`` absolute, relative (``3x``) or more (``+150 ms``); ``loss``, ``duplicate``,
-    ``reorder`` and ``corrupt`` absolute (``2 %``) or more (``+2 %``); ``burst`` is how many losses
-    come in a row on average. With ``oneway`` only from the first end of the link to the second.
-    """
-
-    link: tuple[Name, Name] | None = None
-    nodes: Selector | None = None
-    oneway: StrictBool = False
-    bandwidth: BandwidthChange | None = None
-    delay: DelayChange | None = None
-    jitter: DelayChange | None = None
-    loss: LossChange | None = None
-    burst: BurstChange | None = None
-    duplicate: ChanceChange | None = None
-    reorder: ChanceChange | None = None
-    corrupt: ChanceChange | None = None
-
-    @model_validator(mode="after")
-    def _says_whom_and_what(self) -> Degrade:
-        if (self.link is None) == (self.nodes is None):
-            remedy = "Write link: [a, b] for one link, or nodes: for all the links of some nodes"
-            raise InputError("a degrade needs either a link or nodes", remedy=remedy)
-        if self.oneway and self.link is None:
-            raise InputError("oneway is for one link", remedy="Write link: [a, b]")
-        if self.change == Change():
-            remedy = f"Give at least one of {', '.join(CHANGES)}"
-            raise InputError("this degrades nothing", remedy=remedy)
-        if self.loss and self.burst and self.loss.how == "absolute":
-            least = self.loss.value / (1 - self.loss.value)
-            if least > self.burst.value > 1:
-                problem = f"losses can't be so many in bursts as short as {self.burst.value:.4g}"
-                remedy = f"Make the bursts {least:.4g} or longer, or leave burst out"
-                raise InputError(problem, remedy=remedy)
-        return self
-
-    @property
-    def change(self) -> Change:
-        """What it does to a link."""
-        return Change(**{name: getattr(self, name) for name in CHANGES})
-
-
-class Skew(Settings):
-    """Clocks are off: ``{nodes: client-2, offset: -200 ms, drift: 50 ppm}``.
-
-    ``offset`` is how far they are ahead at once, ``drift`` how much faster they run; both may be
-    negative. At the fault's end they are right again.
-    """
-
-    nodes: Selector
-    offset: Offset | None = None
-    drift: Drift | None = None
-
-    @model_validator(mode="after")
-    def _changes_something(self) -> Skew:
-        if not self.offset and not self.drift:
-            remedy = "Write offset: +200 ms, drift: 50 ppm, or both"
-            raise InputError("this changes no clock", remedy=remedy)
-        return self
-
-
-class Background(Settings):
-    """Bytes of others, from each of some nodes to each of others, along their route.
-
-    ``rate`` is what each pair takes of the wire where it can.
-    """
-
-    source: Selector = Field(alias="from")
-    target: Selector = Field(alias="to")
-    rate: Rate
-
-
-class Partition(Settings):
-    """Groups of nodes that don't hear each other: ``[[cluster=0], [cluster=1]]``.
-
-    With ``{groups: [[a], [b]], oneway: true}`` nothing gets from a group to the groups after it;
-    the other way is open.
-    """
-
-    groups: tuple[Selector, ...]
-    oneway: StrictBool = False
-
-    @model_validator(mode="before")
-    @classmethod
-    def _may_be_a_list(cls, given: Any) -> Any:
-        return {"groups": given} if isinstance(given, list | tuple) else given
-
-    @model_validator(mode="after")
-    def _has_sides(self) -> Partition:
-        if len(self.groups) < 2:
-            remedy = "Write at least two lists of nodes, as [[cluster=0], [cluster=1]]"
-            raise InputError("a partition needs two sides", remedy=remedy)
-        return self
-
-
-class Fault(Settings):
-    """An entry of ``timeline``: when, what, and for how long."""
-
-    at: Nanoseconds
-    for_: Span | None = Field(default=None, alias="for")
-    id: Annotated[str, BeforeValidator(_word)] | None = None
-    crash: Selector | None = None
-    stop: Selector | None = None
-    pause: Selector | None = None
-    slow: Slow | None = None
-    skew: Skew | None = None
-    degrade: Degrade | None = None
-    partition: Partition | None = None
-    traffic: Background | None = None
-
-    @property
-    def kind(self) -> str:
-        """Which of the kinds it is."""
-        return next(kind for kind in KINDS if getattr(self, kind) is not None)
-
-    @model_validator(mode="after")
-    def _is_one_kind(self) -> Fault:
-        given = [kind for kind in KINDS if getattr(self, kind) is not None]
-        if len(given) != 1:
-            problem = f"an entry is one fault, not {' and '.join(given)}" if given else "no fault"
-            raise InputError(problem, remedy=f"Write one of {', '.join(KINDS)}")
-        return self
-
-    @classmethod
-    def remedy_for(cls, key: str) -> str:
-        """The kinds of fault there are, apart from the other settings."""
-        match = nearest(key, cls.settings())
-        question = f'Did you mean "{match}"? ' if match else ""
-        return f"{question}The kinds of fault are {', '.join(KINDS)}; beside one stand at, for, id"
-
-
-class Churn(Settings):
-    """Nodes crash and come back, each by itself.
-
-    Times up and times down are exponential with these means; the first crash comes after a time up.
-    Nobody crashes after ``until``.
-    """
-
-    nodes: Selector
-    mean_up: Span
-    mean_down: Span
-    until: Span = 3600 * 10**9
-
-
-class Process(Settings):
-    """An entry of ``processes``: faults by the laws of chance."""
-
-    churn: Churn
-
-    @classmethod
-    def remedy_for(cls, key: str) -> str:
-        """The kinds of process there are."""
-        return did_you_mean(key, PROCESSES, what="processes")
+_FOLDER = Path(__file__).with_name("catalog")
+_CATALOG = Catalog(_FOLDER, "scenario", ScenarioError)
 
 
 class ScenarioFile(Settings):
-    """The whole file."""
+    """A fault scenario: what goes wrong, and when."""
 
-    name: str | None = None
-    description: str = ""
-    timeline: tuple[Fault, ...] = ()
-    processes: tuple[Process, ...] = ()
+    name: str | None = Field(default=None, description="its name; else the file's")
+    description: str = Field(default="", description="a sentence for people")
+    timeline: tuple[Fault, ...] = Field(default=(), description="faults at stated times")
+    processes: tuple[Process, ...] = Field(default=(), description="faults by the laws of chance")
 
     @model_validator(mode="after")
     def _is_a_scenario(self) -> ScenarioFile:
@@ -354,6 +71,7 @@ class Scenario:
         description: a sentence for people.
         timeline: faults at stated times, in the file's order.
         processes: faults by chance.
+        recordings: the traces that the timeline plays, by the file names in it.
         origin: the file it was read from, for errors.
     """
 
@@ -361,11 +79,20 @@ class Scenario:
     description: str = ""
     timeline: tuple[Fault, ...] = ()
     processes: tuple[Process, ...] = ()
+    recordings: Mapping[str, Recording] = field(default_factory=dict, repr=False)
     origin: Document = field(
         default_factory=lambda: Document("scenario", None, failure=ScenarioError),
         repr=False,
         compare=False,
     )
+
+    @staticmethod
+    def of(content: Mapping[str, Any]) -> Scenario:
+        """The scenario of which a file would say this, in plain dicts, lists and words.
+
+        Raises ScenarioError.
+        """
+        return _scenario(Document("scenario", dict(content), failure=ScenarioError), Path())
 
 
 def catalog() -> tuple[str, ...]:
@@ -378,18 +105,36 @@ def load(name_or_path: str | Path) -> Scenario:
 
     Raises ScenarioError when there is neither, or when the file is no scenario.
     """
-    return parse(*_CATALOG.read(name_or_path))
+    folder = _FOLDER if _CATALOG.is_bundled(name_or_path) else Path(name_or_path).parent
+    return parse(*_CATALOG.read(name_or_path), folder)
 
 
-def parse(text: str, file: str = "<text>") -> Scenario:
-    """The scenario that this YAML text is; *file* is its name in errors. Raises ScenarioError."""
-    document = parse_yaml(text, file, ScenarioError)
-    content: Mapping[str, object] = document.mapping()
-    whole = document.read(ScenarioFile, content)
+def parse(text: str, file: str = "<text>", folder: Path | None = None) -> Scenario:
+    """The scenario that this YAML text is; *file* is its name in errors, *folder* where the traces
+    that it names lie (else the current one). Raises ScenarioError.
+    """
+    return _scenario(parse_yaml(text, file, ScenarioError), folder or Path())
+
+
+def _scenario(document: Document, folder: Path) -> Scenario:
+    whole = document.read(ScenarioFile, document.mapping())
+    played: dict[str, Recording] = {}
+    for index, fault in enumerate(whole.timeline):
+        if fault.trace is not None and fault.trace.file not in played:
+            place = ("timeline", index, "trace", "file")
+            played[fault.trace.file] = _recording(folder / fault.trace.file, document, place)
     return Scenario(
-        name=whole.name or Path(file).stem,
+        name=whole.name or Path(document.file).stem,
         description=whole.description,
         timeline=whole.timeline,
         processes=whole.processes,
+        recordings=played,
         origin=document,
     )
+
+
+def _recording(path: Path, document: Document, place: tuple[str | int, ...]) -> Recording:
+    try:
+        return recordings.read(path)
+    except ScenarioError as error:
+        raise document.error(f"{error.file}: {error.problem}", place, error.remedy) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import time
 from itertools import pairwise
 
 import pytest
@@ -180,6 +181,109 @@ def test_nothing_is_reordered_where_there_is_no_delay_to_skip():
     assert after(reorder, delay).link(at_once).reorder == pytest.approx(0.2)
 
 
+def test_a_node_that_has_left_is_not_up_and_one_whose_disk_is_full_is():
+    leave, crash = begin("1", "leave", nodes=("a", "b")), begin("2", "crash", nodes=("a",))
+    assert after(leave).has_left("a")
+    assert not after(leave).is_up("a")
+    assert not after(leave, crash, end(leave)).is_up("a")
+    assert after(leave, crash, end(leave)).is_up("b")
+    assert not after(crash).has_left("a")
+    full = begin("3", "full_disk", nodes=("a",))
+    assert after(full).is_disk_full("a")
+    assert after(full).is_up("a")
+    assert not after(full, end(full)).is_disk_full("a")
+
+
+@pytest.mark.parametrize(
+    ("amounts", "left"),
+    [
+        ([], 1000),
+        ([("relative", 0.5)], 500),
+        ([("relative", 0.5), ("relative", 0.1)], 50),
+        ([("absolute", 300.0), ("absolute", 700.0)], 300),
+        ([("absolute", 300.0), ("relative", 0.5)], 150),
+        ([("absolute", 3000.0)], 1000),
+        ([("relative", 0.0)], 0),
+        ([("relative", 0.3333)], 333),
+    ],
+)
+def test_of_memory_the_least_is_left_and_shares_multiply_it(amounts, left):
+    events = [
+        begin(str(number), "squeeze", nodes=("a",), change=Change(memory=Amount(*amount)))
+        for number, amount in enumerate(amounts)
+    ]
+    assert after(*events).memory_bytes("a", 1000) == left
+    assert after(*events).memory_bytes("b", 1000) == 1000
+
+
+def test_a_link_is_cut_while_any_cut_holds_it():
+    one, both = begin("1", "cut", links=(AB.ends,)), begin("2", "cut", nodes=("a",))
+    assert after(one).is_cut("a", "b")
+    assert not after(one).is_cut("b", "a")
+    assert after(both).is_cut("b", "a")
+    assert after(one, both, end(both)).is_cut("a", "b")
+    assert not after(one, both, end(both), end(one)).is_cut("a", "b")
+    assert after(one, both).link(AB) is AB
+
+
+def test_oneway_with_nodes_touches_only_what_they_send():
+    cut = begin("1", "cut", nodes=("a",), oneway=True)
+    slower = Change(bandwidth=Amount("relative", 0.1))
+    degrade = begin("2", "degrade", nodes=("a",), oneway=True, change=slower)
+    conditions = after(cut, degrade)
+    assert conditions.is_cut("a", "b")
+    assert not conditions.is_cut("b", "a")
+    back = next(link for link in LINKS if link.ends == ("b", "a"))
+    assert conditions.link(AB).bandwidth_bps == 1e6
+    assert conditions.link(back) is back
+
+
+def test_who_is_behind_a_nat_is_called_by_way_of_its_gateway_or_not_at_all():
+    relayed = begin("1", "nat", nodes=("a", "b"), links=(("a", "g"), ("b", "h")))
+    closed = begin("2", "nat", nodes=("a",))
+    assert Conditions().relays("c", "a") == ()
+    assert after(relayed).relays("c", "a") == ("g",)
+    assert after(relayed).relays("a", "c") == ()
+    assert after(relayed).relays("a", "b") == ("h",)
+    assert after(relayed).relays("g", "a") == ()
+    assert after(closed).relays("c", "a") is None
+    assert after(relayed, closed).relays("c", "a") is None
+    assert after(relayed, closed, end(closed)).relays("c", "a") == ("g",)
+
+
+def test_those_behind_one_gateway_call_each_other_and_several_nats_are_passed_in_turn():
+    first = begin("1", "nat", nodes=("a", "b"), links=(("a", "g"), ("b", "g")))
+    second = begin("2", "nat", nodes=("a",), links=(("a", "h"),))
+    again = begin("3", "nat", nodes=("a",), links=(("a", "g"),))
+    assert after(first).relays("a", "b") == ()
+    assert after(first, second).relays("b", "a") == ("h",)
+    assert after(first, second, again).relays("c", "a") == ("g", "h")
+    assert after(second, first, again) == after(again, first, second)
+    behind = begin("4", "nat", nodes=("a", "b"))
+    assert after(behind).relays("a", "b") == ()
+
+
+def test_what_has_changed_since_is_told_by_the_beginnings_of_what_differs():
+    one, two, three = (begin(str(n), "crash", nodes=("a",)) for n in range(1, 4))
+    before = after(one, two)
+    assert after(one, two).since(before) == ()
+    assert after(two, three).since(before) == (one, three)
+    assert before.since(after(two, three)) == (one, three)
+    again = begin("1", "crash", nodes=("b",))
+    assert after(again, two).since(before) == (one, again)
+
+
+def test_a_large_partition_is_asked_about_without_a_look_at_all_its_nodes():
+    """So many questions would take minutes if each went through a side."""
+    names = [f"n{number}" for number in range(10_000)]
+    sides = (tuple(names[:5_000]), tuple(names[5_000:]))
+    conditions = after(begin("1", "partition", nodes=tuple(names), groups=sides))
+    begun = time.perf_counter()
+    assert not any(conditions.blocked(name, "n0") for name in names[:5_000])
+    assert all(conditions.blocked(name, "n0") for name in names[5_000:])
+    assert time.perf_counter() - begun < 5
+
+
 def test_a_partition_keeps_its_sides_apart_and_leaves_others_alone():
     conditions = after(begin("1", "partition", nodes=("a", "b"), groups=(("a",), ("b",))))
     assert conditions.blocked("a", "b")
@@ -257,44 +361,72 @@ SOME = st.lists(st.sampled_from(NODES), min_size=1, unique=True).map(tuple)
 SIDES = st.permutations(NODES).map(lambda nodes: ((nodes[0],), tuple(nodes[1:])))
 
 
+AMOUNTS_OF_MEMORY = amounts(("absolute", 0.0, 1e9), ("relative", 0.0, 0.99)).filter(bool)
+KINDS = st.one_of(
+    [
+        st.fixed_dictionaries({"kind": st.just(kind), "nodes": SOME})
+        for kind in ("crash", "stop", "pause", "leave", "full_disk")
+    ]
+    + [
+        st.fixed_dictionaries({"kind": st.just(kind), "nodes": SOME, "change": change})
+        for kind, change in (
+            ("skew", SKEWS),
+            ("slow", st.builds(Change, compute=st.floats(1.0, 100.0))),
+            ("squeeze", st.builds(Change, memory=AMOUNTS_OF_MEMORY)),
+        )
+    ]
+    + [
+        st.fixed_dictionaries({"kind": st.just(kind), "change": change, **whom})
+        for kind, change in (("degrade", CHANGES), ("cut", st.none()))
+        for whom in ({"nodes": SOME, "oneway": st.booleans()}, {"links": PAIRS})
+    ]
+    + [
+        st.fixed_dictionaries(
+            {
+                "kind": st.just("traffic"),
+                "links": PAIRS,
+                "change": st.builds(Change, rate_bps=st.floats(1.0, 1e9)),
+            }
+        ),
+        st.fixed_dictionaries(
+            {
+                "kind": st.just("partition"),
+                "nodes": st.just(NODES),
+                "groups": SIDES,
+                "oneway": st.booleans(),
+            }
+        ),
+        st.tuples(SOME, st.sampled_from(["", "a", "g", "h"])).map(
+            lambda nat: {
+                "kind": "nat",
+                "nodes": nat[0],
+                "links": tuple((node, nat[1]) for node in nat[0] if nat[1]),
+            }
+        ),
+    ]
+)
+
+
 @st.composite
 def faults_at_once(draw):
-    events = []
-    for number in range(draw(st.integers(1, 6))):
-        kinds = ["crash", "stop", "pause", "slow", "skew", "nodes", "links", "partition", "traffic"]
-        kind = draw(st.sampled_from(kinds))
-        name = f"{number}"
-        if kind in ("crash", "stop", "pause"):
-            events.append(begin(name, kind, nodes=draw(SOME)))
-        elif kind == "skew":
-            events.append(begin(name, "skew", nodes=draw(SOME), change=draw(SKEWS)))
-        elif kind == "traffic":
-            change = Change(rate_bps=draw(st.floats(1.0, 1e9)))
-            events.append(begin(name, "traffic", links=draw(PAIRS), change=change))
-        elif kind == "slow":
-            change = Change(compute=draw(st.floats(1.0, 100.0)))
-            events.append(begin(name, "slow", nodes=draw(SOME), change=change))
-        elif kind == "nodes":
-            events.append(begin(name, "degrade", nodes=draw(SOME), change=draw(CHANGES)))
-        elif kind == "links":
-            events.append(begin(name, "degrade", links=draw(PAIRS), change=draw(CHANGES)))
-        else:
-            groups, oneway = draw(SIDES), draw(st.booleans())
-            event = begin(name, "partition", nodes=NODES, groups=groups, oneway=oneway)
-            events.append(event)
-    return events
+    fields = draw(st.lists(KINDS, min_size=1, max_size=6))
+    return [begin(str(number), **field) for number, field in enumerate(fields)]
 
 
 def everything(conditions: Conditions) -> list[object]:
+    asked = ("is_up", "has_left", "is_stopped", "is_paused", "is_disk_full", "skew",
+             "compute_factor")  # fmt: skip
     return [
-        *(conditions.is_up(node) for node in NODES),
-        *(conditions.is_stopped(node) for node in NODES),
-        *(conditions.is_paused(node) for node in NODES),
-        *(conditions.skew(node) for node in NODES),
+        *(getattr(conditions, question)(node) for question in asked for node in NODES),
+        *(conditions.memory_bytes(node, 10**9) for node in NODES),
         conditions.traffic(),
-        *(conditions.compute_factor(node) for node in NODES),
         *(conditions.link(link) for link in LINKS),
-        *(conditions.blocked(x, y) for x in NODES for y in NODES),
+        *(
+            question(x, y)
+            for question in (conditions.blocked, conditions.is_cut, conditions.relays)
+            for x in NODES
+            for y in NODES
+        ),
     ]
 
 
@@ -331,6 +463,7 @@ def test_when_all_faults_have_ended_everything_is_exactly_what_it_was(events, da
 def test_no_fault_makes_a_link_or_a_node_better_and_none_makes_it_impossible(events):
     conditions = after(*events)
     assert all(0 < conditions.compute_factor(node) <= 1 for node in NODES)
+    assert all(0 <= conditions.memory_bytes(node, 10**9) <= 10**9 for node in NODES)
     assert all(conditions.skew(node)[1] > -1 for node in NODES)
     for link in LINKS:
         now = conditions.link(link)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import faults
 import topologies
+from faults import ScenarioError
 from topologies import InputError
 
 TOPOLOGY = """\
@@ -47,8 +48,22 @@ timeline:
   - {at: 93 s, skew: {nodes: "pi-*", offset: -200 ms, drift: 50 ppm}, for: 9 s}
   - {at: 94 s, traffic: {from: phone, to: role=host, rate: 1 Mbit/s}, for: 9 s}
   - {at: 95 s, degrade: {nodes: pi-2, loss: 2 %, burst: 8, reorder: +1 %, duplicate: 1 %}}
+  - {at: 96 s, leave: any 50 % of role=host, for: 3 s}
+  - {at: 97 s, join: pi-2, for: 3 s}
+  - {at: 97 s, full_disk: busiest host, for: 3 s}
+  - {at: 97 s, squeeze: {nodes: role=host, memory: 50 %}, for: 3 s}
+  - {at: 98 s, burst_loss: {nodes: "any 2", chance: 3 %, burst: 8}, for: 3 s}
+  - {at: 98 s, reorder: {link: [phone, hub], oneway: true, chance: +1 %}, for: 3 s}
+  - {at: 98 s, cut: {nodes: "pi-[12]", oneway: true}, for: 3 s}
+  - {at: 99 s, flap: {link: [hub, pi-1], down: 500 ms, up: 2 s}, for: 9 s}
+  - {at: 99 s, nat: {nodes: [phone, pi-0], gateway: hub}, for: 9 s}
+  - {at: 99 s, partition: [[pi-1, pi-2], [others]], for: 9 s}
+  - {at: 99 s, trace: {file: TRACE, link: [pi-1, hub], unit: kbit/s}, for: 9 s}
 processes:
-  - churn: {nodes: role=host, mean_up: 4 min, mean_down: 30 s, until: 20 min}
+  - churn: {nodes: role=host, mean_up: 4 min, mean_down: 30 s, until: 5 min}
+  - {id: dice, crashes: {nodes: "*", mean_between: 2 min, mean_down: 9 s, until: 5 min}}
+  - flapping: {nodes: "pi-*", mean_up: 1 min, mean_down: 2 s, until: 5 min}
+  - diurnal: {nodes: phone, most: 90 %, least: 10 %, mean_stay: 9 min, until: 2 h, as: pause}
 """
 SMALL = topologies.parse(TOPOLOGY)
 SPICE = [
@@ -91,11 +106,24 @@ def mutate(text: str, seed: int) -> str:
     return text
 
 
-def assert_speaks_to_a_person(error: InputError) -> None:
+def assert_speaks_to_a_person(error: InputError, *, needs_line: bool = False) -> None:
     assert error.file == "file.yaml"
     assert error.remedy or error.key or error.line or "nested" in error.problem, str(error)
     assert "Traceback" not in str(error)
     assert len(str(error)) < 1000
+    if needs_line:
+        whole = "empty" in error.problem or "nested" in error.problem
+        assert error.line or whole, str(error)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _a_trace(tmp_path_factory):
+    """In a folder of its own, which is the current one: mutations name other files, too."""
+    folder = tmp_path_factory.mktemp("traces")
+    (folder / "TRACE").write_text("0 100\n2 0\n5 300\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        yield
 
 
 @given(st.integers(min_value=0, max_value=2**32))
@@ -109,17 +137,30 @@ def test_a_mutated_topology_means_something_or_gets_an_error(seed):
         assert topology.nodes
 
 
-@given(st.integers(min_value=0, max_value=2**32))
-@settings(derandomize=True, max_examples=150, deadline=None)
-def test_a_mutated_scenario_means_something_or_gets_an_error(seed):
-    try:
-        scenario = faults.parse(mutate(SCENARIO, seed), "file.yaml")
-        events = faults.expand(scenario, SMALL, seed=1)
-    except InputError as error:
-        assert_speaks_to_a_person(error)
-    else:
-        again = faults.parse(faults.concrete(events, name="again"))
-        assert faults.expand(again, SMALL, seed=2) == events
+def test_the_file_that_is_mutated_is_good_and_has_every_kind():
+    scenario = faults.parse(SCENARIO)
+    assert faults.expand(scenario, SMALL, seed=1)
+    spellings = {"loss", "corrupt", "duplicate"}
+    assert {fault.kind for fault in scenario.timeline} == set(faults.KINDS) - spellings
+    assert {process.kind for process in scenario.processes} == set(faults.PROCESSES)
+
+
+THOUSAND = 1_000
+
+
+@pytest.mark.parametrize("hundred", range(THOUSAND // 100))
+def test_a_thousand_mutated_scenarios_mean_something_or_get_an_error(hundred, monkeypatch):
+    # Enough for what is meant; a slip that means millions of events is refused all the sooner.
+    monkeypatch.setattr("faults.chance.MOST_EVENTS", 2_000)
+    for seed in range(100 * hundred, 100 * (hundred + 1)):
+        try:
+            scenario = faults.parse(mutate(SCENARIO, seed), "file.yaml")
+            events = faults.expand(scenario, SMALL, seed=1)
+        except ScenarioError as error:
+            assert_speaks_to_a_person(error, needs_line=True)
+        else:
+            again = faults.parse(faults.concrete(events, name="again"))
+            assert faults.expand(again, SMALL, seed=2) == events
 
 
 @pytest.mark.parametrize("text", [TOPOLOGY, SCENARIO])

@@ -5,11 +5,35 @@ Every error says which node it concerns and at which virtual time, because that 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from broker.ledger import Ledger
+    from faults import Event
 
 
 class BrokerError(Exception):
-    """Base of everything this room raises."""
+    """Base of everything this room raises.
+
+    One that ends a run has the run's `ledger`, as far as it came, and its `faults` (see `Run`).
+    """
+
+    ledger: Ledger | None = None
+    faults: tuple[Event, ...] = ()
+
+
+@contextmanager
+def with_the_books(ledger: Ledger, faults: Callable[[], tuple[Event, ...]]) -> Iterator[None]:
+    """What ends a run with an error within this has the run's books with it."""
+    try:
+        yield
+    except BrokerError as error:
+        error.ledger, error.faults = ledger, faults()
+        raise
 
 
 class SpinError(BrokerError):
@@ -64,7 +88,7 @@ class WorkerError(BrokerError):
 
 
 class LedgerError(BrokerError):
-    """The books do not balance: a bug of the emulator."""
+    """The books do not balance, or something came too late: a bug of the emulator."""
 
 
 class FrameError(BrokerError):

@@ -21,7 +21,7 @@ import zmq
 
 from broker.bus import Bus
 from broker.clock import to_ns, to_seconds
-from broker.errors import BrokerError
+from broker.errors import BrokerError, with_the_books
 from broker.ledger import Ledger
 from broker.network import Network
 from broker.node import Programs
@@ -92,6 +92,8 @@ def run(
         ProgramError: A program raised.
         DeadlockError: Nothing is under way and programs wait.
         BrokerError: Anything else that ends a run; `topologies.InputError` for bad input.
+
+        Each of them has the run's `ledger` and `faults` as far as it came.
     """
     if clock == "wall":
         from broker import wall  # noqa: PLC0415 - it is built on this module
@@ -201,7 +203,10 @@ class _Plan:
         network = Network(self._topology, self._seed)
         pool: WorkerProcesses | None = None
         local: Worker | None = None
-        with contextlib.ExitStack() as opened:
+        with (
+            with_the_books(ledger, lambda: (*troubles.applied, *troubles.pending)),
+            contextlib.ExitStack() as opened,
+        ):
             folder = opened.enter_context(tempfile.TemporaryDirectory(prefix="broker-"))
             context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
             opened.callback(context.term)

@@ -25,7 +25,7 @@ from typing import Any
 
 from broker.bus import Bus
 from broker.clock import to_seconds
-from broker.errors import BrokerError, DeadlockError, LivelockError, ProgramError
+from broker.errors import BrokerError, DeadlockError, LedgerError, LivelockError, ProgramError
 from broker.ledger import Ledger
 from broker.network import Fate, Network
 from broker.troubles import Order, Strike, Troubles, told
@@ -115,10 +115,20 @@ class Scheduler:
         self._stopped = True
 
     def live(self) -> None:
-        """Moves time until the principals have returned, and checks the books.
+        """Moves time until the principals have returned. However that ends, the books are checked.
 
         Raises ProgramError, DeadlockError, LivelockError, BrokerError.
         """
+        try:
+            self._live()
+        except LedgerError:
+            raise
+        except BrokerError:
+            self._check()
+            raise
+        self._check()
+
+    def _live(self) -> None:
         orders = self._troubles.first_orders()
         self._begin_window(orders)
         while not self._principals <= self._returned.keys():
@@ -130,10 +140,20 @@ class Scheduler:
                     f"the run has not ended after {to_seconds(self._limit_ns):,.0f} virtual seconds"
                 )
             self._begin_window([])
-        self.now_ns = max(self._returned[number] for number in self._principals)
-        for fate in self._network.advance(self.now_ns):
+        self._end(max(self._returned[number] for number in self._principals))
+
+    def _end(self, now_ns: int) -> None:
+        """The run ends at this instant of its last window."""
+        self.now_ns = now_ns
+        for fate in self._network.advance(now_ns):
             self._ledger.ended(fate)
-        self._ledger.check(self._network.in_flight() + self._late, self._network.duplicated)
+
+    def _check(self) -> None:
+        """Raises LedgerError where the books don't balance: an error within a window leaves what
+        was to arrive in it under way.
+        """
+        in_flight = self._network.in_flight() + len(self._arriving) + self._late
+        self._ledger.check(in_flight, self._network.duplicated)
 
     def _next_instant(self) -> int:
         candidates = [ns for ns in self._next_of if ns is not None]
@@ -182,7 +202,6 @@ class Scheduler:
                 workers.update(range(self._workers))
             if workers:
                 self._step(sorted(workers), orders, links, deliveries, end_ns)
-                self._arriving.clear()
             orders, links = [], None
             if self._lookahead_ns > 0:
                 self._lived_ns = end_ns
@@ -226,7 +245,7 @@ class Scheduler:
                 self._unpublish(frame.source, frame.destination, frame.size_bytes)
             return None
         if fate.at_ns < max(self.now_ns, self._lived_ns):
-            raise BrokerError(
+            raise LedgerError(
                 f"message {number} arrived at {to_seconds(fate.at_ns):.9f} s, which is past: the "
                 "network broke its promise of a lookahead"
             )
@@ -299,20 +318,25 @@ class Scheduler:
             if well:
                 self._returned[number] = ended_ns
         until_ns = self._end_ns()
-        for ended_ns, number, text, problem in _merged(reports, "failed"):
-            if ended_ns <= until_ns:
-                raise ProgramError(self._names[number], to_seconds(ended_ns), text, problem)
+        failed = _merged(reports, "failed")
+        if failed:
+            until_ns = min(until_ns, failed[0][0])
         for fate in self._arriving:
             if fate.at_ns <= until_ns:
                 self._ledger.ended(fate)
             else:
                 self._late += 1
+        self._arriving.clear()
         topics, notes = _merged(reports, "topics"), _merged(reports, "notes")
         self._act(self._in_order(sent, _INSTANT), topics, notes, until_ns)
         for _, _, fact, nodes in _merged(reports, "facts"):
             self._facts[fact] = tuple(nodes)
         for receipt in _merged(reports, "receipts"):
             self._receipt(*receipt)
+        if failed and failed[0][0] == until_ns:
+            ended_ns, number, text, problem = failed[0]
+            self._end(ended_ns)
+            raise ProgramError(self._names[number], to_seconds(ended_ns), text, problem)
 
     def _act(
         self,

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from broker.clock import NANOSECONDS, driving, to_ns, to_seconds
-from broker.errors import BrokerError, FrameError, ProgramError
+from broker.errors import BrokerError, FrameError, ProgramError, with_the_books
 from broker.ledger import Ledger
 from broker.machine import Machine
 from broker.node import Program, Programs
@@ -381,6 +381,7 @@ def run(
             observer=watcher,
             books=lambda custodian: LedgerBooks(ledger, names, custodian, tap),
         )
+        opened.enter_context(with_the_books(ledger, lambda: (*watcher.applied, *bus.to_come())))
         watcher.stop = bus.stop
         closing = opened.enter_context(contextlib.ExitStack())
         closing.callback(bus.close)

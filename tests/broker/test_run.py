@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import sys
+from functools import partial
 
 import pytest
 
@@ -12,6 +13,7 @@ import broker
 from broker import (
     BrokerError,
     DeadlockError,
+    LedgerError,
     LivelockError,
     Node,
     ProgramError,
@@ -178,6 +180,9 @@ def test_programs_that_answer_each_other_at_one_instant_are_a_livelock(monkeypat
         def lookahead_ns(self, _: object) -> int:
             return 0
 
+        def in_flight(self) -> int:
+            return len(self.here)
+
     async def answer(node: Node) -> None:
         await asyncio.sleep(3)
         if node.name == "a":
@@ -236,6 +241,89 @@ def test_a_run_that_goes_on_for_too_long_is_stopped():
 
 async def sixty(_: Node) -> None:
     await asyncio.sleep(60)
+
+
+async def talk_until(node: Node, end: str) -> None:
+    """Two messages that arrive, one that is lost, and one under way when it ends."""
+    for _ in range(2):
+        await node.send("b", {})
+        await asyncio.sleep(1)
+    await node.send("c", {})
+    await asyncio.sleep(1)
+    await node.send("b", {}, [bytes(1_000_000)])
+    await asyncio.sleep(0.5)
+    if end == "fails":
+        raise ValueError("enough")
+    while end == "spins":
+        await asyncio.sleep(0)
+    while end == "goes on":
+        await asyncio.sleep(1)
+    await node.receive()
+
+
+async def listen_once_more(node: Node) -> None:
+    """Sends, too, in the window in which the other fails, before and after."""
+    await asyncio.sleep(3.499)
+    await node.send("c", {})
+    node.note("just before")
+    await asyncio.sleep(0.002)
+    await node.send("c", {})
+    node.note("just after")
+    await node.receive()
+    await node.receive()
+    await node.receive()
+    await node.receive()
+
+
+@pytest.mark.parametrize(
+    ("end", "kind", "fates"),
+    [
+        ("fails", ProgramError, {"delivered": 2, "destination down": 2, "in flight": 1}),
+        ("waits", DeadlockError, {"delivered": 3, "destination down": 3}),
+        ("spins", SpinError, {"delivered": 2, "destination down": 1, "in flight": 1}),
+        ("goes on", BrokerError, {"delivered": 3, "destination down": 3}),
+    ],
+)
+def test_an_error_that_ends_a_run_has_its_books_and_its_faults(monkeypatch, end, kind, fates):
+    monkeypatch.setattr(clock_module, "_SPIN_LIMIT", 1_000)
+    checked, notes = [], []
+    check = broker.Ledger.check
+    monkeypatch.setattr(
+        broker.Ledger, "check", lambda *args: checked.append(args[1:]) or check(*args)
+    )
+    with pytest.raises(kind) as caught:
+        broker.run(
+            {"a": partial(talk_until, end=end), "b": listen_once_more, "c": wait},
+            topology=PAIR,
+            background=["c"],
+            faults=crash("c", 1.5, 50),
+            limit_s=60,
+            observe=notes.append,
+        )
+    error = caught.value
+    assert error.ledger is not None
+    assert error.ledger.fates() == fates
+    assert error.ledger.faults[0].text == "crash c"
+    assert [(event.kind, event.phase) for event in error.faults] == [
+        ("crash", "begin"),
+        ("crash", "end"),
+    ]
+    assert len(checked) == 1
+    if end == "fails":
+        assert [note.event for note in notes] == ["fault", "just before"]
+        assert max(entry.sent_ns for entry in error.ledger) == 3_499_000_000
+
+
+def test_books_that_do_not_balance_are_told_where_the_run_had_failed_anyway(monkeypatch):
+    async def fail(node: Node) -> None:
+        await node.send("b", {})
+        raise ValueError("enough")
+
+    monkeypatch.setattr(Network, "in_flight", lambda _: 7)
+    with pytest.raises(LedgerError, match="the network holds 7") as caught:
+        broker.run({"a": fail, "b": wait}, topology=PAIR)
+    assert isinstance(caught.value.__context__, ProgramError)
+    assert caught.value.ledger is not None
 
 
 @pytest.mark.parametrize(

@@ -223,6 +223,12 @@ class NodeLoop(asyncio.AbstractEventLoop):
             heapq.heappop(self._timers)
         return self._timers[0][0] if self._timers else None
 
+    def has_only(self, handle: asyncio.Handle | None) -> bool:
+        """Whether this loop has nothing else to do than `handle`, now or later."""
+        return not self._ready and all(
+            timer is handle or timer._cancelled for _, _, timer in self._timers
+        )
+
     def skew(self, now_ns: int, offset_ns: int, drift: float) -> None:
         """From now on this node's clock is `offset_ns` ahead and gains `drift` seconds a second.
 

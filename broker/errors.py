@@ -66,10 +66,31 @@ class DeadlockError(BrokerError):
 
     def __init__(self, time_s: float, waiting: Mapping[str, str]) -> None:
         self.time_s, self.waiting = time_s, dict(waiting)
-        lines = "\n".join(f"  {node}: {where}" for node, where in waiting.items())
         super().__init__(
             f"deadlock at virtual time {time_s:.6f} s: nothing is under way, and these wait:\n"
-            f"{lines}"
+            f"{_lines(waiting)}"
+        )
+
+
+class LimitError(BrokerError):
+    """The run has not ended within its `limit_s`."""
+
+    def __init__(self, limit_s: float, waiting: Mapping[str, str]) -> None:
+        self.limit_s, self.waiting = limit_s, dict(waiting)
+        super().__init__(
+            f"the run has not ended after {limit_s:,.0f} virtual seconds; these have not "
+            f"returned:\n{_lines(waiting)}"
+        )
+
+
+class LostError(BrokerError):
+    """A program that the run waits for is down, and no fault to come brings it back."""
+
+    def __init__(self, node: str, time_s: float) -> None:
+        self.node, self.time_s = node, time_s
+        super().__init__(
+            f"node {node} is down for good since {time_s:.6f} s, and the run waits for its "
+            "program. Give the fault an end (`for`), or name the node in `background`"
         )
 
 
@@ -103,3 +124,7 @@ class DeviceMemoryError(BrokerError):
         super().__init__(
             f"node {node} has {free:,} of {capacity:,} bytes left; {purpose} needs {wanted:,}"
         )
+
+
+def _lines(waiting: Mapping[str, str]) -> str:
+    return "\n".join(f"  {node}: {where}" for node, where in waiting.items())

@@ -207,6 +207,12 @@ class Machine:
                 due = arrival_ns
         return due
 
+    def is_idle(self) -> bool:
+        """Whether nothing more happens here by itself, a detector's heartbeats apart."""
+        if self._loop is None or self.node is None or self._paused or self.ended_ns is not None:
+            return True
+        return not (self.work or self._looped) and self._loop.has_only(self.node._heartbeat)
+
     def run(self, now_ns: int, end_ns: int, patient: bool) -> bool:
         """Lets all happen that is due before `end_ns`; what was due before `now_ns` (a pause) is
         due then. False: it stopped where work is not done yet, and it would not be `patient`.

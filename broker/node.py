@@ -164,7 +164,7 @@ class Node:
         self._dead = self._reads_no_more = False
         self._traffic = Traffic(loop, surroundings.send_buffer_bytes)
         self._watched: dict[str, Detector] = {}
-        self._heartbeats: asyncio.Task[None] | None = None
+        self._heartbeat: asyncio.Handle | None = None
         self.said = Said()
 
     # Where and when.
@@ -302,15 +302,15 @@ class Node:
         detector = self._watched.get(peer)
         if detector is None:
             detector = self._watched[peer] = Detector(self._loop.time())
-            if self._heartbeats is None:
-                self._heartbeats = self._loop.create_task(self._ask_for_life())
+            if self._heartbeat is None:
+                self._heartbeat = self._loop.call_soon(self._ask_for_life)
         return detector.suspects(self._loop.time())
 
-    async def _ask_for_life(self) -> None:
-        while True:
-            for peer in self._watched:
-                await self._send(peer, {}, (), _HEARTBEATS, flags=HEARTBEAT | DATAGRAM)
-            await asyncio.sleep(INTERVAL_S)
+    def _ask_for_life(self) -> None:
+        for peer in self._watched:
+            number, flags = self._surroundings.number(peer), HEARTBEAT | DATAGRAM
+            self._hand_over(number, b"\x80", (), _HEARTBEATS, 0, flags)
+        self._heartbeat = self._loop.call_later(INTERVAL_S, self._ask_for_life)
 
     async def _send(
         self,

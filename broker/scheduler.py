@@ -25,14 +25,23 @@ from typing import Any
 
 from broker.bus import Bus
 from broker.clock import to_seconds
-from broker.errors import BrokerError, DeadlockError, LedgerError, LivelockError, ProgramError
+from broker.errors import (
+    BrokerError,
+    DeadlockError,
+    LedgerError,
+    LimitError,
+    LivelockError,
+    LostError,
+    ProgramError,
+)
 from broker.ledger import Ledger
 from broker.network import Fate, Network
 from broker.troubles import Order, Strike, Troubles, told
-from broker.wire import DATAGRAM, NOBODY, PUBLISH, Frame, Kind, pack, unpack
+from broker.wire import DATAGRAM, HEARTBEAT, NOBODY, PUBLISH, Frame, Kind, pack, unpack
 
 ROUNDS_AT_AN_INSTANT = 10_000
 INSTANT_DEADLINE_S = 900.0
+_FIRST_LOOK_NS = 10_000_000_000
 
 _INSTANT, _DUE = attrgetter("instant_ns"), attrgetter("due_ns")
 _NO_NEWS: dict[str, Any] = {}
@@ -82,8 +91,8 @@ class Scheduler:
         self._names = names
         self._owners = owners
         self._workers = max(owners) + 1
-        numbers = {name: number for number, name in enumerate(names)}
-        self._principals = frozenset(numbers[name] for name in principals)
+        self._numbers = {name: number for number, name in enumerate(names)}
+        self._principals = frozenset(self._numbers[name] for name in principals)
         self._network = network
         self._troubles = troubles
         self._ledger = ledger
@@ -109,6 +118,8 @@ class Scheduler:
         self._senders: dict[int, dict[int, None]] = {}
         self._arriving: list[Fate] = []
         self._late = 0
+        self._lost: str | None = None
+        self._look_ns = _FIRST_LOOK_NS
 
     def stop(self) -> None:
         """Ends the run with an error at its next window; may be called from another thread."""
@@ -134,11 +145,13 @@ class Scheduler:
         while not self._principals <= self._returned.keys():
             if self._stopped:
                 raise BrokerError("the run was stopped from outside")
+            if self._lost is not None:
+                raise LostError(self._lost, to_seconds(self.now_ns))
             self.now_ns = self._next_instant()
             if self.now_ns > self._limit_ns:
-                raise BrokerError(
-                    f"the run has not ended after {to_seconds(self._limit_ns):,.0f} virtual seconds"
-                )
+                raise LimitError(to_seconds(self._limit_ns), self._waiting())
+            if self.now_ns > self._look_ns:
+                self._look_behind_heartbeats()
             self._begin_window([])
         self._end(max(self._returned[number] for number in self._principals))
 
@@ -164,6 +177,18 @@ class Scheduler:
         if not candidates:
             raise DeadlockError(to_seconds(self.now_ns), self._waiting())
         return max(min(candidates), self.now_ns)
+
+    def _look_behind_heartbeats(self) -> None:
+        """Heartbeats go on for ever, and nobody waits for them: where nothing else is to come, it
+        is a deadlock. It is looked for after each quarter more of the time.
+        """
+        self._look_ns = self.now_ns + self.now_ns // 4
+        if self._receipts or self._troubles.next_ns() is not None:
+            return
+        if all(frame.flags & HEARTBEAT for frame in self._flying.values()):
+            said = self._describe()
+            if all(body["idle"] for body in said):
+                raise DeadlockError(to_seconds(self.now_ns), self._waiting(said))
 
     # A window.
 
@@ -459,6 +484,8 @@ class Scheduler:
         for action, number, *_ in strike.orders:
             if action in ("crash", "boot"):
                 self._fall(number)
+        down = (name for name in self._troubles.lost if self._numbers.get(name) in self._principals)
+        self._lost = next(down, None)
         first = [order for order in orders if self._troubles.runs(self._names[order[1]])]
         for order in strike.orders:
             if order[0] in ("crash", "stop", "boot"):
@@ -476,14 +503,23 @@ class Scheduler:
         for peer in self._senders.pop(number, {}):
             self._owe(back_ns, peer, number, 0)
 
-    def _waiting(self) -> dict[str, str]:
-        """Who waits for what, for the report of a deadlock."""
-        waiting: dict[str, str] = {}
+    def _describe(self) -> list[dict[str, Any]]:
+        """What each worker says of its nodes: who is `waiting` for what, and whether all are `idle`
+        until they hear of others.
+        """
+        said: list[dict[str, Any]] = []
         for worker in range(self._workers):
             self._bus.send(worker, [Frame(Kind.DESCRIBE)])
             self._pump()
             _, (frame,) = self._bus.receive(INSTANT_DEADLINE_S)
-            waiting |= unpack(frame.body)["waiting"]
+            said.append(unpack(frame.body))
+        return said
+
+    def _waiting(self, said: Sequence[dict[str, Any]] | None = None) -> dict[str, str]:
+        """Who waits for what, in the order of the run's nodes."""
+        waiting: dict[str, str] = {}
+        for body in said or self._describe():
+            waiting |= body["waiting"]
         return {name: waiting[name] for name in self._names if name in waiting}
 
 

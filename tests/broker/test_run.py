@@ -14,7 +14,9 @@ from broker import (
     BrokerError,
     DeadlockError,
     LedgerError,
+    LimitError,
     LivelockError,
+    LostError,
     Node,
     ProgramError,
     SpinError,
@@ -24,7 +26,7 @@ from broker import clock as clock_module
 from broker.network import Fate, Network
 from faults import ScenarioError
 from faults.event import Event
-from tests.broker.worlds import SECOND, crash, network, partition, slow
+from tests.broker.worlds import SECOND, crash, network, partition, slow, strike
 
 PAIR = network("a-b", "b-c")
 
@@ -162,8 +164,19 @@ def test_a_deadlock_names_who_waits_and_at_which_line():
 
 def test_a_node_that_never_comes_back_is_down_in_the_deadlocks_report():
     with pytest.raises(DeadlockError) as caught:
-        broker.run({"a": wait, "b": wait}, topology=PAIR, faults=crash("b", 1))
+        broker.run({"a": wait, "b": wait}, topology=PAIR, background=["b"], faults=crash("b", 1))
     assert caught.value.waiting["b"] == "down"
+
+
+@pytest.mark.parametrize("kind", ["crash", "stop"])
+def test_a_run_ends_where_a_program_it_waits_for_will_never_come_back(kind):
+    faults = [*strike(kind, "b", 2, 3), *strike(kind, "b", 2.5), *crash("a", 9, 10)]
+    with pytest.raises(LostError, match=r"node b is down for good since 2\.500000 s") as caught:
+        broker.run({"a": sixty, "b": sixty}, topology=PAIR, faults=faults)
+    assert (caught.value.node, caught.value.time_s) == ("b", 2.5)
+    assert broker.run(
+        {"a": sixty, "b": sixty}, topology=PAIR, faults=faults, background=["b"]
+    ).returned == {"a": None}
 
 
 def test_programs_that_answer_each_other_at_one_instant_are_a_livelock(monkeypatch):
@@ -234,8 +247,11 @@ def test_a_run_that_goes_on_for_too_long_is_stopped():
         while True:  # noqa: ASYNC110
             await asyncio.sleep(1)
 
-    with pytest.raises(BrokerError, match="has not ended after 60 virtual seconds"):
-        broker.run({"a": tick}, topology=PAIR, limit_s=60)
+    with pytest.raises(LimitError, match="has not ended after 60 virtual seconds") as caught:
+        broker.run({"a": tick, "b": wait, "c": idle}, topology=PAIR, limit_s=60)
+    assert list(caught.value.waiting) == ["a", "b"]
+    assert f"wait (test_run.py:{line_of(wait, 'receive')})" in caught.value.waiting["b"]
+    assert caught.value.waiting["b"] in str(caught.value)
     assert broker.run({"a": sixty}, topology=PAIR, limit_s=60).virtual_seconds == 60
 
 
@@ -254,9 +270,9 @@ async def talk_until(node: Node, end: str) -> None:
     await asyncio.sleep(0.5)
     if end == "fails":
         raise ValueError("enough")
-    while end == "spins":
+    while end == "spins":  # noqa: ASYNC110
         await asyncio.sleep(0)
-    while end == "goes on":
+    while end == "goes on":  # noqa: ASYNC110
         await asyncio.sleep(1)
     await node.receive()
 

@@ -255,7 +255,7 @@ class _Plan:
             elif local is not None:
                 returned = local.returned
         return Run(
-            {name: returned[name] for name in self._names if name in returned},
+            {name: returned[name] for name in self._names if scheduler.has_returned(name)},
             ledger,
             ledger.digest(),
             to_seconds(scheduler.now_ns),

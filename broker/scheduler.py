@@ -139,6 +139,10 @@ class Scheduler:
             raise
         self._check()
 
+    def has_returned(self, name: str) -> bool:
+        """Whether a node's program had returned by now: workers run on beyond the end."""
+        return self._returned.get(self._numbers[name], math.inf) <= self.now_ns
+
     def _live(self) -> None:
         orders = self._troubles.first_orders()
         self._begin_window(orders)

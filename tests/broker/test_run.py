@@ -72,6 +72,20 @@ def test_background_programs_need_not_end():
     assert run.returned == {"b": 2.5, "c": "c"}
 
 
+def test_what_returns_after_the_end_has_not_returned():
+    async def main(_: Node) -> str:
+        await asyncio.sleep(1)
+        return "in time"
+
+    async def late(_: Node) -> str:
+        await asyncio.sleep(1.005)
+        return "late"
+
+    run = broker.run({"a": main, "b": late, "c": main}, topology=PAIR, background=["b", "c"])
+    assert run.virtual_seconds == 1
+    assert run.returned == {"a": "in time", "c": "in time"}
+
+
 def test_the_books_balance_when_messages_are_still_under_way():
     async def tell(node: Node) -> None:
         for _ in range(3):

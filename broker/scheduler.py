@@ -34,7 +34,7 @@ from broker.errors import (
     LostError,
     ProgramError,
 )
-from broker.ledger import Ledger
+from broker.ledger import TOO_SLOW, Ledger
 from broker.network import Fate, Network
 from broker.troubles import Order, Strike, Troubles, told
 from broker.wire import DATAGRAM, HEARTBEAT, NOBODY, PUBLISH, Frame, Kind, pack, unpack
@@ -436,7 +436,7 @@ class Scheduler:
             if held >= self._buffer_bytes:
                 source, destination = self._names[frame.source], self._names[subscriber]
                 entry = self._ledger.sent(source, destination, copy)
-                self._ledger.ended(Fate(entry.number, frame.instant_ns, "subscriber too slow"))
+                self._ledger.ended(Fate(entry.number, frame.instant_ns, TOO_SLOW))
                 continue
             self._published[key] = held + size
             self._hand_over(copy)

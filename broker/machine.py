@@ -12,12 +12,13 @@ import asyncio
 import atexit
 import contextlib
 import ctypes
+import inspect
 import math
 import os
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import CoroutineType
 from typing import Any, TypeVar, cast
@@ -384,7 +385,17 @@ def _awaited(coroutine: Any) -> list[Coroutine[Any, Any, Any]]:
 
 
 async def _call(program: Program, node: Node) -> object:
-    return await program(node)
+    return await _coming(program(node), node)
+
+
+def _coming(returned: Awaitable[object], node: Node) -> Awaitable[object]:
+    """What a program gave, where it can be awaited. Raises TypeError where it was no program."""
+    if not inspect.isawaitable(returned):
+        raise TypeError(
+            f"the program of node {node.name} is no `async def main(node)`: called, it gave a "
+            f"{type(returned).__name__} at once"
+        )
+    return returned
 
 
 def _account(error: BaseException) -> tuple[str, str]:

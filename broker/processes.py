@@ -64,7 +64,10 @@ class WorkerProcesses:
         for process, pipe in zip(self._processes, self._pipes, strict=True):
             if process.is_alive():
                 continue
-            said = "it said nothing"
+            said = (
+                "it said nothing. Where a script starts a run with several processes it has to do "
+                'so under `if __name__ == "__main__":`, for they import it'
+            )
             with contextlib.suppress(EOFError, OSError):
                 if pipe.poll():
                     kind, value = pipe.recv()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import math
 import os
 import secrets
 import tempfile
@@ -31,12 +32,15 @@ from broker.troubles import Troubles
 from broker.wire import MAX_NODES, Frame, Kind
 from broker.worker import Assignment, Worker
 from faults import Event, Scenario
+from faults import load as load_faults
 from topologies import Topology
+from topologies import load as load_topology
 
 JOIN_DEADLINE_S = 120.0
 WEEK_S = 7 * 24 * 3600.0
 
 Transport = Literal["inproc", "ipc", "tcp"]
+Faults = Scenario | Sequence[Event] | str | Path
 
 
 @dataclass(frozen=True)
@@ -57,8 +61,8 @@ class Run:
 def run(
     programs: Programs,
     *,
-    topology: Topology,
-    faults: Scenario | Sequence[Event] = (),
+    topology: Topology | str | Path,
+    faults: Faults = (),
     seed: int = 0,
     clock: Literal["virtual", "wall"] = "virtual",
     processes: int = 1,
@@ -73,8 +77,8 @@ def run(
 
     Args:
         programs: By name of node. With more than one process they must be picklable.
-        topology: The network. Every program's node must be in it.
-        faults: A scenario, or events as `faults.expand` gives them.
+        topology: The network, or the name or file of one. Every program's node must be in it.
+        faults: A scenario, the name or file of one, or events as `faults.expand` gives them.
         seed: Of everything that is drawn. Same seed, same digest, for any number of processes.
         clock: ``virtual`` time jumps from event to event; ``wall`` is the machine's own clock, with
             programs in processes of their own (see `broker.wall`), and no two runs are the same.
@@ -95,6 +99,7 @@ def run(
 
         Each of them has the run's `ledger` and `faults` as far as it came.
     """
+    topology, faults = _read(topology, faults)
     if clock == "wall":
         from broker import wall  # noqa: PLC0415 - it is built on this module
 
@@ -113,15 +118,15 @@ def run(
         )
     if clock != "virtual":
         raise BrokerError(f"clock is {clock!r}; it is virtual or wall")
-    plan = _Plan(programs, topology, seed, processes, workers, transport, frozenset(background))
-    return plan.run(faults, to_ns(limit_s), observe, tap)
+    plan = _Plan(programs, topology, seed, processes, workers, transport, background, limit_s)
+    return plan.run(faults, observe, tap)
 
 
 async def run_async(
     programs: Programs,
     *,
-    topology: Topology,
-    faults: Scenario | Sequence[Event] = (),
+    topology: Topology | str | Path,
+    faults: Faults = (),
     seed: int = 0,
     processes: int = 1,
     workers: int | None = None,
@@ -136,10 +141,9 @@ async def run_async(
     The run has a thread of its own, and `observe` and `tap` are called there. Cancelling ends the
     run.
     """
-    plan = _Plan(programs, topology, seed, processes, workers, transport, frozenset(background))
-    running = asyncio.ensure_future(
-        asyncio.to_thread(plan.run, faults, to_ns(limit_s), observe, tap)
-    )
+    topology, faults = _read(topology, faults)
+    plan = _Plan(programs, topology, seed, processes, workers, transport, background, limit_s)
+    running = asyncio.ensure_future(asyncio.to_thread(plan.run, faults, observe, tap))
     try:
         return await asyncio.shield(running)
     except asyncio.CancelledError:
@@ -160,10 +164,12 @@ class _Plan:
         processes: int,
         workers: int | None,
         transport: Transport | None,
-        background: frozenset[str],
+        background: Collection[str],
+        limit_s: float,
     ) -> None:
+        check_arguments(programs, topology, processes, workers, transport, background, limit_s)
         self._names = tuple(programs)
-        check(self._names, topology, processes, workers, transport, background)
+        self._limit_ns = to_ns(limit_s)
         self._programs = programs
         self._topology = topology
         self._seed = seed
@@ -191,7 +197,6 @@ class _Plan:
     def run(
         self,
         faults: Scenario | Sequence[Event],
-        limit_ns: int,
         observe: Observer | None,
         tap: Tap | None,
     ) -> Run:
@@ -239,7 +244,7 @@ class _Plan:
                 bus,
                 seed=self._seed,
                 send_buffer_bytes=self._topology.transport.send_buffer_bytes,
-                limit_ns=limit_ns,
+                limit_ns=self._limit_ns,
                 observe=observe,
                 tap=tap,
                 pump=pump,
@@ -281,14 +286,27 @@ class _Plan:
         )
 
 
-def check(
-    names: Sequence[str],
+def _read(
+    topology: Topology | str | Path, faults: Faults
+) -> tuple[Topology, Scenario | Sequence[Event]]:
+    """What stands in the files that may be named instead."""
+    return (
+        load_topology(topology) if isinstance(topology, str | Path) else topology,
+        load_faults(faults) if isinstance(faults, str | Path) else faults,
+    )
+
+
+def check_arguments(
+    programs: Programs,
     topology: Topology,
     processes: int,
     workers: int | None,
     transport: Transport | None,
     background: Collection[str],
+    limit_s: float,
 ) -> None:
+    """Raises BrokerError for what no run could be made of."""
+    names = tuple(programs)
     if not names:
         raise BrokerError("a run needs at least one program")
     if len(names) > MAX_NODES:
@@ -307,6 +325,16 @@ def check(
             f"no node {strangers[0]!r} in topology {topology.name}; it has "
             f"{', '.join(topology.nodes)}"
         )
+    for name, program in programs.items():
+        if not callable(program):
+            raise BrokerError(
+                f"the program of node {name} is a {type(program).__name__}; give the function "
+                "itself, an `async def main(node)`, and don't call it"
+            )
+    if not 0 < limit_s < math.inf:
+        raise BrokerError(f"limit_s is {limit_s}; it is a number of seconds, more than 0")
+    if isinstance(background, str):
+        raise BrokerError(f"background is {background!r}; it is a list of names: [{background!r}]")
     idle = sorted(set(background) - set(names))
     if idle:
         raise BrokerError(f"no program {idle[0]!r} to leave running; there are {', '.join(names)}")

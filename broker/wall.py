@@ -36,7 +36,7 @@ from broker.node import Program, Programs
 from broker.port import Port, a_word
 from broker.processes import WorkerProcesses
 from broker.realtime import EXACT_S, Waiter, sharpen
-from broker.run import JOIN_DEADLINE_S, WEEK_S, Run, Transport, check
+from broker.run import JOIN_DEADLINE_S, WEEK_S, Run, Transport, check_arguments
 from broker.scheduler import Note, Observer, Tap
 from broker.serve import Bus, LedgerBooks
 from broker.serve import Observer as BusObserver
@@ -362,7 +362,7 @@ def run(
     seconds. The programs must be picklable. `Run.digest` differs from run to run, as times do.
     """
     names = tuple(programs)
-    check(names, topology, processes, workers, transport, background)
+    check_arguments(programs, topology, processes, workers, transport, background, limit_s)
     if transport == "inproc":
         raise BrokerError("in wall time programs have processes of their own: use ipc or tcp")
     count = min(processes, len(names))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import math
 import sys
 from functools import partial
 
@@ -363,11 +364,41 @@ def test_books_that_do_not_balance_are_told_where_the_run_had_failed_anyway(monk
         ({"programs": {"x": idle}}, "no node 'x' in topology small; it has a, b, c"),
         ({"processes": 0}, "processes is 0"),
         ({"background": ["b"]}, "no program 'b'"),
+        ({"background": "a"}, r"background is 'a'; it is a list of names: \['a'\]"),
+        ({"programs": {"a": "idle"}}, "program of node a is a str; give the function itself"),
+        ({"limit_s": math.inf}, "limit_s is inf"),
+        ({"limit_s": math.nan}, "limit_s is nan"),
+        ({"limit_s": -1}, "limit_s is -1; it is a number of seconds, more than 0"),
+        ({"topology": "edge-clusters"}, "no node 'a' in topology edge-clusters"),
     ],
 )
 def test_a_run_that_can_not_be_is_refused(options, reason):
+    for clock in ("virtual", "wall"):
+        with pytest.raises(BrokerError, match=reason):
+            broker.run(**{"programs": {"a": idle}, "topology": PAIR, "clock": clock} | options)
     with pytest.raises(BrokerError, match=reason):
-        broker.run(**{"programs": {"a": idle}, "topology": PAIR} | options)
+        asyncio.run(broker.run_async(**{"programs": {"a": idle}, "topology": PAIR} | options))
+
+
+def test_networks_and_scenarios_may_be_named_or_stand_in_a_file(tmp_path):
+    file = tmp_path / "evening.yaml"
+    file.write_text("name: evening\ntimeline: [{at: 1 s, crash: client-0, for: 1 s}]")
+    named = {"programs": {"client-0": sixty, "client-1": idle}, "topology": "edge-clusters"}
+    for faults in (str(file), file):
+        run = broker.run(**named, faults=faults)
+        assert [event.at_ns // SECOND for event in run.faults] == [1, 2]
+    assert run.digest == asyncio.run(broker.run_async(**named, faults=file)).digest
+    with pytest.raises(ScenarioError, match="there is no such file"):
+        broker.run(**named, faults="nowhere.yaml")
+
+
+def test_a_program_that_is_none_is_told_so():
+    async def generate(_: Node):
+        yield 1
+
+    for program, what in ((lambda _: 3, "int"), (generate, "async_generator")):
+        with pytest.raises(ProgramError, match=f"node a is no `async def.* gave a {what} at once"):
+            broker.run({"a": program}, topology=PAIR)
 
 
 # Faults and observers.

@@ -46,6 +46,13 @@ class SpinError(BrokerError):
         )
 
 
+class HangError(BrokerError):
+    """A program has not given its thread back for so long that it was interrupted."""
+
+    def __init__(self) -> None:
+        super().__init__("interrupted here: the program did not give its thread back")
+
+
 class RealWorldError(BrokerError):
     """A program reached for the machine's own network, threads or processes in virtual time."""
 

@@ -19,6 +19,7 @@ from multiprocessing.connection import Connection
 import zmq
 
 from broker.errors import BrokerError, WorkerError
+from broker.watchdog import Watchdog
 from broker.worker import Assignment, Worker
 
 Work = Callable[[str, Assignment, Connection], None]
@@ -127,11 +128,12 @@ def _work(endpoint: str, assignment: Assignment, pipe: Connection) -> None:
     try:
         worker.hello()
         running = True
-        while running:
-            while not socket.poll(_POLL_MS):
-                if parent is not None and not parent.is_alive():
-                    return
-            running = worker.pump()
+        with Watchdog():
+            while running:
+                while not socket.poll(_POLL_MS):
+                    if parent is not None and not parent.is_alive():
+                        return
+                running = worker.pump()
         returned = worker.returned
         worker.close()
         pipe.send(("returned", returned))

@@ -29,6 +29,7 @@ from broker.node import Programs
 from broker.processes import WorkerProcesses
 from broker.scheduler import Observer, Scheduler, Tap
 from broker.troubles import Troubles
+from broker.watchdog import Watchdog
 from broker.wire import MAX_NODES, Frame, Kind
 from broker.worker import Assignment, Worker
 from faults import Event, Scenario
@@ -232,7 +233,7 @@ class _Plan:
                 pool = WorkerProcesses(endpoint, assignments)
                 opened.callback(pool.end)
                 alive = functools.partial(self._watch, pool)
-            bus = Bus(socket, self._owners, tokens, ledger, alive)
+            bus = Bus(socket, self._owners, tokens, ledger, alive, self._names)
             bus.wait_for_all(JOIN_DEADLINE_S)
             self._scheduler = scheduler = Scheduler(
                 self._names,
@@ -251,7 +252,8 @@ class _Plan:
             )
             if self._stopped:
                 scheduler.stop()
-            scheduler.live()
+            with Watchdog() if local is not None else contextlib.nullcontext():
+                scheduler.live()
             for worker in range(self._processes):
                 bus.send(worker, [Frame(Kind.CLOSE)])
             returned: dict[str, object] = {}

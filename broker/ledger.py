@@ -5,7 +5,8 @@ is called whenever a run closes and raises `LedgerError` when the books do not b
 
 The digest is SHA-256 over every message in the order in which it was sent (ends, purpose, sizes,
 times in nanoseconds, fate, and a fingerprint of what it carried) and every fault that was applied.
-Two runs with the same digest carried the same bytes at the same instants.
+Two runs with the same digest carried the same bytes at the same instants. What programs noted or
+returned is not in it, nor what the sender's clock showed.
 
 Bytes on the wire are those of whole messages, whatever became of them; what never left its node (a
 message to itself, a copy for a subscriber that was too slow) has none.

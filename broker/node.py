@@ -244,7 +244,7 @@ class Node:
             self._requests.pop(sequence, None)
 
     async def publish(self, topic: str, header: Header, payload: Sequence[Buffer] = ()) -> None:
-        """Sends one message to each node that subscribes to `topic` now.
+        """Sends one message to each other node that subscribes to `topic` now.
 
         One who does not keep up with reading loses messages ("subscriber too slow"), as with
         ZeroMQ's PUB; the publisher never waits.

@@ -144,6 +144,10 @@ def test_a_digest_sees_whether_a_message_was_a_datagram():
     assert filled(replace(FRAME, flags=DATAGRAM)).digest() != filled().digest()
 
 
+def test_a_digest_does_not_see_what_the_senders_clock_showed():
+    assert filled(replace(FRAME, clock_ns=5)).digest() == filled().digest()
+
+
 def test_a_digest_does_not_see_in_which_order_fates_were_booked():
     def booked(*fates: Fate) -> str:
         ledger = Ledger()

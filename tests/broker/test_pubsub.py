@@ -10,7 +10,7 @@ import pytest
 
 import broker
 from broker import BrokerError, Node
-from tests.broker.worlds import crash, network, strike
+from tests.broker.worlds import crash, network, partition, strike
 from topologies import Transport
 
 STAR = network("p-hub", "s-hub", "t-hub")
@@ -60,6 +60,16 @@ def test_who_subscribes_at_the_very_instant_hears_it():
         {"p": partial(publish, count=3), "s": partial(hear, from_s=2, until_s=9)}, topology=STAR
     )
     assert run.returned["s"] == [1, 2]
+
+
+def test_a_subscription_costs_nothing_and_holds_at_once_across_a_partition():
+    run = broker.run(
+        {"p": partial(publish, count=3), "s": partial(hear, from_s=1.5, until_s=20)},
+        topology=STAR,
+        faults=partition(["p"], ["s"], 0.5, 1.9),
+    )
+    assert run.returned["s"] == [1, 2]
+    assert set(run.ledger.bytes_by_purpose()) == {"news"}
 
 
 def test_a_message_says_its_topic_and_its_source_and_one_that_was_sent_has_none():

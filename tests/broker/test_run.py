@@ -87,6 +87,21 @@ def test_what_returns_after_the_end_has_not_returned():
     assert run.returned == {"a": "in time", "c": "in time"}
 
 
+def test_a_digest_is_over_the_messages_and_not_over_what_programs_noted_or_returned():
+    def play(said: int) -> broker.Run:
+        async def tell(node: Node) -> int:
+            await asyncio.sleep(1)
+            node.note("said", it=said)
+            await node.send("b", {})
+            return said
+
+        return broker.run({"a": tell, "b": wait}, topology=PAIR)
+
+    one, two = play(1), play(2)
+    assert (one.returned["a"], two.returned["a"]) == (1, 2)
+    assert one.digest == two.digest
+
+
 def test_the_books_balance_when_messages_are_still_under_way():
     async def tell(node: Node) -> None:
         for _ in range(3):

@@ -437,6 +437,8 @@ class Scheduler:
                 source, destination = self._names[frame.source], self._names[subscriber]
                 entry = self._ledger.sent(source, destination, copy)
                 self._ledger.ended(Fate(entry.number, frame.instant_ns, TOO_SLOW))
+                if self._tap is not None:
+                    self._tap(source, destination, copy)
                 continue
             self._published[key] = held + size
             self._hand_over(copy)

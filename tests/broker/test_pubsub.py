@@ -174,7 +174,10 @@ async def hear_slowly(node: Node) -> list[int]:
 
 
 def test_a_subscriber_that_does_not_keep_up_loses_and_nobody_else_does():
-    run = broker.run({"p": flood, "s": hear_slowly, "t": hear_fast}, topology=SMALL)
+    seen: list[str] = []
+    programs = {"p": flood, "s": hear_slowly, "t": hear_fast}
+    run = broker.run(programs, topology=SMALL, tap=lambda *frame: seen.append(frame[1]))
+    assert seen == [entry.destination for entry in run.ledger]
     assert run.returned["p"] == pytest.approx(4, abs=1e-6)
     assert run.returned["t"] == list(range(300))
     slow = run.returned["s"]

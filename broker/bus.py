@@ -8,6 +8,7 @@ reason.
 from __future__ import annotations
 
 import hmac
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -18,13 +19,16 @@ from broker.ledger import Ledger
 from broker.wire import NOBODY, PUBLISH, Frame, Kind, collect, decode, post, unpack
 
 _POLL_MS = 500
+_PATIENT_POLLS = 120
+_log = logging.getLogger(__name__)
 
 
 class Bus:
     """A bound ROUTER socket and the workers that joined over it.
 
     `owners` gives, for each node's number, the worker it lives in; `tokens` each worker's secret.
-    `alive` is asked while waiting and raises when a worker is gone.
+    `alive` is asked while waiting and raises when a worker is gone. Who is waited for for long is
+    named, with its nodes' `names`.
     """
 
     def __init__(
@@ -34,6 +38,7 @@ class Bus:
         tokens: tuple[bytes, ...],
         ledger: Ledger,
         alive: Callable[[], None],
+        names: Sequence[str] = (),
     ) -> None:
         self._socket = socket
         self._owners = owners
@@ -41,10 +46,13 @@ class Bus:
         self._ledger = ledger
         self._alive = alive
         self._worker_of: dict[bytes, int] = {}
+        self._names = names
         self._identity_of: dict[int, bytes] = {}
+        self._awaited = dict.fromkeys(range(len(tokens)))
 
     def send(self, worker: int, frames: Sequence[Frame]) -> None:
-        """Sends frames to a worker. Raises WorkerError where it is gone."""
+        """Sends frames to a worker, which is to answer. Raises WorkerError where it is gone."""
+        self._awaited[worker] = None
         try:
             post(self._socket, frames, self._identity_of[worker])
         except zmq.ZMQError as error:
@@ -81,6 +89,8 @@ class Bus:
                 continue
             heard = [frame for frame in frames if self._may_say(worker, frame)]
             if heard:
+                if heard[-1].kind is Kind.QUIET:
+                    self._awaited.pop(worker, None)
                 return worker, heard
 
     def _may_say(self, worker: int, frame: Frame) -> bool:
@@ -113,21 +123,36 @@ class Bus:
         if index in self._identity_of:
             self._ledger.malformed("second hello")
             return
+        self._awaited.pop(index)
         self._identity_of[index] = identity
         self._worker_of[identity] = index
 
     def _next(self, until: float, what: str) -> tuple[bytes, list[Frame]]:
+        silent_polls = 0
         while True:
             try:
                 identity, *parts = collect(self._socket, zmq.NOBLOCK)
             except zmq.Again:
                 if not self._socket.poll(_POLL_MS):
                     self._alive()
+                    silent_polls += 1
+                    if silent_polls == _PATIENT_POLLS:
+                        silent_s = silent_polls * _POLL_MS / 1e3
+                        _log.warning("%s: no answer for %.0f s", self._late(), silent_s)
                 continue
             finally:
                 if time.monotonic() > until:
-                    raise WorkerError(f"a worker process took too long {what}")
+                    raise WorkerError(f"{self._late()} took too long {what}")
             try:
                 return bytes(identity), decode(parts)
             except FrameError as error:
                 self._ledger.malformed(str(error))
+
+    def _late(self) -> str:
+        """The workers that have not answered, and what lives there."""
+        late: list[str] = []
+        for worker in self._awaited:
+            here = zip(self._names, self._owners, strict=False)
+            nodes = ", ".join(name for name, owner in here if owner == worker)
+            late.append(f"worker {worker} ({nodes})" if nodes else f"worker {worker}")
+        return " and ".join(late) or "a worker"

@@ -165,6 +165,12 @@ class NodeLoop(asyncio.AbstractEventLoop):
             heapq.heappop(self._timers)
         return self._timers[0][0] if self._timers else None
 
+    def has_only(self, handle: asyncio.Handle | None) -> bool:
+        """Whether this loop has nothing else to do than `handle`, now or later."""
+        return not self._ready and all(
+            timer is handle or timer._cancelled for _, _, timer in self._timers
+        )
+
     def skew(self, now_ns: int, offset_ns: int, drift: float) -> None:
         """From now on this node's clock is `offset_ns` ahead and gains `drift` seconds a second.
 
@@ -406,34 +412,18 @@ class NodeLoop(asyncio.AbstractEventLoop):
 
 
 def _refuse(method: str) -> Callable[..., NoReturn]:
+    remedy = "use what the node gives: send, receive, compute"
+    if method.endswith(("_exception_handler", "_task_factory")):
+        remedy = "a node's loop is the emulator's own; catch errors where you await"
+
     def refuse(self: NodeLoop, *_: object, **__: object) -> NoReturn:
-        raise RealWorldError(self.name, method, "use what the node gives: send, receive, compute")
+        raise RealWorldError(self.name, method, remedy)
 
     refuse.__name__ = method
     refuse.__doc__ = f"Refused: `{method}` would leave the emulator."
     return refuse
 
 
-for _method in (
-    "call_soon_threadsafe",
-    "create_connection",
-    "create_server",
-    "create_datagram_endpoint",
-    "create_unix_connection",
-    "create_unix_server",
-    "subprocess_exec",
-    "subprocess_shell",
-    "getaddrinfo",
-    "getnameinfo",
-    "sock_connect",
-    "sock_accept",
-    "sock_recv",
-    "sock_recv_into",
-    "sock_sendall",
-    "add_reader",
-    "add_writer",
-    "add_signal_handler",
-    "run_forever",
-    "run_until_complete",
-):
-    setattr(NodeLoop, _method, _refuse(_method))
+for _method in vars(asyncio.AbstractEventLoop):
+    if not _method.startswith("_") and _method not in vars(NodeLoop):
+        setattr(NodeLoop, _method, _refuse(_method))

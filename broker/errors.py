@@ -5,11 +5,35 @@ Every error says which node it concerns and at which virtual time, because that 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from broker.ledger import Ledger
+    from faults import Event
 
 
 class BrokerError(Exception):
-    """Base of everything this room raises."""
+    """Base of everything this room raises.
+
+    One that ends a run has the run's `ledger`, as far as it came, and its `faults` (see `Run`).
+    """
+
+    ledger: Ledger | None = None
+    faults: tuple[Event, ...] = ()
+
+
+@contextmanager
+def with_the_books(ledger: Ledger, faults: Callable[[], tuple[Event, ...]]) -> Iterator[None]:
+    """What ends a run with an error within this has the run's books with it."""
+    try:
+        yield
+    except BrokerError as error:
+        error.ledger, error.faults = ledger, faults()
+        raise
 
 
 class SpinError(BrokerError):
@@ -20,6 +44,13 @@ class SpinError(BrokerError):
             f"node {node} ran {steps:,} steps at virtual time {time_s:.6f} s without waiting for "
             "anything. Let it await a message, a computation or asyncio.sleep."
         )
+
+
+class HangError(BrokerError):
+    """A program has not given its thread back for so long that it was interrupted."""
+
+    def __init__(self) -> None:
+        super().__init__("interrupted here: the program did not give its thread back")
 
 
 class RealWorldError(BrokerError):
@@ -42,10 +73,31 @@ class DeadlockError(BrokerError):
 
     def __init__(self, time_s: float, waiting: Mapping[str, str]) -> None:
         self.time_s, self.waiting = time_s, dict(waiting)
-        lines = "\n".join(f"  {node}: {where}" for node, where in waiting.items())
         super().__init__(
             f"deadlock at virtual time {time_s:.6f} s: nothing is under way, and these wait:\n"
-            f"{lines}"
+            f"{_lines(waiting)}"
+        )
+
+
+class LimitError(BrokerError):
+    """The run has not ended within its `limit_s`."""
+
+    def __init__(self, limit_s: float, waiting: Mapping[str, str]) -> None:
+        self.limit_s, self.waiting = limit_s, dict(waiting)
+        super().__init__(
+            f"the run has not ended after {limit_s:,.0f} virtual seconds; these have not "
+            f"returned:\n{_lines(waiting)}"
+        )
+
+
+class LostError(BrokerError):
+    """A program that the run waits for is down, and no fault to come brings it back."""
+
+    def __init__(self, node: str, time_s: float) -> None:
+        self.node, self.time_s = node, time_s
+        super().__init__(
+            f"node {node} is down for good since {time_s:.6f} s, and the run waits for its "
+            "program. Give the fault an end (`for`), or name the node in `background`"
         )
 
 
@@ -64,7 +116,7 @@ class WorkerError(BrokerError):
 
 
 class LedgerError(BrokerError):
-    """The books do not balance: a bug of the emulator."""
+    """The books do not balance, or something came too late: a bug of the emulator."""
 
 
 class FrameError(BrokerError):
@@ -79,3 +131,7 @@ class DeviceMemoryError(BrokerError):
         super().__init__(
             f"node {node} has {free:,} of {capacity:,} bytes left; {purpose} needs {wanted:,}"
         )
+
+
+def _lines(waiting: Mapping[str, str]) -> str:
+    return "\n".join(f"  {node}: {where}" for node, where in waiting.items())

@@ -5,7 +5,11 @@ is called whenever a run closes and raises `LedgerError` when the books do not b
 
 The digest is SHA-256 over every message in the order in which it was sent (ends, purpose, sizes,
 times in nanoseconds, fate, and a fingerprint of what it carried) and every fault that was applied.
-Two runs with the same digest carried the same bytes at the same instants.
+Two runs with the same digest carried the same bytes at the same instants. What programs noted or
+returned is not in it, nor what the sender's clock showed.
+
+Bytes on the wire are those of whole messages, whatever became of them; what never left its node (a
+message to itself, a copy for a subscriber that was too slow) has none.
 
 A run may book millions of messages, so the books are some 75 bytes for each, and an `Entry` is made
 only for who looks at one.
@@ -30,11 +34,14 @@ from topologies import Transport
 
 IN_FLIGHT = "in flight"
 DELIVERED = "delivered"
+TOO_SLOW = "subscriber too slow"
 
 RECORD = struct.Struct("<IIIIQqqq16sB")
 """One message as it was sent: the numbers of source, destination and purpose among the words, the
 length of its body, what it answers, its size, its bytes on the wire, the instant, its fingerprint,
 and whether it is a datagram."""
+_WIRE = struct.Struct("<q")
+_WIRE_AT = struct.calcsize("<IIIIQq")
 _MOST_REASONS = 256
 _ROOM = 4_096
 _NOT_ENDED = array("q", [-1]) * _ROOM
@@ -132,7 +139,9 @@ class Ledger:
             content.update(part)
         size = frame.size_bytes
         datagram = frame.flags & DATAGRAM
-        if datagram:
+        if source == destination:
+            on_the_wire = 0
+        elif datagram:
             on_the_wire = self._datagram_bytes.get(size) or self._as_datagram(size)
         else:
             on_the_wire = size + (-(-size // self._segment_bytes) or 1) * self._header_bytes
@@ -162,7 +171,9 @@ class Ledger:
         return _tuple(Booking, (number, size))
 
     def ended(self, fate: Fate) -> None:
-        """Books how a message ended. Raises LedgerError where it had ended before."""
+        """Books how a message ended, and that it was never on the wire where that is why it ended.
+        Raises LedgerError where it had ended before.
+        """
         number, at_ns, reason, copy, _ = fate
         if not 0 < number <= self._count:
             raise LedgerError(f"message {number} ended, and was never sent")
@@ -181,6 +192,8 @@ class Ledger:
         else:
             self._ended_ns[place] = at_ns
             fates[place] = reasons[reason]
+            if reason == TOO_SLOW:
+                self._take_off_the_wire(place)
         self._ended += 1
 
     def fault(self, entry: FaultEntry) -> None:
@@ -295,6 +308,11 @@ class Ledger:
         on_the_wire = datagram_bytes(size, self._transport)
         self._datagram_bytes[size] = on_the_wire
         return on_the_wire
+
+    def _take_off_the_wire(self, place: int) -> None:
+        at = place * _length + _WIRE_AT
+        self._wire_total -= _WIRE.unpack_from(self._records, at)[0]
+        _WIRE.pack_into(self._records, at, 0)
 
     def _grow(self) -> None:
         """Makes room for the next messages, none of which has ended."""

@@ -12,12 +12,13 @@ import asyncio
 import atexit
 import contextlib
 import ctypes
+import inspect
 import math
 import os
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import CoroutineType
 from typing import Any, TypeVar, cast
@@ -207,6 +208,12 @@ class Machine:
                 due = arrival_ns
         return due
 
+    def is_idle(self) -> bool:
+        """Whether nothing more happens here by itself, a detector's heartbeats apart."""
+        if self._loop is None or self.node is None or self._paused or self.ended_ns is not None:
+            return True
+        return not (self.work or self._looped) and self._loop.has_only(self.node._heartbeat)
+
     def run(self, now_ns: int, end_ns: int, patient: bool) -> bool:
         """Lets all happen that is due before `end_ns`; what was due before `now_ns` (a pause) is
         due then. False: it stopped where work is not done yet, and it would not be `patient`.
@@ -383,7 +390,17 @@ def _awaited(coroutine: Any) -> list[Coroutine[Any, Any, Any]]:
 
 
 async def _call(program: Program, node: Node) -> object:
-    return await program(node)
+    return await _coming(program(node), node)
+
+
+def _coming(returned: Awaitable[object], node: Node) -> Awaitable[object]:
+    """What a program gave, where it can be awaited. Raises TypeError where it was no program."""
+    if not inspect.isawaitable(returned):
+        raise TypeError(
+            f"the program of node {node.name} is no `async def main(node)`: called, it gave a "
+            f"{type(returned).__name__} at once"
+        )
+    return returned
 
 
 def _account(error: BaseException) -> tuple[str, str]:

@@ -8,6 +8,7 @@ the device's time, memory that is not endless, and a disk that survives a crash.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -16,7 +17,7 @@ from typing import Any, Protocol, TypeVar
 
 from broker.clock import NANOSECONDS, NodeLoop
 from broker.disk import Disk
-from broker.errors import BrokerError, DeviceMemoryError
+from broker.errors import BrokerError, DeviceMemoryError, FrameError
 from broker.suspicion import INTERVAL_S, Detector
 from broker.wire import (
     ANSWER,
@@ -164,7 +165,7 @@ class Node:
         self._dead = self._reads_no_more = False
         self._traffic = Traffic(loop, surroundings.send_buffer_bytes)
         self._watched: dict[str, Detector] = {}
-        self._heartbeats: asyncio.Task[None] | None = None
+        self._heartbeat: asyncio.Handle | None = None
         self.said = Said()
 
     # Where and when.
@@ -243,7 +244,7 @@ class Node:
             self._requests.pop(sequence, None)
 
     async def publish(self, topic: str, header: Header, payload: Sequence[Buffer] = ()) -> None:
-        """Sends one message to each node that subscribes to `topic` now.
+        """Sends one message to each other node that subscribes to `topic` now.
 
         One who does not keep up with reading loses messages ("subscriber too slow"), as with
         ZeroMQ's PUB; the publisher never waits.
@@ -302,15 +303,15 @@ class Node:
         detector = self._watched.get(peer)
         if detector is None:
             detector = self._watched[peer] = Detector(self._loop.time())
-            if self._heartbeats is None:
-                self._heartbeats = self._loop.create_task(self._ask_for_life())
+            if self._heartbeat is None:
+                self._heartbeat = self._loop.call_soon(self._ask_for_life)
         return detector.suspects(self._loop.time())
 
-    async def _ask_for_life(self) -> None:
-        while True:
-            for peer in self._watched:
-                await self._send(peer, {}, (), _HEARTBEATS, flags=HEARTBEAT | DATAGRAM)
-            await asyncio.sleep(INTERVAL_S)
+    def _ask_for_life(self) -> None:
+        for peer in self._watched:
+            number, flags = self._surroundings.number(peer), HEARTBEAT | DATAGRAM
+            self._hand_over(number, b"\x80", (), _HEARTBEATS, 0, flags)
+        self._heartbeat = self._loop.call_later(INTERVAL_S, self._ask_for_life)
 
     async def _send(
         self,
@@ -571,9 +572,32 @@ class Traffic:
 
 def _packed(header: Header) -> bytes:
     """A header as msgpack. Raises here, at the sender, for what no receiver could read."""
-    packed = pack(header)
-    unpack(packed)
+    try:
+        packed = pack(header)
+        unpack(packed)
+    except (TypeError, FrameError) as error:
+        raise TypeError(_unpackable(header, "header") or f"header: {error}") from error
     return packed
+
+
+def _unpackable(value: object, where: str) -> str:
+    """What in a header can't be sent, and where it stands; empty where it is nothing in it."""
+    if isinstance(value, dict):
+        for key, each in value.items():
+            if not isinstance(key, str):
+                return f"{where} has a key {key!r}; keys are text"
+            if problem := _unpackable(each, f"{where}[{key!r}]"):
+                return problem
+    elif isinstance(value, list | tuple):
+        for place, each in enumerate(value):
+            if problem := _unpackable(each, f"{where}[{place}]"):
+                return problem
+    elif value is not None and not isinstance(value, (bool, int, float, str, *_BUFFERS)):
+        return (
+            f"{where} is a {type(value).__name__}; headers are of text, numbers, bytes, True, "
+            "False, None, and lists and dicts of them"
+        )
+    return ""
 
 
 def _readonly(part: Buffer) -> memoryview:
@@ -586,7 +610,19 @@ def _owned(payload: Sequence[Buffer]) -> tuple[bytes, ...]:
         return ()
     if isinstance(payload, _BUFFERS):
         raise TypeError("a payload is a sequence of buffers; put this one into a list")
-    return tuple([part if isinstance(part, bytes) else bytes(memoryview(part)) for part in payload])
+    try:
+        return tuple(
+            [part if isinstance(part, bytes) else bytes(memoryview(part)) for part in payload]
+        )
+    except TypeError as error:
+        for place, part in enumerate(payload):
+            with contextlib.suppress(TypeError):
+                memoryview(part)
+                continue
+            raise TypeError(
+                f"payload[{place}] is a {type(part).__name__}; parts are bytes, or buffers of bytes"
+            ) from error
+        raise
 
 
 Program = Callable[[Node], Awaitable[object]]

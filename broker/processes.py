@@ -19,6 +19,7 @@ from multiprocessing.connection import Connection
 import zmq
 
 from broker.errors import BrokerError, WorkerError
+from broker.watchdog import Watchdog
 from broker.worker import Assignment, Worker
 
 Work = Callable[[str, Assignment, Connection], None]
@@ -64,7 +65,10 @@ class WorkerProcesses:
         for process, pipe in zip(self._processes, self._pipes, strict=True):
             if process.is_alive():
                 continue
-            said = "it said nothing"
+            said = (
+                "it said nothing. Where a script starts a run with several processes it has to do "
+                'so under `if __name__ == "__main__":`, for they import it'
+            )
             with contextlib.suppress(EOFError, OSError):
                 if pipe.poll():
                     kind, value = pipe.recv()
@@ -124,11 +128,12 @@ def _work(endpoint: str, assignment: Assignment, pipe: Connection) -> None:
     try:
         worker.hello()
         running = True
-        while running:
-            while not socket.poll(_POLL_MS):
-                if parent is not None and not parent.is_alive():
-                    return
-            running = worker.pump()
+        with Watchdog():
+            while running:
+                while not socket.poll(_POLL_MS):
+                    if parent is not None and not parent.is_alive():
+                        return
+                running = worker.pump()
         returned = worker.returned
         worker.close()
         pipe.send(("returned", returned))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import math
 import os
 import secrets
 import tempfile
@@ -21,22 +22,26 @@ import zmq
 
 from broker.bus import Bus
 from broker.clock import to_ns, to_seconds
-from broker.errors import BrokerError
+from broker.errors import BrokerError, with_the_books
 from broker.ledger import Ledger
 from broker.network import Network
 from broker.node import Programs
 from broker.processes import WorkerProcesses
 from broker.scheduler import Observer, Scheduler, Tap
 from broker.troubles import Troubles
+from broker.watchdog import Watchdog
 from broker.wire import MAX_NODES, Frame, Kind
 from broker.worker import Assignment, Worker
 from faults import Event, Scenario
+from faults import load as load_faults
 from topologies import Topology
+from topologies import load as load_topology
 
 JOIN_DEADLINE_S = 120.0
 WEEK_S = 7 * 24 * 3600.0
 
 Transport = Literal["inproc", "ipc", "tcp"]
+Faults = Scenario | Sequence[Event] | str | Path
 
 
 @dataclass(frozen=True)
@@ -57,8 +62,8 @@ class Run:
 def run(
     programs: Programs,
     *,
-    topology: Topology,
-    faults: Scenario | Sequence[Event] = (),
+    topology: Topology | str | Path,
+    faults: Faults = (),
     seed: int = 0,
     clock: Literal["virtual", "wall"] = "virtual",
     processes: int = 1,
@@ -73,8 +78,8 @@ def run(
 
     Args:
         programs: By name of node. With more than one process they must be picklable.
-        topology: The network. Every program's node must be in it.
-        faults: A scenario, or events as `faults.expand` gives them.
+        topology: The network, or the name or file of one. Every program's node must be in it.
+        faults: A scenario, the name or file of one, or events as `faults.expand` gives them.
         seed: Of everything that is drawn. Same seed, same digest, for any number of processes.
         clock: ``virtual`` time jumps from event to event; ``wall`` is the machine's own clock, with
             programs in processes of their own (see `broker.wall`), and no two runs are the same.
@@ -92,7 +97,10 @@ def run(
         ProgramError: A program raised.
         DeadlockError: Nothing is under way and programs wait.
         BrokerError: Anything else that ends a run; `topologies.InputError` for bad input.
+
+        Each of them has the run's `ledger` and `faults` as far as it came.
     """
+    topology, faults = _read(topology, faults)
     if clock == "wall":
         from broker import wall  # noqa: PLC0415 - it is built on this module
 
@@ -111,15 +119,15 @@ def run(
         )
     if clock != "virtual":
         raise BrokerError(f"clock is {clock!r}; it is virtual or wall")
-    plan = _Plan(programs, topology, seed, processes, workers, transport, frozenset(background))
-    return plan.run(faults, to_ns(limit_s), observe, tap)
+    plan = _Plan(programs, topology, seed, processes, workers, transport, background, limit_s)
+    return plan.run(faults, observe, tap)
 
 
 async def run_async(
     programs: Programs,
     *,
-    topology: Topology,
-    faults: Scenario | Sequence[Event] = (),
+    topology: Topology | str | Path,
+    faults: Faults = (),
     seed: int = 0,
     processes: int = 1,
     workers: int | None = None,
@@ -134,10 +142,9 @@ async def run_async(
     The run has a thread of its own, and `observe` and `tap` are called there. Cancelling ends the
     run.
     """
-    plan = _Plan(programs, topology, seed, processes, workers, transport, frozenset(background))
-    running = asyncio.ensure_future(
-        asyncio.to_thread(plan.run, faults, to_ns(limit_s), observe, tap)
-    )
+    topology, faults = _read(topology, faults)
+    plan = _Plan(programs, topology, seed, processes, workers, transport, background, limit_s)
+    running = asyncio.ensure_future(asyncio.to_thread(plan.run, faults, observe, tap))
     try:
         return await asyncio.shield(running)
     except asyncio.CancelledError:
@@ -158,10 +165,12 @@ class _Plan:
         processes: int,
         workers: int | None,
         transport: Transport | None,
-        background: frozenset[str],
+        background: Collection[str],
+        limit_s: float,
     ) -> None:
+        check_arguments(programs, topology, processes, workers, transport, background, limit_s)
         self._names = tuple(programs)
-        check(self._names, topology, processes, workers, transport, background)
+        self._limit_ns = to_ns(limit_s)
         self._programs = programs
         self._topology = topology
         self._seed = seed
@@ -189,7 +198,6 @@ class _Plan:
     def run(
         self,
         faults: Scenario | Sequence[Event],
-        limit_ns: int,
         observe: Observer | None,
         tap: Tap | None,
     ) -> Run:
@@ -201,7 +209,10 @@ class _Plan:
         network = Network(self._topology, self._seed)
         pool: WorkerProcesses | None = None
         local: Worker | None = None
-        with contextlib.ExitStack() as opened:
+        with (
+            with_the_books(ledger, lambda: (*troubles.applied, *troubles.pending)),
+            contextlib.ExitStack() as opened,
+        ):
             folder = opened.enter_context(tempfile.TemporaryDirectory(prefix="broker-"))
             context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
             opened.callback(context.term)
@@ -222,7 +233,7 @@ class _Plan:
                 pool = WorkerProcesses(endpoint, assignments)
                 opened.callback(pool.end)
                 alive = functools.partial(self._watch, pool)
-            bus = Bus(socket, self._owners, tokens, ledger, alive)
+            bus = Bus(socket, self._owners, tokens, ledger, alive, self._names)
             bus.wait_for_all(JOIN_DEADLINE_S)
             self._scheduler = scheduler = Scheduler(
                 self._names,
@@ -234,14 +245,15 @@ class _Plan:
                 bus,
                 seed=self._seed,
                 send_buffer_bytes=self._topology.transport.send_buffer_bytes,
-                limit_ns=limit_ns,
+                limit_ns=self._limit_ns,
                 observe=observe,
                 tap=tap,
                 pump=pump,
             )
             if self._stopped:
                 scheduler.stop()
-            scheduler.live()
+            with Watchdog() if local is not None else contextlib.nullcontext():
+                scheduler.live()
             for worker in range(self._processes):
                 bus.send(worker, [Frame(Kind.CLOSE)])
             returned: dict[str, object] = {}
@@ -250,7 +262,7 @@ class _Plan:
             elif local is not None:
                 returned = local.returned
         return Run(
-            {name: returned[name] for name in self._names if name in returned},
+            {name: returned[name] for name in self._names if scheduler.has_returned(name)},
             ledger,
             ledger.digest(),
             to_seconds(scheduler.now_ns),
@@ -276,14 +288,27 @@ class _Plan:
         )
 
 
-def check(
-    names: Sequence[str],
+def _read(
+    topology: Topology | str | Path, faults: Faults
+) -> tuple[Topology, Scenario | Sequence[Event]]:
+    """What stands in the files that may be named instead."""
+    return (
+        load_topology(topology) if isinstance(topology, str | Path) else topology,
+        load_faults(faults) if isinstance(faults, str | Path) else faults,
+    )
+
+
+def check_arguments(
+    programs: Programs,
     topology: Topology,
     processes: int,
     workers: int | None,
     transport: Transport | None,
     background: Collection[str],
+    limit_s: float,
 ) -> None:
+    """Raises BrokerError for what no run could be made of."""
+    names = tuple(programs)
     if not names:
         raise BrokerError("a run needs at least one program")
     if len(names) > MAX_NODES:
@@ -302,6 +327,16 @@ def check(
             f"no node {strangers[0]!r} in topology {topology.name}; it has "
             f"{', '.join(topology.nodes)}"
         )
+    for name, program in programs.items():
+        if not callable(program):
+            raise BrokerError(
+                f"the program of node {name} is a {type(program).__name__}; give the function "
+                "itself, an `async def main(node)`, and don't call it"
+            )
+    if not 0 < limit_s < math.inf:
+        raise BrokerError(f"limit_s is {limit_s}; it is a number of seconds, more than 0")
+    if isinstance(background, str):
+        raise BrokerError(f"background is {background!r}; it is a list of names: [{background!r}]")
     idle = sorted(set(background) - set(names))
     if idle:
         raise BrokerError(f"no program {idle[0]!r} to leave running; there are {', '.join(names)}")

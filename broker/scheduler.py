@@ -25,14 +25,23 @@ from typing import Any
 
 from broker.bus import Bus
 from broker.clock import to_seconds
-from broker.errors import BrokerError, DeadlockError, LivelockError, ProgramError
-from broker.ledger import Ledger
+from broker.errors import (
+    BrokerError,
+    DeadlockError,
+    LedgerError,
+    LimitError,
+    LivelockError,
+    LostError,
+    ProgramError,
+)
+from broker.ledger import TOO_SLOW, Ledger
 from broker.network import Fate, Network
 from broker.troubles import Order, Strike, Troubles, told
-from broker.wire import DATAGRAM, NOBODY, PUBLISH, Frame, Kind, pack, unpack
+from broker.wire import DATAGRAM, HEARTBEAT, NOBODY, PUBLISH, Frame, Kind, pack, unpack
 
 ROUNDS_AT_AN_INSTANT = 10_000
 INSTANT_DEADLINE_S = 900.0
+_FIRST_LOOK_NS = 10_000_000_000
 
 _INSTANT, _DUE = attrgetter("instant_ns"), attrgetter("due_ns")
 _NO_NEWS: dict[str, Any] = {}
@@ -82,8 +91,8 @@ class Scheduler:
         self._names = names
         self._owners = owners
         self._workers = max(owners) + 1
-        numbers = {name: number for number, name in enumerate(names)}
-        self._principals = frozenset(numbers[name] for name in principals)
+        self._numbers = {name: number for number, name in enumerate(names)}
+        self._principals = frozenset(self._numbers[name] for name in principals)
         self._network = network
         self._troubles = troubles
         self._ledger = ledger
@@ -109,31 +118,59 @@ class Scheduler:
         self._senders: dict[int, dict[int, None]] = {}
         self._arriving: list[Fate] = []
         self._late = 0
+        self._lost: str | None = None
+        self._look_ns = _FIRST_LOOK_NS
 
     def stop(self) -> None:
         """Ends the run with an error at its next window; may be called from another thread."""
         self._stopped = True
 
     def live(self) -> None:
-        """Moves time until the principals have returned, and checks the books.
+        """Moves time until the principals have returned. However that ends, the books are checked.
 
         Raises ProgramError, DeadlockError, LivelockError, BrokerError.
         """
+        try:
+            self._live()
+        except LedgerError:
+            raise
+        except BrokerError:
+            self._check()
+            raise
+        self._check()
+
+    def has_returned(self, name: str) -> bool:
+        """Whether a node's program had returned by now: workers run on beyond the end."""
+        return self._returned.get(self._numbers[name], math.inf) <= self.now_ns
+
+    def _live(self) -> None:
         orders = self._troubles.first_orders()
         self._begin_window(orders)
         while not self._principals <= self._returned.keys():
             if self._stopped:
                 raise BrokerError("the run was stopped from outside")
+            if self._lost is not None:
+                raise LostError(self._lost, to_seconds(self.now_ns))
             self.now_ns = self._next_instant()
             if self.now_ns > self._limit_ns:
-                raise BrokerError(
-                    f"the run has not ended after {to_seconds(self._limit_ns):,.0f} virtual seconds"
-                )
+                raise LimitError(to_seconds(self._limit_ns), self._waiting())
+            if self.now_ns > self._look_ns:
+                self._look_behind_heartbeats()
             self._begin_window([])
-        self.now_ns = max(self._returned[number] for number in self._principals)
-        for fate in self._network.advance(self.now_ns):
+        self._end(max(self._returned[number] for number in self._principals))
+
+    def _end(self, now_ns: int) -> None:
+        """The run ends at this instant of its last window."""
+        self.now_ns = now_ns
+        for fate in self._network.advance(now_ns):
             self._ledger.ended(fate)
-        self._ledger.check(self._network.in_flight() + self._late, self._network.duplicated)
+
+    def _check(self) -> None:
+        """Raises LedgerError where the books don't balance: an error within a window leaves what
+        was to arrive in it under way.
+        """
+        in_flight = self._network.in_flight() + len(self._arriving) + self._late
+        self._ledger.check(in_flight, self._network.duplicated)
 
     def _next_instant(self) -> int:
         candidates = [ns for ns in self._next_of if ns is not None]
@@ -144,6 +181,18 @@ class Scheduler:
         if not candidates:
             raise DeadlockError(to_seconds(self.now_ns), self._waiting())
         return max(min(candidates), self.now_ns)
+
+    def _look_behind_heartbeats(self) -> None:
+        """Heartbeats go on for ever, and nobody waits for them: where nothing else is to come, it
+        is a deadlock. It is looked for after each quarter more of the time.
+        """
+        self._look_ns = self.now_ns + self.now_ns // 4
+        if self._receipts or self._troubles.next_ns() is not None:
+            return
+        if all(frame.flags & HEARTBEAT for frame in self._flying.values()):
+            said = self._describe()
+            if all(body["idle"] for body in said):
+                raise DeadlockError(to_seconds(self.now_ns), self._waiting(said))
 
     # A window.
 
@@ -182,7 +231,6 @@ class Scheduler:
                 workers.update(range(self._workers))
             if workers:
                 self._step(sorted(workers), orders, links, deliveries, end_ns)
-                self._arriving.clear()
             orders, links = [], None
             if self._lookahead_ns > 0:
                 self._lived_ns = end_ns
@@ -226,7 +274,7 @@ class Scheduler:
                 self._unpublish(frame.source, frame.destination, frame.size_bytes)
             return None
         if fate.at_ns < max(self.now_ns, self._lived_ns):
-            raise BrokerError(
+            raise LedgerError(
                 f"message {number} arrived at {to_seconds(fate.at_ns):.9f} s, which is past: the "
                 "network broke its promise of a lookahead"
             )
@@ -299,20 +347,25 @@ class Scheduler:
             if well:
                 self._returned[number] = ended_ns
         until_ns = self._end_ns()
-        for ended_ns, number, text, problem in _merged(reports, "failed"):
-            if ended_ns <= until_ns:
-                raise ProgramError(self._names[number], to_seconds(ended_ns), text, problem)
+        failed = _merged(reports, "failed")
+        if failed:
+            until_ns = min(until_ns, failed[0][0])
         for fate in self._arriving:
             if fate.at_ns <= until_ns:
                 self._ledger.ended(fate)
             else:
                 self._late += 1
+        self._arriving.clear()
         topics, notes = _merged(reports, "topics"), _merged(reports, "notes")
         self._act(self._in_order(sent, _INSTANT), topics, notes, until_ns)
         for _, _, fact, nodes in _merged(reports, "facts"):
             self._facts[fact] = tuple(nodes)
         for receipt in _merged(reports, "receipts"):
             self._receipt(*receipt)
+        if failed and failed[0][0] == until_ns:
+            ended_ns, number, text, problem = failed[0]
+            self._end(ended_ns)
+            raise ProgramError(self._names[number], to_seconds(ended_ns), text, problem)
 
     def _act(
         self,
@@ -383,7 +436,9 @@ class Scheduler:
             if held >= self._buffer_bytes:
                 source, destination = self._names[frame.source], self._names[subscriber]
                 entry = self._ledger.sent(source, destination, copy)
-                self._ledger.ended(Fate(entry.number, frame.instant_ns, "subscriber too slow"))
+                self._ledger.ended(Fate(entry.number, frame.instant_ns, TOO_SLOW))
+                if self._tap is not None:
+                    self._tap(source, destination, copy)
                 continue
             self._published[key] = held + size
             self._hand_over(copy)
@@ -435,6 +490,8 @@ class Scheduler:
         for action, number, *_ in strike.orders:
             if action in ("crash", "boot"):
                 self._fall(number)
+        down = (name for name in self._troubles.lost if self._numbers.get(name) in self._principals)
+        self._lost = next(down, None)
         first = [order for order in orders if self._troubles.runs(self._names[order[1]])]
         for order in strike.orders:
             if order[0] in ("crash", "stop", "boot"):
@@ -452,14 +509,23 @@ class Scheduler:
         for peer in self._senders.pop(number, {}):
             self._owe(back_ns, peer, number, 0)
 
-    def _waiting(self) -> dict[str, str]:
-        """Who waits for what, for the report of a deadlock."""
-        waiting: dict[str, str] = {}
+    def _describe(self) -> list[dict[str, Any]]:
+        """What each worker says of its nodes: who is `waiting` for what, and whether all are `idle`
+        until they hear of others.
+        """
+        said: list[dict[str, Any]] = []
         for worker in range(self._workers):
             self._bus.send(worker, [Frame(Kind.DESCRIBE)])
             self._pump()
             _, (frame,) = self._bus.receive(INSTANT_DEADLINE_S)
-            waiting |= unpack(frame.body)["waiting"]
+            said.append(unpack(frame.body))
+        return said
+
+    def _waiting(self, said: Sequence[dict[str, Any]] | None = None) -> dict[str, str]:
+        """Who waits for what, in the order of the run's nodes."""
+        waiting: dict[str, str] = {}
+        for body in said or self._describe():
+            waiting |= body["waiting"]
         return {name: waiting[name] for name in self._names if name in waiting}
 
 

@@ -12,7 +12,7 @@ only add to:
     source, destination, purpose
     delivery     "stream" or "datagram"
     size_bytes   all that the program sent, with the frame around it
-    wire_bytes   what that is on the wire, headers counted
+    wire_bytes   what that is on the wire, headers counted; 0: it never left its node
     fate         "delivered", "in flight" (when the run ended), or why it was lost
     content      BLAKE2b, 16 bytes, of header and payload
     fault        which one: its place in the scenario, its own name, or "churn-1.3"

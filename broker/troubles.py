@@ -21,6 +21,9 @@ LinkNow = tuple[str, str, float, float, float]
 """A link that is not as in the topology: source, target, bit/s, delay in s, loss."""
 
 
+_DOWN = ("crash", "stop")
+
+
 @dataclass(frozen=True, slots=True)
 class Strike:
     """What has begun and ended at an instant.
@@ -52,7 +55,8 @@ def told(event: Event) -> tuple[FaultEntry, dict[str, Any]]:
 class Troubles:
     """The faults still to come, and those that hold (`conditions`).
 
-    `applied` are the events that were, with every selector resolved; `pending` those to come.
+    `applied` are the events that were, with every selector resolved; `pending` those to come;
+    `lost` are the nodes that are down and that nothing to come will bring back.
     """
 
     def __init__(
@@ -74,6 +78,8 @@ class Troubles:
         self._links: dict[tuple[str, str], LinkNow] = {}
         self.conditions = Conditions()
         self.applied: list[Event] = []
+        self.lost: dict[str, None] = {}
+        self._ending = frozenset(event.fault for event in events if event.phase == "end")
 
     @property
     def pending(self) -> tuple[Event, ...]:
@@ -102,6 +108,8 @@ class Troubles:
             change = self.conditions.begin if begins else self.conditions.end
             self.conditions = change(event)
             struck.append(event)
+            if begins and event.kind in _DOWN and event.fault not in self._ending:
+                self.lost |= dict.fromkeys(event.nodes)
         if not struck:
             return None
         self.applied += struck

@@ -30,14 +30,14 @@ from typing import Any
 from broker.account import Observer as BusObserver
 from broker.books import LedgerBooks
 from broker.clock import NANOSECONDS, driving, to_ns, to_seconds
-from broker.errors import BrokerError, FrameError, ProgramError
+from broker.errors import BrokerError, FrameError, ProgramError, with_the_books
 from broker.ledger import Ledger
 from broker.machine import Machine, commit
 from broker.node import Program, Programs
 from broker.port import Port, a_word
 from broker.processes import WorkerProcesses
 from broker.realtime import EXACT_S, Waiter, sharpen
-from broker.run import JOIN_DEADLINE_S, WEEK_S, Run, Transport, check
+from broker.run import JOIN_DEADLINE_S, WEEK_S, Run, Transport, check_arguments
 from broker.scheduler import Note, Observer, Tap
 from broker.serve import Bus
 from broker.troubles import told
@@ -331,7 +331,7 @@ def run(
     seconds. The programs must be picklable. `Run.digest` differs from run to run, as times do.
     """
     names = tuple(programs)
-    check(names, topology, processes, workers, transport, background)
+    check_arguments(programs, topology, processes, workers, transport, background, limit_s)
     if transport == "inproc":
         raise BrokerError("in wall time programs have processes of their own: use ipc or tcp")
     count = min(processes, len(names))
@@ -350,6 +350,7 @@ def run(
             observer=watcher,
             books=lambda custodian: LedgerBooks(ledger, names, custodian, tap),
         )
+        opened.enter_context(with_the_books(ledger, lambda: (*watcher.applied, *bus.to_come())))
         watcher.stop = bus.stop
         closing = opened.enter_context(contextlib.ExitStack())
         closing.callback(bus.close)

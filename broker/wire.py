@@ -227,7 +227,8 @@ def check(frame: Frame) -> None:
     if len(frame.purpose) > MAX_PURPOSE_BYTES // 4:
         purpose = frame.purpose.encode()
         if len(purpose) > MAX_PURPOSE_BYTES:
-            raise FrameError(f"purpose {frame.purpose!r} is longer than {MAX_PURPOSE_BYTES} bytes")
+            what = "topic" if frame.flags & PUBLISH else "purpose"
+            raise FrameError(f"{what} {frame.purpose!r} is longer than {MAX_PURPOSE_BYTES} bytes")
     if len(frame.body) > MAX_BODY_BYTES:
         raise FrameError(f"body of {len(frame.body):,} bytes; at most {MAX_BODY_BYTES:,}")
     if frame.payload:

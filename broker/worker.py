@@ -131,7 +131,8 @@ class Worker:
                         self._advance(frame.instant_ns, frame.due_ns)
                     return True
                 elif frame.kind == Kind.DESCRIBE:
-                    body = pack({"waiting": self._describe()})
+                    idle = all(machine.is_idle() for machine in self._machines.values())
+                    body = pack({"waiting": self._describe(), "idle": idle})
                     post(self._socket, [Frame(Kind.QUIET, body=body)])
                     return True
                 elif frame.kind == Kind.CLOSE:

@@ -232,6 +232,15 @@ def test_what_would_leave_the_emulator_is_refused(loop, reach_out):
     play(loop, main())
 
 
+@pytest.mark.parametrize("method", ["set_exception_handler", "set_task_factory", "stop"])
+def test_what_a_nodes_loop_has_not_is_refused_in_words(loop, method):
+    async def main():
+        with pytest.raises(RealWorldError, match=f"node phone called {method}"):
+            getattr(asyncio.get_running_loop(), method)(None)
+
+    play(loop, main())
+
+
 def test_a_running_loop_outside_is_put_back(loop):
     async def outside():
         before = asyncio.get_running_loop()

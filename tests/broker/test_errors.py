@@ -20,6 +20,8 @@ from broker import errors
         ),
         (errors.ProgramError("a", 2.0, "Traceback: x"), ["node a", "2.000000 s", "Traceback: x"]),
         (errors.DeadlockError(3.0, {"a": "main (x.py:3)"}), ["3.000000 s", "a: main (x.py:3)"]),
+        (errors.LimitError(3.0, {"a": "main (x.py:3)"}), ["after 3 virtual", "a: main (x.py:3)"]),
+        (errors.LostError("a", 3.0), ["node a", "3.000000 s", "`for`", "`background`"]),
         (errors.LivelockError(4.0, 10), ["10 rounds", "4.000000 s"]),
         (
             errors.DeviceMemoryError("a", "layers 0-3", 300, 200, 1_000),

@@ -73,6 +73,21 @@ def test_bytes_are_those_on_the_wire_by_purpose():
     assert ledger.wire_bytes == large + 2 * small
 
 
+def test_what_never_left_its_node_was_not_on_the_wire():
+    ledger = filled()
+    on_the_wire = ledger.wire_bytes
+    ledger.sent("a", "a", FRAME)
+    ledger.sent("a", "a", replace(FRAME, flags=DATAGRAM))
+    ledger.sent("a", "b", FRAME)
+    ledger.ended(Fate(4, 500, "subscriber too slow"))
+    ledger.sent("a", "b", FRAME)
+    ledger.ended(Fate(5, 501, "destination down"))
+    assert [entry.wire_bytes for entry in ledger] == [on_the_wire, 0, 0, 0, on_the_wire]
+    assert [entry.size_bytes for entry in ledger] == [FRAME.size_bytes] * 5
+    assert ledger.wire_bytes == 2 * on_the_wire
+    assert ledger.bytes_by_purpose() == {"asks": 2 * on_the_wire}
+
+
 def test_frames_that_could_not_be_read_are_counted_by_reason():
     ledger = Ledger()
     for reason in ("stranger", "wrong token", "stranger"):
@@ -127,6 +142,10 @@ def test_a_digest_sees_where_one_part_of_a_payload_ends():
 
 def test_a_digest_sees_whether_a_message_was_a_datagram():
     assert filled(replace(FRAME, flags=DATAGRAM)).digest() != filled().digest()
+
+
+def test_a_digest_does_not_see_what_the_senders_clock_showed():
+    assert filled(replace(FRAME, clock_ns=5)).digest() == filled().digest()
 
 
 def test_a_digest_does_not_see_in_which_order_fates_were_booked():

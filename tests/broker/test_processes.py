@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -50,6 +53,24 @@ def test_a_result_that_can_not_be_sent_is_an_error_that_says_so():
     programs = {"a": worlds.wait_for_ever, "b": worlds.return_a_lambda}
     with pytest.raises(WorkerError, match="return_a_lambda"):
         broker.run(programs, topology=PAIR, processes=2, background=["a"])
+
+
+def test_a_script_that_starts_its_run_when_it_is_imported_is_told_what_to_do(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import broker\n"
+        "from tests.broker.worlds import fail_at_two, network\n"
+        "programs = dict.fromkeys('ab', fail_at_two)\n"
+        "broker.run(programs, topology=network('a-b'), processes=2)\n"
+    )
+    root = Path(__file__).parents[2]
+    ended = subprocess.run(
+        [sys.executable, script], cwd=root, env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True, text=True, timeout=50, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 1
+    assert 'has to do so under `if __name__ == "__main__":`' in ended.stderr.splitlines()[-1]
+    script.unlink()
 
 
 def test_a_program_that_can_not_be_sent_is_refused_before_anything_runs():

@@ -10,7 +10,7 @@ import pytest
 
 import broker
 from broker import BrokerError, Node
-from tests.broker.worlds import crash, network, strike
+from tests.broker.worlds import crash, network, partition, strike
 from topologies import Transport
 
 STAR = network("p-hub", "s-hub", "t-hub")
@@ -60,6 +60,16 @@ def test_who_subscribes_at_the_very_instant_hears_it():
         {"p": partial(publish, count=3), "s": partial(hear, from_s=2, until_s=9)}, topology=STAR
     )
     assert run.returned["s"] == [1, 2]
+
+
+def test_a_subscription_costs_nothing_and_holds_at_once_across_a_partition():
+    run = broker.run(
+        {"p": partial(publish, count=3), "s": partial(hear, from_s=1.5, until_s=20)},
+        topology=STAR,
+        faults=partition(["p"], ["s"], 0.5, 1.9),
+    )
+    assert run.returned["s"] == [1, 2]
+    assert set(run.ledger.bytes_by_purpose()) == {"news"}
 
 
 def test_a_message_says_its_topic_and_its_source_and_one_that_was_sent_has_none():
@@ -164,7 +174,10 @@ async def hear_slowly(node: Node) -> list[int]:
 
 
 def test_a_subscriber_that_does_not_keep_up_loses_and_nobody_else_does():
-    run = broker.run({"p": flood, "s": hear_slowly, "t": hear_fast}, topology=SMALL)
+    seen: list[str] = []
+    programs = {"p": flood, "s": hear_slowly, "t": hear_fast}
+    run = broker.run(programs, topology=SMALL, tap=lambda *frame: seen.append(frame[1]))
+    assert seen == [entry.destination for entry in run.ledger]
     assert run.returned["p"] == pytest.approx(4, abs=1e-6)
     assert run.returned["t"] == list(range(300))
     slow = run.returned["s"]
@@ -172,8 +185,10 @@ def test_a_subscriber_that_does_not_keep_up_loses_and_nobody_else_does():
     assert 30 <= len(slow) < 100
     fates = run.ledger.fates()
     assert fates == {"delivered": 300 + len(slow), "subscriber too slow": 300 - len(slow)}
-    lost = {(entry.destination, entry.source) for entry in run.ledger if entry.fate != "delivered"}
-    assert lost == {("s", "p")}
+    lost = [entry for entry in run.ledger if entry.fate != "delivered"]
+    assert {(entry.destination, entry.source, entry.wire_bytes) for entry in lost} == {
+        ("s", "p", 0)
+    }
     # The first ones come as they are: what fits into his buffer, and what he reads meanwhile.
     together = next(i for i, (one, two) in enumerate(pairwise(slow)) if two > one + 1)
     assert together == 9

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import math
 import sys
+from functools import partial
 
 import pytest
 
@@ -12,7 +14,10 @@ import broker
 from broker import (
     BrokerError,
     DeadlockError,
+    LedgerError,
+    LimitError,
     LivelockError,
+    LostError,
     Node,
     ProgramError,
     SpinError,
@@ -22,7 +27,7 @@ from broker import clock as clock_module
 from broker.network import Fate, Network
 from faults import ScenarioError
 from faults.event import Event
-from tests.broker.worlds import SECOND, crash, network, partition, slow
+from tests.broker.worlds import SECOND, crash, network, partition, slow, strike
 
 PAIR = network("a-b", "b-c")
 
@@ -66,6 +71,35 @@ def test_background_programs_need_not_end():
 
     run = broker.run({"a": tick, "b": main, "c": idle}, topology=PAIR, background=["a", "c"])
     assert run.returned == {"b": 2.5, "c": "c"}
+
+
+def test_what_returns_after_the_end_has_not_returned():
+    async def main(_: Node) -> str:
+        await asyncio.sleep(1)
+        return "in time"
+
+    async def late(_: Node) -> str:
+        await asyncio.sleep(1.005)
+        return "late"
+
+    run = broker.run({"a": main, "b": late, "c": main}, topology=PAIR, background=["b", "c"])
+    assert run.virtual_seconds == 1
+    assert run.returned == {"a": "in time", "c": "in time"}
+
+
+def test_a_digest_is_over_the_messages_and_not_over_what_programs_noted_or_returned():
+    def play(said: int) -> broker.Run:
+        async def tell(node: Node) -> int:
+            await asyncio.sleep(1)
+            node.note("said", it=said)
+            await node.send("b", {})
+            return said
+
+        return broker.run({"a": tell, "b": wait}, topology=PAIR)
+
+    one, two = play(1), play(2)
+    assert (one.returned["a"], two.returned["a"]) == (1, 2)
+    assert one.digest == two.digest
 
 
 def test_the_books_balance_when_messages_are_still_under_way():
@@ -160,8 +194,19 @@ def test_a_deadlock_names_who_waits_and_at_which_line():
 
 def test_a_node_that_never_comes_back_is_down_in_the_deadlocks_report():
     with pytest.raises(DeadlockError) as caught:
-        broker.run({"a": wait, "b": wait}, topology=PAIR, faults=crash("b", 1))
+        broker.run({"a": wait, "b": wait}, topology=PAIR, background=["b"], faults=crash("b", 1))
     assert caught.value.waiting["b"] == "down"
+
+
+@pytest.mark.parametrize("kind", ["crash", "stop"])
+def test_a_run_ends_where_a_program_it_waits_for_will_never_come_back(kind):
+    faults = [*strike(kind, "b", 2, 3), *strike(kind, "b", 2.5), *crash("a", 9, 10)]
+    with pytest.raises(LostError, match=r"node b is down for good since 2\.500000 s") as caught:
+        broker.run({"a": sixty, "b": sixty}, topology=PAIR, faults=faults)
+    assert (caught.value.node, caught.value.time_s) == ("b", 2.5)
+    assert broker.run(
+        {"a": sixty, "b": sixty}, topology=PAIR, faults=faults, background=["b"]
+    ).returned == {"a": None}
 
 
 def test_programs_that_answer_each_other_at_one_instant_are_a_livelock(monkeypatch):
@@ -177,6 +222,9 @@ def test_programs_that_answer_each_other_at_one_instant_are_a_livelock(monkeypat
 
         def lookahead_ns(self, _: object) -> int:
             return 0
+
+        def in_flight(self) -> int:
+            return len(self.here)
 
     async def answer(node: Node) -> None:
         await asyncio.sleep(3)
@@ -229,13 +277,99 @@ def test_a_run_that_goes_on_for_too_long_is_stopped():
         while True:  # noqa: ASYNC110
             await asyncio.sleep(1)
 
-    with pytest.raises(BrokerError, match="has not ended after 60 virtual seconds"):
-        broker.run({"a": tick}, topology=PAIR, limit_s=60)
+    with pytest.raises(LimitError, match="has not ended after 60 virtual seconds") as caught:
+        broker.run({"a": tick, "b": wait, "c": idle}, topology=PAIR, limit_s=60)
+    assert list(caught.value.waiting) == ["a", "b"]
+    assert f"wait (test_run.py:{line_of(wait, 'receive')})" in caught.value.waiting["b"]
+    assert caught.value.waiting["b"] in str(caught.value)
     assert broker.run({"a": sixty}, topology=PAIR, limit_s=60).virtual_seconds == 60
 
 
 async def sixty(_: Node) -> None:
     await asyncio.sleep(60)
+
+
+async def talk_until(node: Node, end: str) -> None:
+    """Two messages that arrive, one that is lost, and one under way when it ends."""
+    for _ in range(2):
+        await node.send("b", {})
+        await asyncio.sleep(1)
+    await node.send("c", {})
+    await asyncio.sleep(1)
+    await node.send("b", {}, [bytes(1_000_000)])
+    await asyncio.sleep(0.5)
+    if end == "fails":
+        raise ValueError("enough")
+    while end == "spins":  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    while end == "goes on":  # noqa: ASYNC110
+        await asyncio.sleep(1)
+    await node.receive()
+
+
+async def listen_once_more(node: Node) -> None:
+    """Sends, too, in the window in which the other fails, before and after."""
+    await asyncio.sleep(3.499)
+    await node.send("c", {})
+    node.note("just before")
+    await asyncio.sleep(0.002)
+    await node.send("c", {})
+    node.note("just after")
+    await node.receive()
+    await node.receive()
+    await node.receive()
+    await node.receive()
+
+
+@pytest.mark.parametrize(
+    ("end", "kind", "fates"),
+    [
+        ("fails", ProgramError, {"delivered": 2, "destination down": 2, "in flight": 1}),
+        ("waits", DeadlockError, {"delivered": 3, "destination down": 3}),
+        ("spins", SpinError, {"delivered": 2, "destination down": 1, "in flight": 1}),
+        ("goes on", BrokerError, {"delivered": 3, "destination down": 3}),
+    ],
+)
+def test_an_error_that_ends_a_run_has_its_books_and_its_faults(monkeypatch, end, kind, fates):
+    monkeypatch.setattr(clock_module, "_SPIN_LIMIT", 1_000)
+    checked, notes = [], []
+    check = broker.Ledger.check
+    monkeypatch.setattr(
+        broker.Ledger, "check", lambda *args: checked.append(args[1:]) or check(*args)
+    )
+    with pytest.raises(kind) as caught:
+        broker.run(
+            {"a": partial(talk_until, end=end), "b": listen_once_more, "c": wait},
+            topology=PAIR,
+            background=["c"],
+            faults=crash("c", 1.5, 50),
+            limit_s=60,
+            observe=notes.append,
+        )
+    error = caught.value
+    assert error.ledger is not None
+    assert error.ledger.fates() == fates
+    assert error.ledger.faults[0].text == "crash c"
+    assert [(event.kind, event.phase) for event in error.faults] == [
+        ("crash", "begin"),
+        ("crash", "end"),
+    ]
+    assert len(checked) == 1
+    if end == "fails":
+        assert [note.event for note in notes] == ["fault", "just before"]
+        assert max(entry.sent_ns for entry in error.ledger) == 3_499_000_000
+
+
+def test_books_that_do_not_balance_are_told_where_the_run_had_failed_anyway(monkeypatch):
+    async def fail(node: Node) -> None:
+        await node.send("b", {})
+        raise ValueError("enough")
+
+    monkeypatch.setattr(Network, "in_flight", lambda _: 7)
+    with pytest.raises(LedgerError, match="the network holds 7") as caught:
+        broker.run({"a": fail, "b": wait}, topology=PAIR)
+    assert isinstance(caught.value.__context__, ProgramError)
+    assert caught.value.ledger is not None
 
 
 @pytest.mark.parametrize(
@@ -245,11 +379,41 @@ async def sixty(_: Node) -> None:
         ({"programs": {"x": idle}}, "no node 'x' in topology small; it has a, b, c"),
         ({"processes": 0}, "processes is 0"),
         ({"background": ["b"]}, "no program 'b'"),
+        ({"background": "a"}, r"background is 'a'; it is a list of names: \['a'\]"),
+        ({"programs": {"a": "idle"}}, "program of node a is a str; give the function itself"),
+        ({"limit_s": math.inf}, "limit_s is inf"),
+        ({"limit_s": math.nan}, "limit_s is nan"),
+        ({"limit_s": -1}, "limit_s is -1; it is a number of seconds, more than 0"),
+        ({"topology": "edge-clusters"}, "no node 'a' in topology edge-clusters"),
     ],
 )
 def test_a_run_that_can_not_be_is_refused(options, reason):
+    for clock in ("virtual", "wall"):
+        with pytest.raises(BrokerError, match=reason):
+            broker.run(**{"programs": {"a": idle}, "topology": PAIR, "clock": clock} | options)
     with pytest.raises(BrokerError, match=reason):
-        broker.run(**{"programs": {"a": idle}, "topology": PAIR} | options)
+        asyncio.run(broker.run_async(**{"programs": {"a": idle}, "topology": PAIR} | options))
+
+
+def test_networks_and_scenarios_may_be_named_or_stand_in_a_file(tmp_path):
+    file = tmp_path / "evening.yaml"
+    file.write_text("name: evening\ntimeline: [{at: 1 s, crash: client-0, for: 1 s}]")
+    named = {"programs": {"client-0": sixty, "client-1": idle}, "topology": "edge-clusters"}
+    for faults in (str(file), file):
+        run = broker.run(**named, faults=faults)
+        assert [event.at_ns // SECOND for event in run.faults] == [1, 2]
+    assert run.digest == asyncio.run(broker.run_async(**named, faults=file)).digest
+    with pytest.raises(ScenarioError, match="there is no such file"):
+        broker.run(**named, faults="nowhere.yaml")
+
+
+def test_a_program_that_is_none_is_told_so():
+    async def generate(_: Node):
+        yield 1
+
+    for program, what in ((lambda _: 3, "int"), (generate, "async_generator")):
+        with pytest.raises(ProgramError, match=f"node a is no `async def.* gave a {what} at once"):
+            broker.run({"a": program}, topology=PAIR)
 
 
 # Faults and observers.

@@ -8,11 +8,19 @@ import math
 import pytest
 
 import broker
-from broker import BrokerError, Node
+from broker import BrokerError, DeadlockError, Node
 from broker.suspicion import THRESHOLD, Detector
 from tests.broker.worlds import crash, degrade, network, partition, strike
 
 PAIR = network("a-b", "b-c")
+
+
+async def watch_and_listen(node: Node) -> None:
+    (peer,) = node.peers()
+    await asyncio.sleep(1)
+    node.suspects(peer)
+    await node.receive()
+
 
 # Pure.
 
@@ -163,6 +171,41 @@ def test_a_detector_runs_by_the_nodes_own_clock():
     (at_s,) = [at_s for at_s, suspected in turns if suspected]
     # At 10 s it shows 5, and then it waits some four of its seconds.
     assert 8 < at_s < 11
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_heartbeats_are_not_what_anybody_waits_for(processes):
+    programs = {"a": watch_and_listen, "b": watch_and_listen}
+    with pytest.raises(DeadlockError) as caught:
+        broker.run(programs, topology=PAIR, processes=processes)
+    assert 1 < caught.value.time_s < 15
+    assert "receive" in caught.value.waiting["a"]
+
+
+@pytest.mark.parametrize("rescue", ["timer", "message", "fault", "work"])
+def test_what_comes_besides_heartbeats_is_waited_for(rescue):
+    async def watch(node: Node) -> float:
+        node.suspects("b")
+        if node.incarnation:
+            return node.now
+        if rescue == "timer":
+            await asyncio.sleep(200)
+            return node.now
+        if rescue == "work":
+            await node.compute(lambda: None, flops=200e9)
+            return node.now
+        return (await node.receive()).arrived_at
+
+    async def tell(node: Node) -> None:
+        if rescue == "message":  # 200 s and more on the way, while all programs wait for it
+            await node.send("a", {}, [bytes(200_000)])
+        await node.receive()
+
+    slow = network("a-b", bandwidth_bps=8e3)
+    faults = crash("a", 100, 200) if rescue == "fault" else []
+    programs = {"a": watch, "b": tell}
+    run = broker.run(programs, topology=slow, background=["b"], faults=faults)
+    assert 199 < run.returned["a"] < 250
 
 
 def test_a_stranger_can_not_be_watched():

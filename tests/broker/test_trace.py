@@ -183,7 +183,7 @@ def test_a_time_line_says_who_sent_what_to_whom_how_long_it_took_and_its_fate(fi
     assert out == EXPECTED + (
         "7 messages: 4 delivered, 1 destination down, 1 in flight, 1 lost, "
         "1 more copies in flight; 3 faults\n"
-        "on the wire: asks 6.64 KiB, beats 216 B, tells 132 B\n"
+        "on the wire: asks 4.98 KiB, beats 216 B, tells 132 B\n"
     )
 
 

@@ -147,8 +147,15 @@ def test_work_that_is_done_before_its_price_is_paid_is_committed_then():
 
 
 def test_a_program_that_fails_is_reported_with_its_node():
-    with pytest.raises(ProgramError, match=r"node a failed at .*(?s:.)*has had enough"):
-        broker.run({"a": fail, "b": sleep_for_ever}, topology=NETWORK, clock="wall")
+    with pytest.raises(ProgramError, match=r"node a failed at .*(?s:.)*has had enough") as caught:
+        broker.run(
+            {"a": fail, "b": sleep_for_ever},
+            topology=NETWORK,
+            clock="wall",
+            faults=crash("b", 3600),
+        )
+    assert caught.value.ledger is not None
+    assert [event.kind for event in caught.value.faults] == ["crash"]
 
 
 def test_a_bus_that_falls_silent_is_noticed(monkeypatch):

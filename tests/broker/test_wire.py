@@ -206,6 +206,8 @@ def test_a_purpose_is_bounded_in_bytes_not_in_characters():
     check(replace(SAMPLE, purpose="ä" * 32))
     with pytest.raises(FrameError, match="longer than 64 bytes"):
         check(replace(SAMPLE, purpose="ä" * 33))
+    with pytest.raises(FrameError, match=r"topic 'long.* longer than 64 bytes"):
+        check(replace(SAMPLE, purpose="long" * 17, flags=wire.PUBLISH))
 
 
 def test_each_flag_has_a_bit_of_its_own():

@@ -15,7 +15,7 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 
 import broker
-from broker import Node
+from broker import Node, watchdog
 from broker.network import HEADER_BYTES, SEGMENT_BYTES, wire_bytes
 from faults import Event
 from faults.event import Amount, Change, Kind
@@ -202,3 +202,16 @@ async def fail_at_two(node: Node) -> None:
 
 async def return_a_lambda(node: Node) -> object:
     return lambda: node.name
+
+
+async def stop_own_process(_: Node) -> None:
+    await asyncio.sleep(1)
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+async def hold_up_the_process(_: Node) -> None:
+    """In a process whose watchdog has less patience than usual."""
+    watchdog.PATIENCE_S, watchdog.DEADLINE_S = 0.2, 0.5
+    await asyncio.sleep(1)
+    while True:
+        pass

@@ -31,6 +31,7 @@ from broker.wire import (
     MAX_PURPOSE_BYTES,
     NOBODY,
     PUBLISH,
+    REQUEST,
     SHARED,
     Buffer,
     Kind,
@@ -76,7 +77,7 @@ class Shape:
         self.head, _, _, self.lengths = _SHAPE.unpack_from(frame)
         self.source, self.destination = source, destination
         self.size, self.flags = size, flags
-        self.plain = size == len(frame) and not flags and source != destination
+        self.plain = size == len(frame) and not flags & ~REQUEST and source != destination
         self.purpose_end = _PREFIX_BYTES + purpose
         self.purpose = frame[_PREFIX_BYTES : self.purpose_end]
         self.body_end = body_end

@@ -24,6 +24,8 @@ from broker.wire import (
     HEARTBEAT,
     NOBODY,
     PUBLISH,
+    REQUEST,
+    UNCOUNTED,
     Buffer,
     Frame,
     Kind,
@@ -67,10 +69,17 @@ class Message:
     ) -> None:
         """Answers a request. The purpose is the request's own unless another is given.
 
-        An answer never waits for room: who asks has room for the answers.
+        An answer never waits for room: who asks has room for the answers. One that comes too late
+        is nobody's. Raises BrokerError where the message was no request.
         """
-        await self._node._send(
-            self.source, header, payload, purpose or self.purpose, self._frame.sequence, ANSWER
+        node, frame = self._node, self._frame
+        if not frame.flags & REQUEST:
+            raise BrokerError(
+                f"node {node.name} answers a message of {self.source} that asked for no answer: "
+                "send it one, or let it come by `request`"
+            )
+        await node._send(
+            self.source, header, payload, purpose or self.purpose, frame.sequence, ANSWER
         )
 
 
@@ -235,7 +244,7 @@ class Node:
         sequence = 0
         try:
             async with asyncio.timeout(timeout):
-                sequence = await self._send(to, header, payload, purpose)
+                sequence = await self._send(to, header, payload, purpose, 0, REQUEST)
                 future: asyncio.Future[Message] = self._loop.create_future()
                 self._requests[sequence] = future
                 return await future
@@ -326,7 +335,7 @@ class Node:
             return 0
         number = self._surroundings.number(to)
         body, owned = _packed(header), _owned(payload)
-        if number in self._traffic.full and not flags and number != self._number:
+        if number in self._traffic.full and not flags & UNCOUNTED and number != self._number:
             await self._traffic.room(number)
             try:
                 return self._hand_over(number, body, owned, purpose, answers, flags)
@@ -368,7 +377,7 @@ class Node:
         if number == self._number:
             frame.due_ns = frame.instant_ns
             self._body.loop_back(frame)
-        elif not flags:
+        elif not flags & UNCOUNTED:
             self._traffic.sent(number, frame.size_bytes)
         return frame.sequence
 
@@ -559,7 +568,7 @@ class Traffic:
     def take_up(self, frame: Frame) -> None:
         """The program has this message now."""
         published = bool(frame.flags & PUBLISH)
-        if frame.flags and not published:
+        if frame.flags & UNCOUNTED and not published:
             return
         key = (frame.source, published)
         taken = self._taken.get(key, 0) + frame.size_bytes

@@ -213,7 +213,7 @@ def test_a_gateway_without_a_program_can_die_too():
         return (await node.receive()).arrived_at
 
     async def far(node: Node) -> None:
-        await (await node.receive()).reply({})
+        await node.receive()
         await node.send("a", {})
 
     programs = {"a": main, "c": far}

@@ -298,6 +298,24 @@ def test_requests_and_replies_both_larger_than_the_buffer_do_not_lock_each_other
     assert list(run.returned.values()) == [list(range(10))] * 2
 
 
+def test_requests_wait_for_room_and_those_that_are_lost_free_it():
+    async def ask(node: Node) -> None:
+        async def one() -> None:
+            with contextlib.suppress(TimeoutError):
+                await node.request("b", {}, PART, timeout=60)
+
+        await asyncio.gather(*(one() for _ in range(12)))
+
+    async def never(_: Node) -> None:
+        await asyncio.sleep(100)
+
+    programs = {"a": ask, "b": never, "c": never}
+    run = broker.run(programs, topology=STAR, background=["b", "c"])
+    assert len(run.ledger) == 10
+    run = broker.run(programs, topology=STAR, background=["b", "c"], faults=crash("b", 0))
+    assert run.ledger.fates() == {"destination down": 12}
+
+
 def test_what_a_node_sends_itself_needs_no_room():
     async def main(node: Node) -> int:
         for i in range(50):

@@ -160,6 +160,29 @@ def test_a_late_reply_is_nobodys():
     assert run.ledger.fates() == {"delivered": 2}
 
 
+@pytest.mark.parametrize("how", ["send", "datagram", "publish", "itself"])
+def test_to_answer_what_asked_for_no_answer_is_an_error_where_it_is_answered(how):
+    async def tell(node: Node) -> None:
+        await asyncio.sleep(1)
+        if how == "publish":
+            await node.publish("news", {})
+        else:
+            await node.send("b", {}, datagram=how == "datagram")
+        await asyncio.sleep(1)
+
+    async def listen(node: Node) -> None:
+        node.subscribe("news")
+        if how == "itself":
+            await node.send("b", {})
+        with pytest.raises(
+            BrokerError, match=r"node b answers a message of .* asked for no answer"
+        ):
+            await (await node.receive()).reply({})
+
+    run = broker.run({"a": tell, "b": listen}, topology=PAIR)
+    assert all(entry.source == "a" or how == "itself" for entry in run.ledger)
+
+
 def test_a_message_is_not_lost_on_a_reader_that_was_cancelled():
     async def main(node: Node):
         async def cancel_the_next(readers: list) -> None:

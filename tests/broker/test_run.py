@@ -305,7 +305,7 @@ def test_observers_and_taps_see_everything_and_change_nothing():
 
     async def listen(node: Node) -> None:
         async for message in node:
-            await message.reply({"i": message.header["i"]})
+            await node.send(message.source, {"i": message.header["i"]})
 
     def play(**options) -> broker.Run:
         return broker.run(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import sys
 
@@ -10,7 +11,7 @@ import pytest
 
 import broker
 from broker import Node
-from tests.broker.worlds import GRANT, crash, network
+from tests.broker.worlds import GRANT, crash, network, strike
 
 PAIR = network("a-b", "b-c")
 
@@ -127,6 +128,40 @@ def test_what_was_received_and_not_yet_read_is_forgotten():
         await node.send("a", {})
 
     assert play(main, *crash("a", 2, 2.5), other=tell).returned["a"] == 1
+
+
+def test_what_came_in_a_pause_is_forgotten_in_the_crash_that_ends_it():
+    async def main(node: Node) -> tuple[int, list[int]]:
+        heard = []
+        with contextlib.suppress(TimeoutError):
+            while True:
+                heard.append((await node.receive(timeout=6)).header["i"])
+        return node.incarnation, heard
+
+    async def tell(node: Node) -> None:
+        for i in range(8):
+            await node.send("a", {"i": i})
+            await asyncio.sleep(0.5)
+
+    faults = [*strike("pause", "a", 1, 5), *crash("a", 3, 3.4)]
+    run = play(main, *faults, other=tell)
+    assert run.returned["a"] == (1, [7])
+    assert run.ledger.fates() == {"delivered": 7, "destination down": 1}
+
+
+def test_what_a_program_sends_itself_as_it_returns_does_not_reach_its_next_incarnation():
+    async def main(node: Node) -> int:
+        if node.incarnation == 0:
+            await node.send("a", {})
+            return 0
+        with pytest.raises(TimeoutError):
+            await node.receive(timeout=5)
+        return node.incarnation
+
+    async def other(_: Node) -> None:
+        await asyncio.sleep(5)
+
+    assert play(main, *crash("a", 1, 2), other=other).returned["a"] == 1
 
 
 def test_an_answer_to_the_dead_is_nobodys():

@@ -10,6 +10,7 @@ import pytest
 
 import broker
 from broker import BrokerError, DeviceMemoryError, Node, ProgramError
+from broker.wire import LARGE_BYTES
 from tests.broker.worlds import GRANT, crash, directed, network, slow
 from topologies import Link
 
@@ -63,6 +64,25 @@ def test_a_sender_may_write_into_its_buffer_again():
         return bytes((await node.receive()).payload[0])
 
     assert broker.run({"a": tell, "b": listen}, topology=PAIR).returned["b"] == b"first"
+
+
+@pytest.mark.parametrize("size", [10, LARGE_BYTES, 1_000_000])
+def test_nobody_can_write_into_what_came_nor_so_into_what_was_sent(size):
+    """A large part lies where its sender has put it, and the socket's buffers can be written."""
+    content = bytes(size)
+
+    async def tell(node: Node) -> None:
+        await node.send("b", {}, [content, b"small", content])
+        await node.send("a", {}, [content])
+        await scribble(node)
+
+    async def scribble(node: Node) -> None:
+        for part in (await node.receive()).payload:
+            with pytest.raises(TypeError, match="read-only"):
+                part[0] = 7
+
+    broker.run({"a": tell, "b": scribble}, topology=PAIR)
+    assert content == bytes(size)
 
 
 @pytest.mark.parametrize(

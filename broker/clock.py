@@ -266,8 +266,10 @@ class NodeLoop(asyncio.AbstractEventLoop):
         return max(due_ns, self._now_ns)
 
     def tasks(self) -> list[asyncio.Task[Any]]:
-        """Its tasks that have not ended; `asyncio.all_tasks` would look at those of all nodes."""
-        return [task for task in self._tasks if not task.done()]
+        """Its tasks that have not ended, in the order in which they were made; `asyncio.all_tasks`
+        would look at those of all nodes.
+        """
+        return sorted((task for task in self._tasks if not task.done()), key=hash)
 
     def fence(self) -> None:
         """The node died: drop what is ready and what is due, and take nothing more."""

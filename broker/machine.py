@@ -148,7 +148,9 @@ class Machine:
         self._reset_work()
 
     def stop(self, now_ns: int) -> None:
-        """Cancels the program, which may clean up. Whatever it returns, it has not returned."""
+        """Cancels the program, which may clean up, and so may its other tasks. Whatever it returns,
+        it has not returned.
+        """
         if self._main is None:
             return
         self._stopping = True
@@ -378,7 +380,26 @@ def _awaited(coroutine: Any) -> list[Coroutine[Any, Any, Any]]:
 
 
 async def _call(program: Program, node: Node) -> object:
-    return await program(node)
+    """As `asyncio.run`: once the program has returned or was cancelled, so are its other tasks, and
+    it has ended when they have. Where it raised, the run ends at once.
+    """
+    try:
+        returned = await program(node)
+    except asyncio.CancelledError:
+        await _wind_up(node._loop)
+        raise
+    await _wind_up(node._loop)
+    return returned
+
+
+async def _wind_up(loop: NodeLoop) -> None:
+    rest = [task for task in loop.tasks() if task is not asyncio.current_task()]
+    for task in rest:
+        task.cancel()
+    for task, ended in zip(rest, await asyncio.gather(*rest, return_exceptions=True), strict=True):
+        if isinstance(ended, Exception):
+            what = {"message": f"{task!r} raised when it was cancelled", "exception": ended}
+            loop.call_exception_handler(what)
 
 
 def _account(error: BaseException) -> tuple[str, str]:

@@ -22,7 +22,7 @@ from broker import clock as clock_module
 from broker.network import Fate, Network
 from faults import ScenarioError
 from faults.event import Event
-from tests.broker.worlds import SECOND, crash, network, partition, slow
+from tests.broker.worlds import SECOND, crash, network, partition, slow, strike
 
 PAIR = network("a-b", "b-c")
 
@@ -88,6 +88,50 @@ def test_a_run_may_be_started_from_a_running_loop():
     assert asyncio.run(outside()) == ({"a": "a"}, True)
 
 
+def test_tasks_that_are_left_are_cancelled_when_the_program_returns_and_it_ends_with_them(caplog):
+    order: list[int] = []
+
+    async def child(node: Node, number: int) -> None:
+        try:
+            await asyncio.sleep(100)
+        finally:
+            order.append(number)
+            await node.send("b", {}, purpose="goodbye")
+            await asyncio.sleep(3)
+            if number == 7:
+                raise ValueError("while cleaning up")
+
+    async def main(node: Node) -> str:
+        tasks = [asyncio.create_task(child(node, number)) for number in range(40)]
+        await asyncio.sleep(1)
+        return f"{len(tasks)} tasks"
+
+    run = broker.run({"a": main, "b": idle}, topology=PAIR)
+    assert run.returned["a"] == "40 tasks"
+    assert order == list(range(40))
+    assert run.virtual_seconds == 4
+    assert run.ledger.fates() == {"delivered": 40}
+    assert "ValueError: while cleaning up" in caplog.text
+
+
+def test_a_program_that_is_stopped_while_its_tasks_clean_up_has_not_returned():
+    async def main(node: Node) -> int:
+        async def child() -> None:
+            try:
+                await asyncio.sleep(100)
+            finally:
+                await asyncio.sleep(5)
+
+        task = asyncio.create_task(child())
+        await asyncio.sleep(1)
+        assert not task.done()
+        return node.incarnation
+
+    run = broker.run({"a": main}, topology=PAIR, faults=strike("stop", "a", 3, 10))
+    assert run.returned["a"] == 1
+    assert run.virtual_seconds == 16
+
+
 # How it ends badly.
 
 
@@ -101,6 +145,23 @@ def test_a_program_that_fails_is_reported_with_node_time_and_line():
     assert (caught.value.node, caught.value.time_s, caught.value.problem) == ("b", 1.5, "")
     assert "ValueError: enough" in caught.value.report
     assert f"line {line_of(fail, 'raise')}, in fail" in caught.value.report
+
+
+def test_a_program_that_fails_is_reported_at_once_whatever_its_other_tasks_do():
+    async def main(_: Node) -> None:
+        async def linger() -> None:
+            try:
+                await asyncio.sleep(100)
+            finally:
+                await asyncio.sleep(100)
+
+        task = asyncio.create_task(linger())
+        await asyncio.sleep(2)
+        raise ValueError(f"enough of {task.get_name()}")
+
+    with pytest.raises(ProgramError, match="enough of") as caught:
+        broker.run({"a": main}, topology=PAIR)
+    assert caught.value.time_s == 2
 
 
 def test_what_bad_input_means_to_a_person_is_kept():

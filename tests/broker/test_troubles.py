@@ -147,6 +147,34 @@ def test_tasks_and_computations_of_a_stopped_program_end_with_it():
     assert [at for at in seen if at != "work"] == [0, 1, 2, 3, 4]
 
 
+def test_a_stop_lets_every_task_of_the_program_clean_up():
+    async def main(node: Node) -> None:
+        async def child(number: int) -> None:
+            try:
+                await asyncio.sleep(100)
+            finally:
+                await node.send("b", {"child": number, "at": node.now})
+                await asyncio.sleep(number)
+                await node.send("b", {"child": number, "at": node.now})
+
+        tasks = [asyncio.create_task(child(number)) for number in range(2)]
+        try:
+            await asyncio.sleep(100)
+        finally:
+            await node.send("b", {"main": len(tasks), "at": node.now})
+
+    async def hear(node: Node) -> list[object]:
+        return [(await node.receive()).header for _ in range(5)]
+
+    run = broker.run(
+        {"a": main, "b": hear}, topology=PAIR, faults=strike("stop", "a", 1), background=["a"]
+    )
+    assert run.returned["b"] == [
+        {"main": 2, "at": 1}, {"child": 0, "at": 1}, {"child": 1, "at": 1}, {"child": 0, "at": 1},
+        {"child": 1, "at": 2},
+    ]  # fmt: skip
+
+
 # Pause.
 
 

@@ -14,24 +14,29 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import functools
 import heapq
 import itertools
 import logging
 import math
 import random
 import sys
-import weakref
 import zlib
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
-from contextvars import Context, copy_context
-from typing import Any, NoReturn
+from contextvars import Context
+from typing import Any, NoReturn, TypeVar
 
 from broker.errors import RealWorldError, SpinError, WorkerError
+from broker.tasks import Future, Handle, Task, Timer, collecting, is_unheard
+from broker.work import seeded
+
+T = TypeVar("T")
 
 NANOSECONDS = 1_000_000_000
 _SPIN_LIMIT = 1_000_000
 _FAR_S = 1e9
+_MANY_FAILED = 64
 _WORK_DEADLINE_S = 600.0
 _LOOK_S = 0.2
 
@@ -73,72 +78,6 @@ def wait_for(
     raise WorkerError(f"{what} took more than {_WORK_DEADLINE_S:.0f} s")
 
 
-class _Task(asyncio.Task[Any]):
-    """A task whose place in a set is the same in every run.
-
-    asyncio keeps tasks in sets (`TaskGroup` cancels them in a set's order, `wait` returns two),
-    and a task's usual hash is its address in memory.
-    """
-
-    def __init__(self, number: int, coro: Coroutine[Any, Any, Any], **options: Any) -> None:
-        self._number = number
-        super().__init__(coro, **options)
-
-    def __hash__(self) -> int:
-        return self._number
-
-    def __eq__(self, other: object) -> bool:
-        return self is other
-
-
-class _Handle(asyncio.Handle):
-    """A callback that is ready. asyncio's own asks the loop about debugging each time."""
-
-    __slots__ = ()
-
-    def __init__(
-        self,
-        callback: Callable[..., object],
-        args: tuple[Any, ...],
-        loop: NodeLoop,
-        context: Context | None,
-    ) -> None:
-        self._context = copy_context() if context is None else context
-        self._loop = loop
-        self._callback = callback
-        self._args = args
-        self._cancelled = False
-        self._repr = self._source_traceback = None
-
-    def cancel(self) -> None:
-        if not self._cancelled:
-            self._cancelled = True
-            self._callback = self._args = None  # type: ignore[assignment]
-
-
-class _Timer(_Handle, asyncio.TimerHandle):
-    """A callback at a time. A cancelled one leaves the heap when it comes to its top."""
-
-    __slots__ = ()
-
-    def __init__(
-        self,
-        when: float,
-        callback: Callable[..., object],
-        args: tuple[Any, ...],
-        loop: NodeLoop,
-        context: Context | None,
-    ) -> None:
-        self._context = copy_context() if context is None else context
-        self._loop = loop
-        self._callback = callback
-        self._args = args
-        self._cancelled = False
-        self._repr = self._source_traceback = None
-        self._when = when
-        self._scheduled = True
-
-
 class NodeLoop(asyncio.AbstractEventLoop):
     """An asyncio event loop that is stepped from outside, at instants that it is told.
 
@@ -153,6 +92,7 @@ class NodeLoop(asyncio.AbstractEventLoop):
     def __init__(self, name: str, seed: str = "", interrupted: Callable[[], bool] = bool) -> None:
         self.name = name
         self.interrupted = interrupted
+        self._seed = seed
         self.random = random.Random(f"{seed}:global:{name}")
         self.trusted = False
         self._now_ns = 0
@@ -164,8 +104,10 @@ class NodeLoop(asyncio.AbstractEventLoop):
         self._ready: deque[asyncio.Handle] = deque()
         self._timers: list[tuple[int, int, asyncio.TimerHandle]] = []
         self._order = itertools.count()
-        self._task_numbers = itertools.count(zlib.crc32(name.encode()) << 24)
-        self._tasks: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
+        self._numbers = itertools.count(zlib.crc32(name.encode()) << 24)
+        self._tasks: dict[asyncio.Task[Any], None] = {}
+        self._failed: list[tuple[int, asyncio.Task[Any]]] = []
+        self._orphans: list[AsyncGenerator[Any, Any]] = []
         self._running = False
         self._fenced = False
         self._outside: deque[tuple[concurrent.futures.Future[Any], asyncio.Future[Any]]] = deque()
@@ -271,6 +213,11 @@ class NodeLoop(asyncio.AbstractEventLoop):
         """
         return sorted((task for task in self._tasks if not task.done()), key=hash)
 
+    def unheard(self) -> list[tuple[int, asyncio.Task[Any]]]:
+        """Its tasks that have failed without anybody having asked how they ended, and when."""
+        self._failed = [(at_ns, task) for at_ns, task in self._failed if is_unheard(task)]
+        return list(self._failed)
+
     def fence(self) -> None:
         """The node died: drop what is ready and what is due, and take nothing more."""
         self._fenced = True
@@ -281,8 +228,13 @@ class NodeLoop(asyncio.AbstractEventLoop):
             self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _close_generator(self, generator: AsyncGenerator[Any, Any]) -> None:
-        """An asynchronous generator was left half-way: its `finally` runs as a task, as ever."""
-        if not self._fenced:
+        """An asynchronous generator was left half-way: its `finally` runs as a task, as ever.
+
+        Not so where it is only the collector that found it, for that comes when it pleases.
+        """
+        if collecting():
+            self._orphans.append(generator)
+        elif not self._fenced:
             self.create_task(generator.aclose())
 
     def _wait_outside(self) -> None:
@@ -310,7 +262,7 @@ class NodeLoop(asyncio.AbstractEventLoop):
     def call_soon(  # type: ignore[override]
         self, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> asyncio.Handle:
-        handle = _Handle(callback, args, self, context)
+        handle = Handle(callback, args, self, context)
         if not self._fenced:
             self._ready.append(handle)
         return handle
@@ -328,7 +280,7 @@ class NodeLoop(asyncio.AbstractEventLoop):
         if delay > 0:
             due_ns += round(delay * NANOSECONDS)
         when = (due_ns + self._monotonic_ahead_ns) / NANOSECONDS
-        handle = _Timer(when, callback, args, self, context)
+        handle = Timer(when, callback, args, self, context)
         if not self._fenced:
             heapq.heappush(self._timers, (due_ns, next(self._order), handle))
         return handle
@@ -340,22 +292,35 @@ class NodeLoop(asyncio.AbstractEventLoop):
         *args: Any,
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
-        handle = _Timer(when, callback, args, self, context)
+        handle = Timer(when, callback, args, self, context)
         if not self._fenced and when != math.inf:
             heapq.heappush(self._timers, (self._due_ns(when), next(self._order), handle))
         return handle
 
     def create_future(self) -> asyncio.Future[Any]:
-        return asyncio.Future(loop=self)
+        return Future(loop=self)
 
     def create_task(  # type: ignore[override]
         self, coro: Coroutine[Any, Any, Any], **options: Any
     ) -> asyncio.Task[Any]:
-        task = _Task(next(self._task_numbers), coro, loop=self, **options)
-        self._tasks.add(task)
+        task = Task(self.next_number(), coro, loop=self, **options)
         if self._fenced:
             coro.close()
+        else:
+            self._tasks[task] = None
+            task.add_done_callback(self._ended)
         return task
+
+    def next_number(self) -> int:
+        """A number for a task or a future, which nothing else on this loop has."""
+        return next(self._numbers)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.pop(task, None)
+        if is_unheard(task):
+            if len(self._failed) > _MANY_FAILED:
+                self.unheard()
+            self._failed.append((self._now_ns, task))
 
     def run_in_executor(  # type: ignore[override]
         self, executor: Any, func: Callable[..., Any], *args: Any
@@ -367,9 +332,16 @@ class NodeLoop(asyncio.AbstractEventLoop):
                 self._threads = concurrent.futures.ThreadPoolExecutor(max_workers=1)
             executor = self._threads
         future = self.create_future()
+        work: Callable[[], Any] = functools.partial(func, *args)
+        if isinstance(executor, concurrent.futures.ThreadPoolExecutor):
+            work = self.seeded(work)
         with self.trust():
-            self._outside.append((executor.submit(func, *args), future))
+            self._outside.append((executor.submit(work), future))
         return future
+
+    def seeded(self, work: Callable[[], T]) -> Callable[[], T]:
+        """`work` as a thread is to do it: what it draws is the same in every run."""
+        return seeded(work, f"{self._seed}:work:{self.name}:{self.next_number()}")
 
     @contextlib.contextmanager
     def trust(self) -> Iterator[None]:

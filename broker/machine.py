@@ -292,7 +292,7 @@ class Machine:
         future: asyncio.Future[T] = self._loop.create_future()
         self._work_count += 1
         with self._loop.trust():
-            self.work[self._work_count] = (self._lane.submit(work), future)
+            self.work[self._work_count] = (self._lane.submit(self._loop.seeded(work)), future)
         self.processor.submit(self._loop._now_ns, self._work_count, flops)
         return future
 

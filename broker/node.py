@@ -284,7 +284,7 @@ class Node:
 
     async def _wait_for_mail(self) -> None:
         while not self._inbox:
-            reader: asyncio.Future[None] = self._loop.create_future()
+            reader: asyncio.Future[None] = asyncio.Future(loop=self._loop)  # nobody sees it
             self._readers.append(reader)
             try:
                 await reader

@@ -12,6 +12,7 @@ import pytest
 
 from broker import RealWorldError, SpinError, clock
 from broker.clock import NodeLoop, driving, to_ns, to_seconds
+from broker.tasks import watched_collector
 
 
 def run(loop: NodeLoop, now_ns: int) -> None:
@@ -238,3 +239,73 @@ def test_a_running_loop_outside_is_put_back(loop):
         assert asyncio.get_running_loop() is before
 
     asyncio.run(outside())
+
+
+def test_a_generator_that_only_the_collector_finds_is_not_closed_when_that_pleases():
+    closed: list[str] = []
+
+    async def numbers(name: str):
+        try:
+            while True:
+                yield 1
+        finally:
+            closed.append(name)
+
+    async def main() -> None:
+        left = numbers("left")
+        await anext(left)
+        del left
+        await asyncio.sleep(1)
+        circle: list[object] = [numbers("circle")]
+        await anext(circle[0])  # type: ignore[call-overload]
+        circle.append(circle)
+        del circle
+        gc.collect()
+        await asyncio.sleep(1)
+
+    with watched_collector():
+        play(NodeLoop("a"), main())
+    assert closed == ["left"]
+
+
+def test_a_task_lives_until_it_ends_whoever_forgets_it():
+    ended: list[float] = []
+
+    async def wait_for_ever() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(1.0)
+
+    async def main() -> None:
+        asyncio.create_task(wait_for_ever())  # noqa: RUF006 - it is to be forgotten
+        await asyncio.sleep(1)
+        gc.collect()
+        await asyncio.sleep(1)
+
+    loop = NodeLoop("a")
+    play(loop, main())
+    assert not ended
+    assert [task.get_coro().__name__ for task in loop.tasks()] == ["wait_for_ever"]
+    loop.tasks()[0].cancel()
+    run(loop, 3 * 10**9)
+    assert (ended, loop.tasks()) == ([1.0], [])
+
+
+def test_a_failure_is_unheard_until_somebody_asks():
+    async def fail(text: str) -> None:
+        await asyncio.sleep(1)
+        raise ValueError(text)
+
+    async def main() -> None:
+        heard, unheard = asyncio.create_task(fail("a")), asyncio.create_task(fail("b"))
+        await asyncio.sleep(2)
+        with pytest.raises(ValueError, match="a"):
+            await heard
+        assert not unheard.cancelled()
+
+    loop = NodeLoop("a")
+    play(loop, main())
+    ((at_ns, task),) = loop.unheard()
+    assert (at_ns, str(task.exception())) == (10**9, "b")
+    assert loop.unheard() == []

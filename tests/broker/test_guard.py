@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import _thread
 import asyncio
+import concurrent.futures
 import contextlib
+import multiprocessing
 import os
 import random
+import select
 import socket
 import subprocess
 import sys
@@ -22,6 +26,7 @@ from broker import DeadlockError, Node, ProgramError, RealWorldError, guard
 from tests.broker.worlds import network, strike
 
 PAIR = network("a-b")
+POOL = concurrent.futures.ThreadPoolExecutor(1)
 NEW_YEAR = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
 
 
@@ -50,11 +55,12 @@ def test_clocks_are_virtual_and_a_run_begins_on_new_years_day_2026():
 def test_the_calendar_is_the_nodes_too():
     async def main(_: Node):
         await asyncio.sleep(86_400)
-        return time.gmtime()[:6], time.gmtime(0)[:6], time.ctime(), time.localtime()
+        told = time.ctime(), time.asctime(), time.strftime("%a %b %e %H:%M:%S %Y")
+        return time.gmtime()[:6], time.gmtime(0)[:6], set(told), time.localtime()
 
     then = NEW_YEAR + 86_400
     epoch, second = (1970, 1, 1, 0, 0, 0), (2026, 1, 2, 0, 0, 0)
-    assert alone(main) == (second, epoch, time.ctime(then), time.localtime(then))
+    assert alone(main) == (second, epoch, {time.ctime(then)}, time.localtime(then))
 
 
 def test_a_clock_that_is_off_is_off_in_time_and_in_uuids_and_never_in_monotonic():
@@ -99,6 +105,18 @@ def run_a_process() -> None:
         (open_a_socket, "socket.socket", "use node.send and node.receive"),
         (connect, "socket.socket", "use node.send and node.receive"),
         (run_a_process, "subprocess.Popen", "use node.compute"),
+        (lambda: os.system("true"), "os.system", "use node.compute"),
+        (lambda: os.fork(), "os.fork", "use node.compute"),  # noqa: PLW0108 - looked up when called
+        (
+            lambda: multiprocessing.Process(target=int).start(),
+            "multiprocessing.Process.start",
+            "node.compute",
+        ),
+        (lambda: _thread.start_new_thread(int, ()), "_thread.start_new_thread", "node.compute"),
+        (lambda: POOL.submit(int), "ThreadPoolExecutor.submit", "asyncio.to_thread"),
+        (lambda: select.select([], [], [], 0), "select.select", "await what you wait for"),
+        (lambda: time.process_time(), "time.process_time", "use node.now"),  # noqa: PLW0108
+        (lambda: time.clock_gettime(0), "time.clock_gettime", "use node.now"),
         (lambda: numpy.random.rand(2), "numpy.random.rand", "numpy.random.default_rng"),
         (lambda: numpy.random.seed(1), "numpy.random.seed", "numpy.random.default_rng"),
         (lambda: numpy.random.normal(0), "numpy.random.normal", "numpy.random.default_rng"),
@@ -169,6 +187,53 @@ def test_a_seeded_generator_is_what_it_is_everywhere():
         return random.Random(5).random(), float(numpy.random.default_rng(5).random())
 
     assert alone(main) == (random.Random(5).random(), float(numpy.random.default_rng(5).random()))
+
+
+def test_what_work_draws_is_its_own_whoever_does_it_and_whenever():
+    def work() -> tuple[float, bytes, float, str]:
+        return random.random(), os.urandom(4), random.Random().random(), uuid.uuid4().hex
+
+    async def main(node: Node):
+        loop = asyncio.get_running_loop()
+        works = [node.compute(work, flops=1), asyncio.to_thread(work)]
+        return await asyncio.gather(*works, loop.run_in_executor(POOL, work))
+
+    first, again = alone(main), alone(main, workers=4)
+    assert first == again
+    assert len(set(first)) == 3
+    assert alone(main, seed=1) != first
+
+
+def test_asyncio_takes_what_is_to_complete_in_the_order_given():
+    """By itself it makes its tasks of a set of coroutines, in the order of their addresses."""
+    begun: list[int] = []
+
+    async def note(number: int) -> None:
+        begun.append(number)
+
+    async def main(_: Node) -> None:
+        waiting = asyncio.as_completed([note(number) for number in range(40)])
+        assert await asyncio.gather(*waiting) == [None] * 40
+
+    alone(main)
+    assert begun == list(range(40))
+
+
+def test_the_place_of_a_future_in_a_set_is_no_address():
+    async def main(node: Node) -> list[int]:
+        loop = asyncio.get_running_loop()
+        futures = [
+            loop.create_future(),
+            loop.run_in_executor(None, int),
+            node.compute(int, flops=1),
+            asyncio.gather(asyncio.sleep(0)),
+            asyncio.shield(asyncio.sleep(0)),
+        ]
+        first, *numbers = [hash(future) for future in futures]
+        assert len(dict.fromkeys(futures)) == len(futures)
+        return [number - first for number in numbers]
+
+    assert alone(main) == [1, 2, 3, 4]
 
 
 # What goes on as ever.

@@ -211,7 +211,7 @@ class NodeLoop(asyncio.AbstractEventLoop):
         """Its tasks that have not ended, in the order in which they were made; `asyncio.all_tasks`
         would look at those of all nodes.
         """
-        return sorted((task for task in self._tasks if not task.done()), key=hash)
+        return [task for task in self._tasks if not task.done()]
 
     def unheard(self) -> list[tuple[int, asyncio.Task[Any]]]:
         """Its tasks that have failed without anybody having asked how they ended, and when."""

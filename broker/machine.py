@@ -12,6 +12,7 @@ import asyncio
 import atexit
 import contextlib
 import ctypes
+import logging
 import math
 import os
 import threading
@@ -34,6 +35,7 @@ from topologies import Node as Place
 
 T = TypeVar("T")
 
+_log = logging.getLogger(__name__)
 _PASSES_AT_AN_INSTANT = 10_000
 _CLOSINGS = 8
 _HERE = os.path.dirname(__file__)  # noqa: PTH120 - as code objects spell it
@@ -130,22 +132,32 @@ class Machine:
         self.node = Node(self.place, incarnation, loop, self.disk, self)
         self._main = loop.create_task(_call(self._program, self.node))
 
-    def crash(self) -> None:
+    def crash(self, now_ns: int) -> None:
         """Nothing of the program runs any more. It is kept, fenced, so that no `finally` runs
-        either.
+        either. It has failed where what it wanted called in a crash (`on_crash`) raised.
         """
-        if self._loop is None or self.node is None:
-            return
-        self.node._die()
-        self._loop.fence()
+        if self._loop is not None:
+            self._loop._now_ns = now_ns
+        error = self._fall()
+        if error is not None:
+            self.ended_ns, self.failure = now_ns, _account(error)
+
+    def _fall(self) -> Exception | None:
+        """Takes what a crash takes; what a callback of the program's then raised, or None."""
+        loop, node, main = self._loop, self.node, self._main
+        if loop is None or node is None or main is None:
+            return None
+        loop.fence()
         self._lane.clear()
-        self._graves += self._loop.tasks()
+        self._graves += loop.tasks()
         self.node = self._loop = self._main = None
         self.ended_ns = None
         self.reported = self._stopping = False
         self._arrivals.clear()
         self._looped.clear()
         self._reset_work()
+        with loop.closing(main):
+            return node._die()
 
     def stop(self, now_ns: int) -> None:
         """Cancels the program, which may clean up, and so may its other tasks. Whatever it returns,
@@ -185,7 +197,10 @@ class Machine:
         """The run is over: what still waits is closed, and its `finally` reaches nobody."""
         remains.extend(self._graves)
         self._graves.clear()
-        self.crash()
+        error = self._fall()
+        if error is not None:
+            what = "node %s: what it wanted called in a crash failed"
+            _log.error(what, self.place.name, exc_info=error)
         dispose(self._graves)
 
     # Running it.

@@ -427,7 +427,8 @@ class Node:
         """Calls `let_go` when the node dies, to drop large things that its memory held.
 
         The suspended tasks of a dead program are kept until the run ends, and all they refer to.
-        It is not for cleaning up: nothing it does can be seen by any node.
+        It is not for cleaning up: nothing it does can be seen by any node. If it raises, the
+        program has failed.
         """
         self._let_go.append(let_go)
 
@@ -487,12 +488,18 @@ class Node:
         while self._inbox:
             self._traffic.take_up(self._inbox.popleft()._frame)
 
-    def _die(self) -> None:
+    def _die(self) -> Exception | None:
+        """Says and hears nothing more; what a callback of `on_crash` raised, the first that did."""
         self._dead = True
         self.said.clear()
         self._inbox.clear()
+        failure = None
         for let_go in self._let_go:
-            let_go()
+            try:
+                let_go()
+            except Exception as error:
+                failure = failure or error
+        return failure
 
 
 @dataclass(slots=True)

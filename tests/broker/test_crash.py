@@ -6,11 +6,12 @@ import asyncio
 import contextlib
 import gc
 import sys
+import time
 
 import pytest
 
 import broker
-from broker import Node
+from broker import Node, ProgramError
 from tests.broker.worlds import GRANT, crash, network, strike
 
 PAIR = network("a-b", "b-c")
@@ -205,6 +206,61 @@ def test_memory_is_forgotten():
         return node.reserved_bytes
 
     assert play(main, *crash("a", 1, 2)).returned["a"] == GRANT
+
+
+@pytest.mark.parametrize("kind", ["crash", "stop"])
+def test_what_a_program_wanted_called_in_a_crash_fails_as_the_program_does(kind):
+    called = []
+
+    async def main(node: Node) -> None:
+        node.on_crash(lambda: called.append(time.time() - 1_767_225_600))
+        node.on_crash(lambda: called.append(1 / 0))
+        node.on_crash(lambda: called.append("the last"))
+        await asyncio.sleep(5)
+
+    async def other(_: Node) -> None:
+        await asyncio.sleep(3)
+
+    programs = {"a": main, "b": other}
+    with pytest.raises(ProgramError, match="ZeroDivisionError") as caught:
+        broker.run(programs, topology=PAIR, faults=strike(kind, "a", 1, 2), background=["a"])
+    died_s = 1 if kind == "crash" else 2
+    assert (caught.value.node, caught.value.time_s) == ("a", died_s)
+    assert "in <lambda>" in caught.value.report
+    assert called == [died_s, "the last"]
+
+
+def test_what_is_called_in_a_crash_can_do_nothing_any_more():
+    async def main(node: Node) -> None:
+        def let_go() -> None:
+            node.note("from the grave")
+            asyncio.get_running_loop().call_soon(node.note, "from the grave")
+            for act in (node.send("b", {}), node.publish("b", {})):
+                asyncio.get_running_loop().create_task(act)
+            with pytest.raises(broker.RealWorldError):
+                time.sleep(1)
+
+        node.on_crash(let_go)
+        await asyncio.sleep(9)
+
+    notes = []
+    run = play(main, *crash("a", 1, 2), observe=notes.append)
+    assert len(run.ledger) == 0
+    assert [note.event for note in notes] == ["fault", "fault"]
+
+
+def test_what_fails_when_a_run_is_over_is_only_told(caplog):
+    async def main(node: Node) -> None:
+        node.on_crash(lambda: 1 / 0)
+        await node.receive()
+
+    async def other(_: Node) -> int:
+        return 3
+
+    run = broker.run({"a": main, "b": other}, topology=PAIR, background=["a"])
+    assert run.returned == {"b": 3}
+    assert "node a: what it wanted called in a crash failed" in caplog.text
+    assert "ZeroDivisionError" in caplog.text
 
 
 def test_a_result_is_not_delivered_to_a_dead_incarnation_nor_to_the_next():

@@ -21,13 +21,14 @@ import logging
 import math
 import random
 import sys
+import threading
 import zlib
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from contextvars import Context
 from typing import Any, NoReturn, TypeVar
 
-from broker.errors import RealWorldError, SpinError, WorkerError
+from broker.errors import BrokerError, RealWorldError, SpinError, WorkerError
 from broker.tasks import Future, Handle, Task, Timer, collecting, is_unheard
 from broker.work import seeded
 
@@ -109,6 +110,7 @@ class NodeLoop(asyncio.AbstractEventLoop):
         self._failed: list[tuple[int, asyncio.Task[Any]]] = []
         self._orphans: list[AsyncGenerator[Any, Any]] = []
         self._running = False
+        self._thread = 0
         self._fenced = False
         self._outside: deque[tuple[concurrent.futures.Future[Any], asyncio.Future[Any]]] = deque()
         self._threads: concurrent.futures.ThreadPoolExecutor | None = None
@@ -117,8 +119,13 @@ class NodeLoop(asyncio.AbstractEventLoop):
 
     def take_over(self) -> None:
         """It is this loop that runs in this thread now."""
+        self._thread = threading.get_ident()
         asyncio._set_running_loop(self)
         sys.set_asyncgen_hooks(None, self._close_generator)
+
+    def leave(self) -> None:
+        """It runs in no thread now, and what calls it may be another node's program."""
+        self._thread = 0
 
     def run_until_quiet(self, now_ns: int) -> None:
         """Runs all that is ready at `now_ns`, due timers included, until nothing is left.
@@ -264,6 +271,8 @@ class NodeLoop(asyncio.AbstractEventLoop):
     ) -> asyncio.Handle:
         handle = Handle(callback, args, self, context)
         if not self._fenced:
+            if not self._thread:
+                self._refuse_neighbors()
             self._ready.append(handle)
         return handle
 
@@ -343,6 +352,25 @@ class NodeLoop(asyncio.AbstractEventLoop):
         """`work` as a thread is to do it: what it draws is the same in every run."""
         return seeded(work, f"{self._seed}:work:{self.name}:{self.next_number()}")
 
+    def _refuse_neighbors(self) -> None:
+        """What another node's program would wake here nobody might run, in another process least.
+        Raises BrokerError; the emulator itself may.
+        """
+        loop = asyncio._get_running_loop()
+        if isinstance(loop, NodeLoop) and loop._running:
+            raise self.stranger()
+
+    def stranger(self) -> BrokerError:
+        """The error where other code acts as this node's program."""
+        loop = asyncio._get_running_loop()
+        other = isinstance(loop, NodeLoop) and loop is not self
+        who = f"the program of node {loop.name}" if other else "code outside its program"  # type: ignore[union-attr]
+        return BrokerError(
+            f"{who} acts on node {self.name} through memory (an object of a module, or what a "
+            "computation was given): nodes share nothing but messages, computations nothing but "
+            "what they return"
+        )
+
     @contextlib.contextmanager
     def trust(self) -> Iterator[None]:
         """While this is open it is the emulator that acts, as when it starts a thread for work."""
@@ -365,6 +393,7 @@ class NodeLoop(asyncio.AbstractEventLoop):
             yield
         finally:
             self._running = False
+            self.leave()
             asyncio.tasks._leave_task(self, task)
             sys.set_asyncgen_hooks(*hooks)
             asyncio._set_running_loop(outer)

@@ -235,28 +235,31 @@ class Machine:
         loop.take_over()
         arrivals = self._arrivals
         passes, instant_ns = 0, -1
-        while due is not None and due < end_ns:
-            due = max(due, now_ns)
-            if due == instant_ns:
-                passes += 1
-                if passes > _PASSES_AT_AN_INSTANT:
-                    raise SpinError(self.place.name, to_seconds(due), passes)
-            else:
-                passes, instant_ns = 0, due
-            if self.work and not patient and not self._work_is_done(due):
-                return False
-            loop._now_ns = due
-            while self._looped:
-                node._deliver(self._looped.popleft())
-            while arrivals and arrivals[0].due_ns <= due:
-                node._deliver(arrivals.popleft())
-            if self.work:
-                self._finish_work(due)
-            if self.ended_ns is None:
-                loop.run_until_quiet(due)
-                if self._main is not None and self._main.done():
-                    self._end(due, self._main)
-            due = self.next_ns()
+        try:
+            while due is not None and due < end_ns:
+                due = max(due, now_ns)
+                if due == instant_ns:
+                    passes += 1
+                    if passes > _PASSES_AT_AN_INSTANT:
+                        raise SpinError(self.place.name, to_seconds(due), passes)
+                else:
+                    passes, instant_ns = 0, due
+                if self.work and not patient and not self._work_is_done(due):
+                    return False
+                loop._now_ns = due
+                while self._looped:
+                    node._deliver(self._looped.popleft())
+                while arrivals and arrivals[0].due_ns <= due:
+                    node._deliver(arrivals.popleft())
+                if self.work:
+                    self._finish_work(due)
+                if self.ended_ns is None:
+                    loop.run_until_quiet(due)
+                    if self._main is not None and self._main.done():
+                        self._end(due, self._main)
+                due = self.next_ns()
+        finally:
+            loop.leave()
         self.upcoming_ns = due
         return True
 

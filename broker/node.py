@@ -8,10 +8,11 @@ the device's time, memory that is not endless, and a disk that survives a crash.
 from __future__ import annotations
 
 import asyncio
-import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from random import Random
+from threading import get_ident
 from typing import Any, Protocol, TypeVar
 
 from broker.clock import NANOSECONDS, NodeLoop
@@ -160,7 +161,7 @@ class Node:
         self.incarnation = incarnation
         self.disk = disk
         surroundings = body.surroundings
-        self.random = random.Random(f"{surroundings.seed}:program:{place.name}:{incarnation}")
+        self._random = Random(f"{surroundings.seed}:program:{place.name}:{incarnation}")
         self._loop = loop
         self._body = body
         self._surroundings = surroundings
@@ -175,6 +176,14 @@ class Node:
         self._watched: dict[str, Detector] = {}
         self._heartbeats: asyncio.Task[None] | None = None
         self.said = Said()
+
+    def _lives(self) -> bool:
+        """Whether the program lives. Raises BrokerError where it is not the program that asks."""
+        if self._dead:
+            return False
+        if self._loop._thread != get_ident():
+            raise self._loop.stranger()
+        return True
 
     # Where and when.
 
@@ -194,6 +203,12 @@ class Node:
     def now(self) -> float:
         """Seconds since the run began, by this node's clock; a `skew` makes it wrong."""
         return self._loop.clock_ns() / NANOSECONDS
+
+    @property
+    def random(self) -> Random:
+        """The node's own generator: by run, node and incarnation another one."""
+        self._lives()
+        return self._random
 
     def peers(self) -> tuple[str, ...]:
         """The other nodes that run a program, in the order of the run."""
@@ -259,19 +274,22 @@ class Node:
         """
         if not topic:
             raise BrokerError(f"node {self.name} publishes without a topic")
-        if not self._dead:
+        if self._lives():
             self._hand_over(NOBODY, _packed(header), _owned(payload), topic, 0, PUBLISH)
 
     def subscribe(self, topic: str) -> None:
         """From now on messages published under `topic` come in by `receive`. A crash forgets it."""
-        self.said.topics.append((self._loop._now_ns, topic, True))
+        if self._lives():
+            self.said.topics.append((self._loop._now_ns, topic, True))
 
     def unsubscribe(self, topic: str) -> None:
         """No more of that topic."""
-        self.said.topics.append((self._loop._now_ns, topic, False))
+        if self._lives():
+            self.said.topics.append((self._loop._now_ns, topic, False))
 
     async def receive(self, timeout: float | None = None) -> Message:  # noqa: ASYNC109
         """The next message that answers no request. Raises TimeoutError after `timeout` seconds."""
+        self._lives()
         if not self._inbox:
             if timeout is None:
                 await self._wait_for_mail()
@@ -308,6 +326,7 @@ class Node:
         second, in messages that cost what messages do.
         """
         self._surroundings.number(peer)
+        self._lives()
         detector = self._watched.get(peer)
         if detector is None:
             detector = self._watched[peer] = Detector(self._loop.time())
@@ -330,7 +349,7 @@ class Node:
         answers: int = 0,
         flags: int = 0,
     ) -> int:
-        if self._dead:
+        if not self._lives():
             await self._fall_silent()
             return 0
         number = self._surroundings.number(to)
@@ -390,7 +409,7 @@ class Node:
         what it changes until it ends. Its result, or the exception it raised, is what awaiting
         gives.
         """
-        return self._loop.create_future() if self._dead else self._body.compute(work, flops)
+        return self._body.compute(work, flops) if self._lives() else self._loop.create_future()
 
     def reserve(self, size_bytes: int, purpose: str = "a reservation") -> Reservation:
         """Holds device memory out of what the device grants. Raises DeviceMemoryError."""
@@ -415,12 +434,12 @@ class Node:
 
     def note(self, event: str, **fields: Any) -> None:
         """Tells the experimenter something. It costs no network and no time."""
-        if not self._dead:
+        if self._lives():
             self.said.notes.append((self._loop._now_ns, event, unpack(_packed(fields))))
 
     def declare(self, fact: str, nodes: Sequence[str]) -> None:
         """States what only a run can know, so that a scenario can name it: "host of client-3"."""
-        if not self._dead:
+        if self._lives():
             self.said.facts.append((self._loop._now_ns, fact, list(nodes)))
 
     def on_crash(self, let_go: Callable[[], None]) -> None:

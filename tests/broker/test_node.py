@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 import threading
+from functools import partial
 
 import pytest
 
@@ -230,6 +232,65 @@ def test_readers_that_gave_up_do_not_pile_up():
         return len(node._readers)
 
     assert alone(main) == 0
+
+
+# Neighbors in one process.
+
+SHARED: dict[str, object] = {}
+
+
+async def hold(node: Node) -> None:
+    event = SHARED["event"] = asyncio.Event()
+    SHARED["node"] = node
+    waiting = asyncio.create_task(event.wait())
+    await asyncio.sleep(10)
+    waiting.cancel()
+
+
+ACTS = [
+    lambda node: node.note("x"),
+    lambda node: node.declare("x", ["a"]),
+    lambda node: node.subscribe("x"),
+    lambda node: node.unsubscribe("x"),
+    lambda node: node.suspects("b"),
+    lambda node: node.random,
+    lambda node: node.compute(int, flops=1),
+    lambda node: node.send("b", {}),
+    lambda node: node.publish("x", {}),
+    lambda node: node.receive(),
+]
+
+
+@pytest.mark.parametrize(
+    "act",
+    [*ACTS, lambda node: node.request("b", {}, timeout=1), lambda _: SHARED["event"].set()],
+)
+def test_no_neighbor_acts_on_a_node_through_memory(act):
+    """An event that another's program sets would wake nobody; what it sent would be a lie."""
+
+    async def meddle(_: Node) -> None:
+        await asyncio.sleep(1)
+        acted = act(SHARED["node"])
+        if inspect.isawaitable(acted):
+            await acted
+
+    with pytest.raises(ProgramError, match="the program of node b acts on node a") as caught:
+        broker.run({"a": hold, "b": meddle}, topology=PAIR)
+    assert (caught.value.node, caught.value.time_s) == ("b", 1)
+
+
+@pytest.mark.parametrize("act", ACTS)
+def test_no_computation_acts_on_a_node(act):
+    def work(node: Node) -> None:
+        acted = act(node)
+        if asyncio.iscoroutine(acted):
+            acted.send(None)
+
+    async def main(node: Node) -> None:
+        await node.compute(partial(work, node), flops=1)
+
+    with pytest.raises(ProgramError, match="code outside its program acts on node a"):
+        alone(main)
 
 
 # Place.

@@ -17,7 +17,7 @@ import math
 import os
 import threading
 import traceback
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import CoroutineType
@@ -38,6 +38,7 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 _PASSES_AT_AN_INSTANT = 10_000
 _CLOSINGS = 8
+_MOST_LINES = 8
 _HERE = os.path.dirname(__file__)  # noqa: PTH120 - as code objects spell it
 
 
@@ -343,12 +344,25 @@ class Machine:
                 future.set_result(done.result())
 
     def describe(self) -> str:
-        """What the program waits for, as its chain of awaits."""
-        if self._main is None:
+        """What the program waits for, as its chain of awaits; on lines of their own its other
+        tasks, and those that have failed without anybody having heard of it.
+        """
+        loop, node, main = self._loop, self.node, self._main
+        if loop is None or node is None or main is None:
             return "down"
         if self.ended_ns is not None:
             return "stopped"
-        return f"paused in {_where(self._main)}" if self._paused else _where(self._main)
+        tasks = [task for task in loop.tasks() if task not in (main, node._heartbeats)]
+        others = Counter(_where(task) for task in tasks)
+        lines = [f"and {where}" if n == 1 else f"and {n} x {where}" for where, n in others.items()]
+        if len(lines) > _MOST_LINES:
+            lines[_MOST_LINES:] = [f"and {len(lines) - _MOST_LINES:,} more"]
+        lines += [
+            f"a task failed at {to_seconds(at_ns):.6f} s: {task.exception()!r}"
+            for at_ns, task in loop.unheard()
+        ]
+        first = f"paused in {_where(main)}" if self._paused else _where(main)
+        return "\n    ".join([first, *lines])
 
 
 # A coroutine can't be dropped without running its `finally`. So that no crashed program's ever runs

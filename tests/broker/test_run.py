@@ -219,6 +219,56 @@ def test_a_deadlock_names_who_waits_and_at_which_line():
     assert f"(test_run.py:{line_of(never, 'Event')})" in caught.value.waiting["c"]
 
 
+def test_a_deadlock_names_every_task_that_waits_and_what_failed_unheard():
+    async def child(node: Node) -> None:
+        await node.receive()
+
+    async def fail() -> None:
+        await asyncio.sleep(1)
+        raise ValueError("the cause")
+
+    async def group(node: Node) -> None:
+        node.suspects("b")
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(child(node))
+            tasks.create_task(asyncio.Event().wait())
+
+    async def gather(node: Node) -> None:
+        failing = asyncio.create_task(fail())
+        await asyncio.gather(*(child(node) for _ in range(3)), asyncio.Event().wait())
+        await failing
+
+    def waiting(program) -> list[str]:
+        with pytest.raises(DeadlockError) as caught:
+            broker.run({"a": program, "b": idle}, topology=PAIR, faults=strike("pause", "a", 5))
+        return caught.value.waiting["a"].splitlines()
+
+    waits = f"child (test_run.py:{line_of(child, 'receive')}) → receive() → _wait_for_mail()"
+    main, three, event, failure = waiting(gather)
+    assert f"gather (test_run.py:{line_of(gather, 'gather(*')})" in main
+    assert three.startswith("    and 3 x ")
+    assert three.endswith(waits)
+    assert "and Event.wait (locks.py:" in event
+    assert failure == "    a task failed at 1.000000 s: ValueError('the cause')"
+    main, one, event = waiting(group)  # and its heartbeats are no task of the program's
+    assert "→ TaskGroup.__aexit__ (taskgroups.py:" in main
+    assert one.endswith(waits)
+    assert "and Event.wait (locks.py:" in event
+
+
+def test_a_report_of_a_deadlock_has_few_lines():
+    async def nested(depth: int) -> None:
+        await (nested(depth - 1) if depth else asyncio.Event().wait())
+
+    async def many(_: Node) -> None:
+        await asyncio.gather(*(nested(depth) for depth in range(20)))
+
+    with pytest.raises(DeadlockError) as caught:
+        broker.run({"a": many}, topology=PAIR)
+    lines = caught.value.waiting["a"].splitlines()
+    assert (len(lines), lines[-1]) == (10, "    and 12 more")
+
+
 def test_a_node_that_never_comes_back_is_down_in_the_deadlocks_report():
     with pytest.raises(DeadlockError) as caught:
         broker.run({"a": wait, "b": wait}, topology=PAIR, faults=crash("b", 1))

@@ -88,21 +88,29 @@ def run(
 @app.command()
 def config(name: ConfigName = "quickstart", changes: Changes = None) -> None:
     """Print a complete config, every default written out, ready to be changed."""
-    from ruamel.yaml import YAML  # noqa: PLC0415
+    import yaml  # noqa: PLC0415
 
     from atlas import config as configs  # noqa: PLC0415
 
-    yaml = YAML()
-    yaml.default_flow_style = False
-    yaml.dump(configs.load(name, changes or ()).complete(), sys.stdout)
+    yaml.safe_dump(configs.load(name, changes or ()).complete(), sys.stdout, sort_keys=False)
 
 
 @show.command("topology")
-def show_topology(name: Name = "") -> None:
-    """Nodes, devices and links of a topology."""
+def show_topology(
+    name: Name = "",
+    rules: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--rule",
+            metavar="KEY=VALUE",
+            help="Derive what the file leaves out otherwise, as in disconnected=largest.",
+        ),
+    ] = None,
+) -> None:
+    """Nodes, devices and links of a topology; ≈ marks what no file states."""
     from atlas import showing  # noqa: PLC0415
 
-    showing.topology(name, Console())
+    showing.topology(name, rules or (), Console())
 
 
 @show.command("faults")

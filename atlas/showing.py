@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -10,23 +13,30 @@ from rich.text import Text
 import faults as scenarios
 import topologies
 from topologies import InputError, units
+from topologies.document import Document, Value, parse_yaml
 from topologies.errors import did_you_mean
 from topologies.link_settings import describe_link, describe_transport
 
+DERIVED = "≈"
 
-def topology(name: str, console: Console) -> None:
-    """One topology, or the names of those that are bundled."""
+
+def topology(name: str, rules: Sequence[str], console: Console) -> None:
+    """One topology, or the names of those that are bundled.
+
+    Args:
+        rules: changes to the rules by which what a file leaves out is derived, as ``KEY=VALUE``.
+    """
     if not name:
         _names("Topologies", topologies.catalog(), console)
         return
-    found = topologies.load(name)
+    found = topologies.load(name, _rules(rules))
     nodes = _table(f"{found.name}: {len(found.nodes)} nodes", "Node", "Role", "Device", "Grants",
                    "Computes", "Attributes")  # fmt: skip
     for node in found.nodes.values():
         device = node.device
         nodes.add_row(
             node.name,
-            node.role,
+            f"{DERIVED} {node.role}" if "role" in node.derived else node.role,
             device.name if device else "",
             units.show_size(device.grant_bytes) if device else "",
             units.show_flops(device.flops) if device else "",
@@ -35,15 +45,49 @@ def topology(name: str, console: Console) -> None:
     console.print(nodes)
     links = _table(f"{len(found.links)} links, each direction on its own", "From", "To",
                    "Bandwidth", "Delay", "Jitter", "Loss", "More")  # fmt: skip
+    for column in links.columns[1:4]:
+        column.no_wrap = True
     for link in found.links.values():
         said = describe_link(link)
+        if "bandwidth_bps" in link.derived:
+            said["bandwidth"] = f"{DERIVED} {units.show_bandwidth(link.bandwidth_bps, 3)}"
+        if "delay_s" in link.derived:
+            said["delay"] = f"{DERIVED} {units.show_duration(link.delay_s, 3)}"
         columns = [said.pop(name, "") for name in ("bandwidth", "delay", "jitter", "loss")]
-        more = ", ".join(f"{name} {value}" for name, value in said.items())
+        more = ", ".join(f"{setting} {value}" for setting, value in said.items())
         links.add_row(link.source, link.target, *columns, more)
     console.print(links)
     if transport := describe_transport(found.transport):
         said_of_it = ", ".join(f"{name} {value}" for name, value in transport.items())
         console.print(f"Streams: {said_of_it}")
+    _derived(found, console)
+
+
+def _derived(found: topologies.Topology, console: Console) -> None:
+    """How many values no file states, and by which rule they are."""
+    counts = Counter(
+        (what, field, rule)
+        for what, marked in (("node", found.nodes.values()), ("link", found.links.values()))
+        for one in marked
+        for field, rule in one.derived.items()
+    )
+    if not counts:
+        return
+    table = _table(f"{DERIVED} is not stated, but derived by a rule", "Value", "Rule", "Times")
+    for (what, field, rule), count in sorted(counts.items()):
+        table.add_row(f"{what}'s {field}", rule, str(count))
+    console.print(table)
+
+
+def _rules(changes: Sequence[str]) -> topologies.Rules | None:
+    """The rules that these changes make, each ``KEY=VALUE``. Raises InputError."""
+    told: dict[str, Value] = {}
+    for change in changes:
+        key, equals, value = change.partition("=")
+        if not equals:
+            raise InputError(f'"{change}" is no rule', key="--rule", remedy="Write KEY=VALUE")
+        told[key] = parse_yaml(value, f"--rule {key}").value
+    return Document("--rule", told).read(topologies.Rules, told) if told else None
 
 
 def faults(name: str, topology_name: str, seed: int, console: Console) -> None:

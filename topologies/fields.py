@@ -7,7 +7,7 @@ For the models of files (`topologies.document.Settings`). Each is written and re
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, WithJsonSchema
 
@@ -55,4 +55,4 @@ def one_of(words: Sequence[str], *, what: str) -> BeforeValidator:
             raise InputError(problem, remedy=did_you_mean(value, words, what=what))
         return value
 
-    return BeforeValidator(known, json_schema_input_type=str)
+    return BeforeValidator(known, json_schema_input_type=Literal.__getitem__(tuple(words)))

@@ -27,36 +27,58 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from itertools import product
+from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import Field, SkipValidation, model_validator
 
-from topologies.devices import devices, read_profiles
+from topologies.access import access
+from topologies.devices import Profile, devices, read_profiles
 from topologies.document import Document, Place, Settings, Value
 from topologies.errors import InputError, did_you_mean, near
 from topologies.fields import Bytes
-from topologies.link_settings import Direction, LinkReader, TransportSettings, check_media
-from topologies.model import Attribute, Device, Link, Node, Topology, Transport
+from topologies.link_settings import (
+    SAID_OF_A_DIRECTION,
+    Direction,
+    LinkKind,
+    LinkReader,
+    TransportSettings,
+    check_media,
+)
+from topologies.model import (
+    RESERVED,
+    Attribute,
+    Device,
+    Link,
+    Node,
+    Topology,
+    Transport,
+    can_be_an_attribute,
+)
+from topologies.rules import LinkRules, Rules
 
+ALWAYS = ("cluster", "latitude", "longitude")
 _RANGE = re.compile(r"(?P<stem>.*?)(?P<first>0|[1-9][0-9]{0,6})\.\.(?P<last>[0-9]{1,7})")
-_ATTRIBUTE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 MOST_NODES = 100_000
-
-
-class LinkKind(Direction):
-    """What links can be told: both directions at once, or each on its own."""
-
-    up: Direction = Direction()
-    down: Direction = Direction()
 
 
 class LinkSettings(LinkKind):
     """An entry of ``links``: its ends, and what it is like."""
 
-    between: tuple[str, str] | None = None
-    source: str | None = Field(default=None, alias="from")
-    target: str | None = Field(default=None, alias="to")
-    kind: str | None = None
+    between: tuple[str, str] | None = Field(
+        default=None,
+        description="Its two nodes, for both directions; a range joins each of its nodes",
+    )
+    source: str | None = Field(
+        default=None, alias="from", description="Where a link with one direction begins"
+    )
+    target: str | None = Field(default=None, alias="to", description="Where it ends")
+    kind: str | None = Field(
+        default=None,
+        description="One of the file's kinds, or of the bundled access networks; what the link "
+        "says itself wins",
+    )
 
     @model_validator(mode="after")
     def _has_ends(self) -> LinkSettings:
@@ -77,30 +99,57 @@ class LinkSettings(LinkKind):
 class NodeSettings(Settings):
     """What a node can be told, besides the attributes that the file declares."""
 
-    role: str = "node"
-    device: str | None = None
-    grant: Bytes | None = None
+    role: str = Field(
+        default="node",
+        description="What it is there for: coordinator, gateway, client, host, or another word",
+    )
+    device: str | None = Field(
+        default=None, description="One of the file's devices, or of the bundled ones"
+    )
+    grant: Bytes | None = Field(
+        default=None,
+        description="What of the device's memory is lent to training, where that is not the usual",
+    )
 
 
 class Layout(Settings):
     """The whole file."""
 
-    name: str | None = None
-    description: str = ""
-    attributes: tuple[str, ...] = ()
-    devices: dict[str, object] = Field(default_factory=dict)
-    kinds: dict[str, LinkKind] = Field(default_factory=dict)
-    nodes: dict[str, object]
-    links: tuple[LinkSettings, ...] = ()
-    transport: TransportSettings = TransportSettings()
+    name: str | None = Field(default=None, description="Without it, that of the file")
+    description: str = Field(default="", description="A sentence for those who look for one")
+    attributes: tuple[str, ...] = Field(
+        default=(),
+        description="Names of your own that nodes may have. cluster, latitude and longitude are "
+        "always there",
+    )
+    devices: dict[str, Annotated[Profile, SkipValidation]] = Field(
+        default_factory=dict, description="Machines that the catalog of devices doesn't have"
+    )
+    kinds: dict[str, LinkKind] = Field(
+        default_factory=dict, description="What several links have in common, by a name"
+    )
+    nodes: dict[str, Annotated[NodeSettings | None, SkipValidation]] = Field(
+        description="By name; a-0..3 stands for a-0, a-1, a-2 and a-3"
+    )
+    links: tuple[LinkSettings, ...] = Field(default=(), description="What joins them")
+    transport: TransportSettings = Field(
+        default=TransportSettings(), description="How streams behave"
+    )
+    rules: LinkRules | None = Field(
+        default=None,
+        description="By which bandwidths and delays are derived that links don't say; without "
+        "rules, saying neither is an error",
+    )
 
 
-def read_layout(document: Document, name: str) -> Topology:
+def read_layout(document: Document, name: str, rules: Rules | None = None) -> Topology:
     """The topology that our own YAML describes; *name*, unless it says another.
 
-    Raises the document's error.
+    Links that lack bandwidth or delay get them by the file's rules, over which *rules* go; without
+    either they are an error. Raises the document's error.
     """
     layout = document.read(Layout, document.mapping())
+    linked = layout.rules if rules is None else (layout.rules or LinkRules()).under(rules)
     own = declared(document, layout.attributes, ("attributes",))
     profiles: dict[str, Device] = {**devices()}
     if layout.devices:
@@ -116,10 +165,10 @@ def read_layout(document: Document, name: str) -> Topology:
                 raise document.error(f"these are more than {MOST_NODES} nodes", place)
     links: dict[tuple[str, str], Link] = {}
     places: dict[tuple[str, str], Place] = {}
-    reader = LinkReader(document)
+    reader = _Reader(document, LinkReader(document), layout.kinds, nodes, linked)
     for index, settings in enumerate(layout.links):
         place = ("links", index)
-        for link in _links(document, reader, settings, layout.kinds, place, nodes):
+        for link in reader.links(settings, place):
             if link.ends in links:
                 raise document.error(
                     f"there is a link {link.source} → {link.target} already", place
@@ -141,12 +190,11 @@ def declared(document: Document, names: tuple[str, ...], place: Place) -> frozen
 
     Raises the document's error on one that can't be.
     """
-    reserved = {"name", "id", *NodeSettings.settings()}
     for name in names:
-        if not _ATTRIBUTE.fullmatch(name) or name in reserved:
-            remedy = f"Use letters, digits and _, and none of {', '.join(sorted(reserved))}"
+        if not can_be_an_attribute(name):
+            remedy = f"Use letters, digits and _, and none of {', '.join(sorted(RESERVED))}"
             raise document.error(f'"{name}" can\'t be the name of an attribute', place, remedy)
-    return frozenset(("cluster", *names))
+    return frozenset((*ALWAYS, *names))
 
 
 def split_attributes(
@@ -213,45 +261,60 @@ def _nodes(
         yield document.read(Node, fields, place)
 
 
-def _links(
-    document: Document,
-    reader: LinkReader,
-    settings: LinkSettings,
-    kinds: Mapping[str, LinkKind],
-    place: Place,
-    nodes: Mapping[str, Node],
-) -> Iterator[Link]:
-    kind = LinkKind()
-    if settings.kind is not None:
-        if settings.kind not in kinds:
-            remedy = did_you_mean(settings.kind, kinds, what="kinds of link")
-            problem = f'there is no kind of link "{settings.kind}"'
-            raise document.error(problem, (*place, "kind"), remedy)
-        kind = kinds[settings.kind]
-    written = settings.between or (settings.source or "", settings.target or "")
-    ends = [_ends(document, end, place, nodes) for end in written]
-    up = reader.fields(_direction(settings.up, settings, kind.up, kind), place)
-    down = reader.fields(_direction(settings.down, settings, kind.down, kind), place)
-    for a, b in product(*ends):
-        yield _link(document, a, b, up, place)
-        if settings.between is not None:
-            yield _link(document, b, a, down, place)
+@dataclass(frozen=True)
+class _Reader:
+    """Reads the links of a file, whose nodes and kinds of link are known."""
+
+    document: Document
+    settings: LinkReader
+    kinds: Mapping[str, LinkKind]
+    nodes: Mapping[str, Node]
+    rules: LinkRules | None
+
+    def links(self, given: LinkSettings, place: Place) -> Iterator[Link]:
+        """The links that one entry describes."""
+        kind = self._kind(given.kind, place)
+        written = given.between or (given.source or "", given.target or "")
+        ends = [_ends(self.document, end, place, self.nodes) for end in written]
+        up = self.settings.fields(_direction(given.up, given, kind.up, kind), place)
+        down = self.settings.fields(_direction(given.down, given, kind.down, kind), place)
+        for a, b in product(*ends):
+            yield self._link(a, b, up, place)
+            if given.between is not None:
+                yield self._link(b, a, down, place)
+
+    def _kind(self, name: str | None, place: Place) -> LinkKind:
+        if name is None:
+            return LinkKind()
+        if name in self.kinds:
+            return self.kinds[name]
+        if name in access():
+            return access()[name].link
+        known = (*self.kinds, *access())
+        remedy = did_you_mean(name, known, what="kinds of link")
+        problem = f'there is no kind of link "{name}"'
+        raise self.document.error(problem, (*place, "kind"), remedy)
+
+    def _link(self, a: str, b: str, told: Mapping[str, object], place: Place) -> Link:
+        fields = {**told, "source": a, "target": b}
+        if self.rules is not None:
+            derived = self.rules.complete(fields, self.nodes[a], self.nodes[b])
+            fields.update({"derived": derived} if derived else {})
+        for name, field in (("bandwidth", "bandwidth_bps"), ("delay", "delay_s")):
+            if field not in fields:
+                remedy = f"Write {name} here, under up and down, or in the link's kind"
+                problem = f"the link {a} → {b} has no {name}"
+                raise self.document.error(problem, place, remedy)
+        return self.document.read(Link, fields, place)
 
 
 def _direction(*most_telling_first: Direction) -> dict[str, object]:
     told: dict[str, object] = {}
     for direction in reversed(most_telling_first):
-        values = {name: getattr(direction, name) for name in Direction.model_fields}
-        told |= {name: value for name, value in values.items() if value is not None}
+        for name in direction.model_fields_set & SAID_OF_A_DIRECTION:
+            if (value := getattr(direction, name)) is not None:
+                told[name] = value
     return told
-
-
-def _link(document: Document, a: str, b: str, fields: Mapping[str, object], place: Place) -> Link:
-    for name, field in (("bandwidth", "bandwidth_bps"), ("delay", "delay_s")):
-        if field not in fields:
-            remedy = f"Write {name} here, under up and down, or in the link's kind"
-            raise document.error(f"the link {a} → {b} has no {name}", place, remedy)
-    return document.read(Link, {**fields, "source": a, "target": b}, place)
 
 
 def _ends(

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, ClassVar, get_args
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -41,8 +41,18 @@ _Discipline = Annotated[str, one_of(DISCIPLINES, what="disciplines of a queue")]
 class JitterSettings(Settings):
     """How far delays stray: ``2 ms``, or ``{spread: 2 ms, shape: normal}``."""
 
-    spread: Seconds
-    shape: Annotated[str, AfterValidator(named_shape)] = "uniform"
+    shorthand: ClassVar[tuple[str, ...]] = ("2 ms",)
+
+    spread: Seconds = Field(
+        description="How far delays stray: at most so far where the shape is uniform, else their "
+        "standard deviation"
+    )
+    shape: Annotated[str, AfterValidator(named_shape)] = Field(
+        default="uniform",
+        description="uniform, normal, pareto, paretonormal, or the path of a table as netem's "
+        ".dist files are (whole numbers, # comments, ascending; 8192 is one spread), relative to "
+        "this file",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -53,8 +63,12 @@ class JitterSettings(Settings):
 class LossSettings(Settings):
     """How many packets are lost: ``1 %``, or ``{mean: 1 %, burst: 5}`` for five in a row."""
 
-    mean: Fraction
-    burst: float = Field(default=1.0, ge=1)
+    shorthand: ClassVar[tuple[str, ...]] = ("1 %",)
+
+    mean: Fraction = Field(description="The share of packets that are lost in the long run")
+    burst: float = Field(
+        default=1.0, ge=1, description="How many in a row on average; 1: each by itself"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -65,8 +79,15 @@ class LossSettings(Settings):
 class QueueSettings(Settings):
     """What can wait before a link: ``256 KiB``, ``codel``, or both as limit and discipline."""
 
-    limit: _Some | None = None
-    discipline: _Discipline = "drop-tail"
+    shorthand: ClassVar[tuple[str, ...]] = ("256 KiB", "codel")
+
+    limit: _Some | None = Field(
+        default=None, description="What can wait; without it, what suits the bandwidth"
+    )
+    discipline: _Discipline = Field(
+        default="drop-tail",
+        description="Who goes when it is full: the last, or who waited too long (codel)",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -84,27 +105,73 @@ class QueueSettings(Settings):
 class Direction(Settings):
     """What one direction of a link can be told."""
 
-    bandwidth: BitsPerSecond | None = None
-    delay: Seconds | None = None
-    jitter: JitterSettings | None = None
-    loss: LossSettings | None = None
-    duplicate: Fraction | None = None
-    reorder: Fraction | None = None
-    corrupt: Fraction | None = None
-    queue: QueueSettings | None = None
-    medium: Annotated[str, Field(min_length=1)] | None = None
+    bandwidth: BitsPerSecond | None = Field(
+        default=None, description="What is on the wire, headers counted"
+    )
+    delay: Seconds | None = Field(
+        default=None, description="One way, without transmission and queues"
+    )
+    jitter: JitterSettings | None = Field(
+        default=None, description="How far delays stray, or that and the shape"
+    )
+    loss: LossSettings | None = Field(
+        default=None, description="How many packets are lost, each by itself or in bursts"
+    )
+    duplicate: Fraction | None = Field(default=None, description="Packets that come twice")
+    reorder: Fraction | None = Field(
+        default=None, description="Packets that overtake others, by skipping the delay"
+    )
+    corrupt: Fraction | None = Field(default=None, description="Packets that are damaged")
+    queue: QueueSettings | None = Field(
+        default=None, description="What can wait before the link, and who goes when that is full"
+    )
+    medium: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None,
+        description="Links of one medium take turns, as stations of one Wi-Fi do, both directions "
+        "too; one link alone on a medium is an error",
+    )
+
+
+SAID_OF_A_DIRECTION = frozenset(Direction.model_fields)
+
+
+class LinkKind(Direction):
+    """What links can be told: both directions at once, or each on its own."""
+
+    up: Direction = Field(
+        default=Direction(), description="What holds only from the first node to the second"
+    )
+    down: Direction = Field(
+        default=Direction(), description="What holds only from the second node to the first"
+    )
 
 
 class TransportSettings(Settings):
     """How streams behave: a `Transport`, in the units of files."""
 
-    congestion: Annotated[str, one_of(CONGESTION, what="laws of congestion")] | None = None
-    segment: _Some | None = None
-    header: Bytes | None = None
-    initial_window: Annotated[int, Field(ge=1)] | None = None
-    minimum_rto: Annotated[Seconds, Field(gt=0)] | None = None
-    send_buffer: _Some | None = None
-    timeout: Annotated[Seconds, Field(gt=0)] | None = None
+    congestion: Annotated[str, one_of(CONGESTION, what="laws of congestion")] | None = Field(
+        default=None,
+        description="How a sender finds its rate; cubic is what Linux, macOS and Windows have",
+    )
+    segment: _Some | None = Field(
+        default=None, description="Payload of a full segment; 1448 B where it is not said"
+    )
+    header: Bytes | None = Field(
+        default=None, description="What a segment has on the wire besides; 66 B"
+    )
+    initial_window: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="Segments that may be under way at first; 10"
+    )
+    minimum_rto: Annotated[Seconds, Field(gt=0)] | None = Field(
+        default=None, description="The shortest retransmission timeout; 200 ms"
+    )
+    send_buffer: _Some | None = Field(
+        default=None,
+        description="What a sender may have under way to one peer before it waits; 4 MiB",
+    )
+    timeout: Annotated[Seconds, Field(gt=0)] | None = Field(
+        default=None, description="How long a stream waits for a path; 10 min"
+    )
 
     def fields(self) -> dict[str, object]:
         """What of a `Transport` this says."""
@@ -213,6 +280,24 @@ def describe_link(link: Link) -> dict[str, str]:
     if link.medium:
         written["medium"] = link.medium
     return written
+
+
+def describe_kind(kind: LinkKind) -> tuple[str, str, str]:
+    """What a kind of link says of both directions, of the way up and of the way down."""
+    return _described(kind), _described(kind.up), _described(kind.down)
+
+
+def _described(direction: Direction) -> str:
+    told: list[str] = []
+    if direction.bandwidth is not None:
+        told.append(units.show_bandwidth(direction.bandwidth))
+    if direction.delay is not None:
+        told.append(units.show_duration(direction.delay))
+    if direction.jitter is not None:
+        told.append(f"jitter {units.show_duration(direction.jitter.spread)}")
+    if direction.loss is not None:
+        told.append(f"loss {units.show_fraction(direction.loss.mean)}")
+    return ", ".join(told)
 
 
 def describe_transport(transport: Transport) -> dict[str, str]:

@@ -7,6 +7,7 @@ told by `faults.Conditions`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from itertools import pairwise
@@ -18,6 +19,8 @@ from topologies.errors import InputError
 
 if TYPE_CHECKING:
     import networkx
+
+    from topologies.rules import Rules
 
 Attribute = str | int | float
 _Key = TypeVar("_Key")
@@ -33,6 +36,9 @@ class _Frozen(dict[_Key, _Value]):
     __setitem__ = __delitem__ = __ior__ = _refuse
     clear = pop = popitem = setdefault = update = _refuse
 
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(frozenset(self.items()))
+
     def __reduce__(self) -> tuple[Any, ...]:
         return (type(self), (dict(self),))
 
@@ -40,6 +46,15 @@ class _Frozen(dict[_Key, _Value]):
 _Nodes = Annotated[Mapping[str, "Node"], AfterValidator(_Frozen)]
 _Links = Annotated[Mapping[tuple[str, str], "Link"], AfterValidator(_Frozen)]
 _Attributes = Annotated[Mapping[str, Attribute], AfterValidator(_Frozen)]
+_Derived = Annotated[Mapping[str, str], AfterValidator(_Frozen)]
+_NONE: Any = _Frozen()
+
+_ATTRIBUTE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_RULE = re.compile(r"[a-z][a-z0-9-]*")
+RESERVED = frozenset({
+    "id", "name", "role", "device", "grant", "derived", "memory_bytes", "grant_bytes", "flops",
+    "device_source", "disk_bytes", "disk_read_bps", "disk_write_bps", "networks",
+})  # fmt: skip
 
 
 class _Model(BaseModel):
@@ -57,6 +72,17 @@ def _name(text: str) -> str:
 
 
 _Name = Annotated[str, AfterValidator(_name)]
+
+
+def can_be_an_attribute(name: str) -> bool:
+    """Whether a node can have an attribute of this name: a word that is not a setting already."""
+    return _ATTRIBUTE.fullmatch(name) is not None and name not in RESERVED
+
+
+def _check_derived(derived: Mapping[str, str], fields: Iterable[str]) -> None:
+    for field, rule in derived.items():
+        if field not in fields or not _RULE.fullmatch(rule):
+            raise ValueError(f"{field}={rule} is no field and the name of a rule")
 
 
 @lru_cache(maxsize=64)
@@ -80,6 +106,10 @@ class Device(_Model):
         flops: FLOP/s in fp32 that it sustains on products of matrices; not the peak of its data
             sheet.
         source: where these numbers come from.
+        disk_bytes, disk_read_bps, disk_write_bps: what it stores on, and how fast that is in a
+            row; None where that is not known.
+        networks: the names of the access networks it is commonly on, the most common first; see
+            `topologies.access`.
     """
 
     name: str = Field(min_length=1)
@@ -87,6 +117,10 @@ class Device(_Model):
     grant_bytes: int = Field(ge=0)
     flops: float = Field(gt=0)
     source: str
+    disk_bytes: int | None = Field(default=None, gt=0)
+    disk_read_bps: float | None = Field(default=None, gt=0)
+    disk_write_bps: float | None = Field(default=None, gt=0)
+    networks: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _grants_what_it_has(self) -> Self:
@@ -105,19 +139,36 @@ class Node(_Model):
             your own.
         device: the machine it is; None where it only forwards, or is never short of anything.
         attributes: what else the file says of it, such as ``cluster``; selectors of fault scenarios
-            choose by these.
+            choose by these. ``latitude`` and ``longitude``, in degrees, are its place.
+        derived: which of its fields no file states, and by which of `topologies.Rules` they are.
     """
 
     name: _Name
     role: str = Field(default="node", min_length=1)
     device: Device | None = None
-    attributes: _Attributes = Field(default_factory=dict, validate_default=True)
+    attributes: _Attributes = _NONE
+    derived: _Derived = _NONE
 
     @model_validator(mode="after")
     def _attributes_are_its_own(self) -> Self:
-        if taken := sorted({"name", "role", "device"} & set(self.attributes)):
-            raise ValueError(f"node {self.name}: {taken[0]} is a field, and can't be an attribute")
+        for name in self.attributes:
+            if not can_be_an_attribute(name):
+                raise ValueError(f'node {self.name}: "{name}" can\'t be the name of an attribute')
+        if self.derived:
+            _check_derived(self.derived, type(self).model_fields)
+        for name, most in (("latitude", 90), ("longitude", 180)):
+            degrees = self.attributes.get(name, 0)
+            if isinstance(degrees, str) or not -most <= degrees <= most:
+                raise ValueError(f"node {self.name}: a {name} is -{most} to {most} degrees")
         return self
+
+    @property
+    def place(self) -> tuple[float, float] | None:
+        """Its latitude and longitude in degrees, where it has them."""
+        north, east = self.attributes.get("latitude"), self.attributes.get("longitude")
+        if north is None or east is None:
+            return None
+        return float(north), float(east)
 
     def attribute(self, name: str) -> Attribute | None:
         """What a selector ``name=value`` asks for: role, device's name, or an attribute."""
@@ -151,6 +202,7 @@ class Link(_Model):
             RFC 8289).
         medium: links of one medium take turns, as stations of one Wi-Fi do; empty: this one is
             alone.
+        derived: which of its fields no file states, and by which of `topologies.Rules` they are.
     """
 
     source: _Name
@@ -168,11 +220,14 @@ class Link(_Model):
     queue_bytes: int | None = Field(default=None, gt=0)
     queue: Literal["drop-tail", "codel"] = "drop-tail"
     medium: str = ""
+    derived: _Derived = _NONE
 
     @model_validator(mode="after")
     def _has_two_ends(self) -> Self:
         if self.source == self.target:
             raise ValueError(f"a link from {self.source} to itself is no link")
+        if self.derived:
+            _check_derived(self.derived, type(self).model_fields)
         return self
 
     @model_validator(mode="after")
@@ -297,8 +352,12 @@ class Topology(_Model):
         return to_networkx(self)
 
     @classmethod
-    def from_networkx(cls, graph: networkx.Graph[Any]) -> Topology:
-        """The topology of a NetworkX graph; the inverse of `to_networkx`. Raises TopologyError."""
+    def from_networkx(cls, graph: networkx.Graph[Any], rules: Rules | None = None) -> Topology:
+        """The topology of a NetworkX graph; the inverse of `to_networkx`.
+
+        A graph need not say everything: what it leaves out is derived by the rules, and marked.
+        Raises TopologyError.
+        """
         from topologies.graphs import from_networkx  # noqa: PLC0415
 
-        return from_networkx(graph)
+        return from_networkx(graph, rules)

@@ -194,6 +194,25 @@ def drift(text: object) -> float:
     return sign * _DRIFT.number(rest)
 
 
+def foreign_bandwidth(value: object, unit: str | None = None) -> float:
+    """Bits per second as other programs write them: 100 and "Mbps", or "100 Mbit".
+
+    In files of other programs the spelling is no mystery: fnss, Shadow and the rest all mean bits
+    by a "b" and bytes by a "B". Raises InputError.
+    """
+    return _elsewhere(value, unit, _BANDWIDTHS_ELSEWHERE, "a bandwidth")
+
+
+def foreign_duration(value: object, unit: str | None = None) -> float:
+    """Seconds as other programs write them: 5 and "milliseconds", or "5 ms". Raises InputError."""
+    return _elsewhere(value, unit, _TIMES_ELSEWHERE, "a time")
+
+
+def foreign_length_km(value: object, unit: str | None = None) -> float:
+    """Kilometers as other programs write them: 500 and "m", or "5 Km". Raises InputError."""
+    return _elsewhere(value, unit, _LENGTHS_ELSEWHERE, "a length")
+
+
 def show_duration(seconds: float, digits: int | None = None) -> str:
     """The inverse of `duration`; *digits*, where given, rounds to so many significant ones."""
     return _show_time(_exact(seconds, digits))
@@ -213,17 +232,21 @@ def show_bandwidth(bits_per_second: float, digits: int | None = None) -> str:
 def show_size(size_bytes: int, digits: int | None = None) -> str:
     """The inverse of `size`: in the largest unit that needs no more than three decimals.
 
-    With *digits* it is rounded to so many significant ones, in the largest binary unit.
+    Of the binary one and the decimal one, the shorter to write. With *digits* it is rounded to so
+    many significant ones, in the largest binary unit.
     """
     binary = ("TiB", "GiB", "MiB", "KiB")
     if digits is not None:
         unit = next((name for name in binary if size_bytes >= _SIZE.units[name]), "B")
         return f"{_plain(_exact(size_bytes / float(_SIZE.units[unit]), digits))} {unit}"
-    for unit in (*binary, "TB", "GB", "MB", "kB"):
-        scale = int(_SIZE.units[unit])
-        if size_bytes >= scale and size_bytes * 1000 % scale == 0:
-            return f"{_plain(Decimal(size_bytes * 1000 // scale) / 1000)} {unit}"
-    return f"{size_bytes} B"
+    texts: list[str] = []
+    for units in (binary, ("TB", "GB", "MB", "kB")):
+        for unit in units:
+            scale = int(_SIZE.units[unit])
+            if size_bytes >= scale and size_bytes * 1000 % scale == 0:
+                texts.append(f"{_plain(Decimal(size_bytes * 1000 // scale) / 1000)} {unit}")
+                break
+    return min(texts, key=len, default=f"{size_bytes} B")
 
 
 def show_flops(flops_per_second: float, digits: int | None = None) -> str:
@@ -258,6 +281,54 @@ def show_number(value: float) -> str:
 def show_factor(times: float) -> str:
     """The inverse of `factor`, as "4x"."""
     return f"{_plain(_exact(times, None))}x"
+
+
+_BANDWIDTHS_ELSEWHERE = {
+    f"{prefix}{spelling}": float(factor * size)
+    for prefix, factor in {
+        "": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12,
+        "kilo": 10**3, "mega": 10**6, "giga": 10**9, "tera": 10**12,
+        "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40,
+        "kibi": 2**10, "mebi": 2**20, "gibi": 2**30, "tebi": 2**40,
+    }.items()
+    for size, spellings in ((1, "b bps b/s bit bits bit/s"), (8, "B Bps B/s byte bytes byte/s"))
+    for spelling in spellings.split()
+}  # fmt: skip
+_TIMES_ELSEWHERE = {
+    spelling: scale
+    for scale, spellings in (
+        (1e-9, "ns nanosec nanosecond nanoseconds"),
+        (1e-6, "us µs μs microsec microsecond microseconds"),
+        (1e-3, "ms millisec millisecond milliseconds"),
+        (1.0, "s sec secs second seconds"),
+        (60.0, "m min mins minute minutes"),
+        (3600.0, "h hr hrs hour hours"),
+    )
+    for spelling in spellings.split()
+}
+_LENGTHS_ELSEWHERE = {"m": 1e-3, "km": 1.0, "Km": 1.0, "KM": 1.0, "mi": 1.609344}
+_NUMBER_AND_UNIT = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?)\s*([^\s0-9]\S*)?\s*")
+
+
+def _elsewhere(value: object, unit: str | None, known: Mapping[str, float], what: str) -> float:
+    number = value
+    remedy = "Write a number that is not negative, with a unit where the file names none"
+    if isinstance(value, str):
+        match = _NUMBER_AND_UNIT.fullmatch(value)
+        if match is None:
+            raise InputError(f'"{value}" is not {what}', remedy=remedy)
+        number, unit = float(match[1]), match[2] or unit
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        raise InputError(f"{what} was expected here", remedy=remedy)
+    if not math.isfinite(number) or number < 0:
+        problem = f"{what} is finite and not negative, unlike {number}"
+        raise InputError(problem, remedy=remedy)
+    if unit is None:
+        raise InputError(f"{number} has no unit, and {what} needs one", remedy=remedy)
+    if unit not in known:
+        remedy = f"The units are {', '.join(known)}"
+        raise InputError(f'"{unit}" is not a unit of {what.removeprefix("a ")}', remedy=remedy)
+    return number * known[unit]
 
 
 def _signed(text: object) -> tuple[int, object]:

@@ -19,13 +19,12 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
+import yaml
 from pydantic import BaseModel, ValidationError
-from ruamel.yaml import YAML
 
 from atlas.results.events import read
 from atlas.results.manifest import Manifest
@@ -264,9 +263,4 @@ def _json(model: BaseModel) -> str:
 
 
 def _yaml(config: Mapping[str, object]) -> str:
-    yaml = YAML(typ="safe", pure=True)
-    yaml.default_flow_style = False
-    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
-    text = StringIO()
-    yaml.dump(config, text)
-    return text.getvalue()
+    return str(yaml.safe_dump(config, sort_keys=False))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import networkx as nx
 import pytest
@@ -11,6 +12,7 @@ import pytest
 import topologies
 from topologies import TopologyError
 from topologies.devices import devices
+from topologies.making import zoo
 
 MIB = 2**20
 
@@ -78,6 +80,70 @@ def test_the_catalog_of_devices_can_not_be_changed():
         devices()["mine"] = devices()["laptop"]
 
 
+def test_devices_say_what_they_store_on_and_which_networks_they_are_commonly_on():
+    for device in devices().values():
+        assert device.disk_bytes > device.memory_bytes
+        assert device.disk_read_bps >= device.disk_write_bps >= 8e7
+        assert device.networks
+        assert set(device.networks) <= set(topologies.access())
+
+
+def test_access_networks_are_bounded_by_what_people_have_and_tell_their_source():
+    assert {"3g", "lte", "5g", "cable", "fibre", "starlink", "wifi"} <= set(topologies.access())
+    for one in topologies.access().values():
+        for way in (one.link.up, one.link.down):
+            bandwidth = way.bandwidth or one.link.bandwidth
+            delay = way.delay or one.link.delay
+            assert 1e5 < bandwidth <= 1e9
+            assert 1e-5 < delay < 0.2
+        assert len(one.source) > 60
+
+
+ZOO = [name for name in topologies.catalog() if name.startswith("zoo-")]
+
+
+def test_ten_and_more_real_networks_are_bundled_with_licence_and_citation():
+    folder = Path(topologies.__file__).with_name("catalog")
+    licence = (folder / "topology-zoo.LICENSE.md").read_text(encoding="utf-8")
+    assert "CC BY 4.0" in licence
+    assert "10.1109/JSAC.2011.111002" in licence
+    assert len(ZOO) >= 10
+    assert sorted(choice.name for choice in zoo.CHOICES) == ZOO
+    for name in ZOO:
+        head = (folder / f"{name}.yaml").read_text(encoding="utf-8").partition("\nname:")[0]
+        assert "CC BY 4.0" in head
+        assert "topology-zoo.LICENSE.md" in head
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_devices_are_attached_to_a_real_network_by_the_rule_of_the_script(name):
+    network = topologies.load(name)
+    routers = [node for node in network.nodes.values() if node.role == "router"]
+    clients = [node for node in network.nodes.values() if node.role == "client"]
+    hosts = [node for node in network.nodes.values() if node.role == "host"]
+    assert len(routers) >= 10
+    assert (len(clients), len(hosts)) == (24, 16)
+    by_degree = {
+        node.name: sum(network.nodes[x].role != "client" for x in network.neighbors(node.name))
+        for node in routers
+    }
+    for node in (*clients, *hosts):
+        (site,) = network.neighbors(node.name)
+        assert network.nodes[site].place is not None
+        assert by_degree[site] >= 2
+        assert node.attributes["cluster"] in range(8)
+
+
+def test_delays_of_real_networks_are_marked_as_derived_from_their_places():
+    network = topologies.load("zoo-geant")
+    link = network.links["UK", "FR"]
+    assert link.derived["delay_s"] == "great-circle"
+    assert link.delay_s == pytest.approx(344e3 / 2e8, rel=0.02)
+    stated = network.links["UK", "PT"]
+    assert stated.bandwidth_bps == 1e10
+    assert dict(stated.derived) == {"delay_s": "great-circle"}
+
+
 def test_an_unknown_name_is_answered_with_the_nearest():
     with pytest.raises(TopologyError, match='Did you mean "edge-clusters"'):
         topologies.load("edge-cluster")
@@ -95,7 +161,7 @@ def test_a_file_is_read_by_its_content_whatever_it_is_called(tmp_path, edge_clus
 def test_importing_the_two_rooms_imports_neither_networkx_nor_numpy_nor_torch():
     script = (
         "import sys, topologies, faults;"
-        "print([m for m in ('networkx', 'numpy', 'torch', 'ruamel.yaml') if m in sys.modules])"
+        "print([m for m in ('networkx', 'numpy', 'torch', 'yaml') if m in sys.modules])"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True

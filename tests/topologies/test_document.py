@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import yaml
 from pydantic import StrictBool
 
+import topologies
 from topologies import InputError
 from topologies.document import Document, Settings, parse_json, parse_yaml, read_text
 from topologies.fields import Bytes, Seconds
@@ -177,3 +181,19 @@ def test_errors_cross_to_other_processes_whole():
 
     error = pickle.loads(pickle.dumps(refusal("a: 1\nb: 1:30\n")))
     assert str(error) == str(refusal("a: 1\nb: 1:30\n"))
+
+
+@pytest.mark.parametrize("name", ["edge-clusters", "continent", "zoo-geant"])
+def test_both_readers_of_yaml_say_the_same(name, monkeypatch):
+    path = Path(topologies.__file__).with_name("catalog") / f"{name}.yaml"
+    text = read_text(path)
+    assert hasattr(yaml, "CBaseLoader"), "libyaml comes with every wheel of PyYAML"
+    fast = parse_yaml(text, name)
+    monkeypatch.delattr(yaml, "CBaseLoader")
+    slow = parse_yaml(text, name)
+    assert fast.value == slow.value
+    assert fast.lines == slow.lines
+
+
+def test_text_that_is_no_unicode_is_refused():
+    assert "U+D800" in str(refusal("a: \ud800"))

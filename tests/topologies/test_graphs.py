@@ -45,6 +45,20 @@ def test_a_topology_is_the_same_after_graphml_and_back(edge_clusters):
     assert parse(graphml(edge_clusters.to_networkx()), "x.txt") == edge_clusters
 
 
+def test_a_topology_is_the_same_after_gml_and_back(edge_clusters):
+    text = "\n".join(nx.generate_gml(edge_clusters.to_networkx()))
+    assert parse(text, "x.txt") == edge_clusters
+
+
+def test_derived_values_stay_marked_on_the_way():
+    geant = topologies.load("zoo-geant")
+    assert geant.links["UK", "FR"].derived["delay_s"] == "great-circle"
+    assert Topology.from_networkx(geant.to_networkx()) == geant
+    assert parse(graphml(geant.to_networkx())) == geant
+    text = "\n".join(nx.generate_gml(geant.to_networkx()))
+    assert parse(text) == geant
+
+
 def test_attributes_of_ones_own_survive_the_journey_with_their_types():
     topology = Topology.from_networkx(home())
     again = parse(graphml(topology.to_networkx()))

@@ -9,8 +9,9 @@ import networkx as nx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from topologies import Link, Node, Topology, Transport, parse
+from topologies import Device, Link, Node, Rules, Topology, Transport, parse
 from topologies.link_settings import describe_link, describe_transport
+from topologies.model import can_be_an_attribute
 
 NAMES = ("a", "b", "c")
 CHANCES = st.just(0.0) | st.floats(1e-9, 0.999)
@@ -57,6 +58,74 @@ TRANSPORTS = st.builds(
 )
 
 
+RULES = st.from_regex(r"[a-z][a-z0-9-]{0,12}", fullmatch=True)
+WORDS = st.text(st.characters(codec="utf-8", exclude_categories=["C"]), max_size=9)
+NUMBERS = st.integers(-(2**62), 2**62) | st.floats(allow_nan=False, allow_infinity=False)
+
+
+def derived(*fields: str):
+    return st.dictionaries(st.sampled_from(fields), RULES, max_size=2)
+
+
+@st.composite
+def devices(draw) -> Device:
+    memory = draw(SIZES)
+    return Device(
+        name=draw(st.sampled_from(["raspberry-pi-4", "camera", "a box"])),
+        memory_bytes=memory,
+        grant_bytes=draw(st.integers(0, memory)),
+        flops=draw(st.floats(1e-3, 1e18)),
+        source=draw(WORDS),
+        disk_bytes=draw(st.none() | SIZES),
+        disk_read_bps=draw(st.none() | st.floats(1e-3, 1e15)),
+        disk_write_bps=draw(st.none() | st.floats(1e-3, 1e15)),
+        networks=tuple(draw(st.lists(st.sampled_from(["lte", "5g", "wifi"]), max_size=2))),
+    )
+
+
+@st.composite
+def nodes(draw, name: str) -> Node:
+    attributes: dict[str, str | int | float] = draw(
+        st.dictionaries(
+            st.from_regex(r"_?[A-Za-z]{1,6}[0-9]?", fullmatch=True).filter(can_be_an_attribute),
+            WORDS | NUMBERS,
+            max_size=3,
+        )
+    )
+    attributes |= draw(
+        st.fixed_dictionaries(
+            {},
+            optional={
+                "cluster": st.integers(0, 9) | WORDS,
+                "latitude": st.floats(-90, 90),
+                "longitude": st.floats(-180, 180),
+            },
+        )
+    )
+    for coordinate in ("latitude", "longitude"):
+        if isinstance(attributes.get(coordinate), str):
+            del attributes[coordinate]
+    return Node(
+        name=name,
+        role=draw(st.sampled_from(["node", "client", "ein Gerät"])),
+        device=draw(st.none() | devices()),
+        attributes=attributes,
+        derived=draw(derived("name", "role")),
+    )
+
+
+@st.composite
+def whole_networks(draw) -> Topology:
+    """Networks whose nodes have all that nodes can have, and whose links are partly derived."""
+    plain = draw(networks())
+    marks = {ends: draw(derived("bandwidth_bps", "delay_s", "queue_bytes")) for ends in plain.links}
+    marked = [
+        Link(**{**link.model_dump(), "derived": marks[ends]}) for ends, link in plain.links.items()
+    ]
+    made = [draw(nodes(name)) for name in plain.nodes]
+    return Topology.of(draw(st.sampled_from(["x", "ein Netz"])), made, marked, plain.transport)
+
+
 @st.composite
 def networks(draw, *, tables: bool = True) -> Topology:
     ends = [(x, y) for x in NAMES for y in NAMES if x != y and draw(st.booleans())]
@@ -70,7 +139,7 @@ def networks(draw, *, tables: bool = True) -> Topology:
     return Topology.of("drawn", [Node(name=name) for name in NAMES], whole, transport)
 
 
-@given(networks())
+@given(whole_networks())
 @settings(derandomize=True, deadline=None)
 def test_a_topology_is_the_same_after_networkx_json_and_graphml(topology):
     graph = topology.to_networkx()
@@ -79,6 +148,13 @@ def test_a_topology_is_the_same_after_networkx_json_and_graphml(topology):
     file = io.BytesIO()
     nx.write_graphml(graph, file)
     assert parse(file.getvalue().decode()) == topology
+
+
+@given(whole_networks())
+@settings(derandomize=True, deadline=None)
+def test_rules_change_nothing_of_a_network_that_says_everything(topology):
+    rules = Rules(disconnected="keep", bandwidth="1 bit/s", unplaced_delay="1 d")
+    assert Topology.from_networkx(topology.to_networkx(), rules) == topology
 
 
 @given(networks(tables=False))

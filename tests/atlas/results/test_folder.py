@@ -4,7 +4,7 @@ import json
 from contextlib import suppress
 
 import pytest
-from ruamel.yaml import YAML
+import yaml
 
 from atlas.results.folder import RunFolder, is_run, read_run
 from atlas.results.manifest import Manifest
@@ -27,7 +27,7 @@ def test_what_was_written_is_read_back(tmp_path, story):
     assert record.summary == summary
     assert len(record.notes) == len(story.notes)
     assert record.faults == "name: none\n"
-    assert YAML(typ="safe").load(record.config) == {
+    assert yaml.safe_load(record.config) == {
         "seed": 3,
         "lora": {"rank": 8, "targets": ["q_proj", "v_proj"]},
     }

@@ -133,8 +133,6 @@ class NodeLoop(asyncio.AbstractEventLoop):
         Within `driving` and after `take_over` only. Raises `SpinError` where a program keeps itself
         busy without letting time pass.
         """
-        if self._fenced:
-            return
         self._now_ns = now_ns
         self._running = True
         ready, timers = self._ready, self._timers
@@ -164,8 +162,6 @@ class NodeLoop(asyncio.AbstractEventLoop):
 
     def next_ns(self) -> int | None:
         """The instant at which this loop next has something to do, or None."""
-        if self._fenced:
-            return None
         if self._ready:
             return self._now_ns
         while self._timers and self._timers[0][2]._cancelled:
@@ -226,7 +222,7 @@ class NodeLoop(asyncio.AbstractEventLoop):
         return list(self._failed)
 
     def fence(self) -> None:
-        """The node died: drop what is ready and what is due, and take nothing more."""
+        """The node died: drop all that would run, and take nothing more. So nothing is to come."""
         self._fenced = True
         self._ready.clear()
         self._timers.clear()
@@ -241,7 +237,7 @@ class NodeLoop(asyncio.AbstractEventLoop):
         """
         if collecting():
             self._orphans.append(generator)
-        elif not self._fenced:
+        else:
             self.create_task(generator.aclose())
 
     def _wait_outside(self) -> None:

@@ -510,7 +510,6 @@ class Node:
     def _die(self) -> Exception | None:
         """Says and hears nothing more; what a callback of `on_crash` raised, the first that did."""
         self._dead = True
-        self.said.clear()
         self._inbox.clear()
         failure = None
         for let_go in self._let_go:

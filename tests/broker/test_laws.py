@@ -392,7 +392,7 @@ def test_a_task_group_cancels_in_the_order_of_starting():
 
 
 def test_without_a_tasks_own_hash_the_order_is_memorys(monkeypatch):
-    monkeypatch.setattr(clock_module._Task, "__hash__", object.__hash__)
+    monkeypatch.setattr(clock_module.Task, "__hash__", object.__hash__)
     assert cancelled_orders() != [list(range(30))] * 3
 
 

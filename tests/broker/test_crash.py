@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 import gc
 import sys
+import threading
 import time
 
 import pytest
 
 import broker
 from broker import Node, ProgramError
-from tests.broker.worlds import GRANT, crash, network, strike
+from tests.broker.worlds import GRANT, crash, network, slow, strike
 
 PAIR = network("a-b", "b-c")
 
@@ -273,6 +274,44 @@ def test_a_result_is_not_delivered_to_a_dead_incarnation_nor_to_the_next():
 
     assert play(main, *crash("a", 1, 2)).returned["a"] == 7
     assert committed == [(1, 1, 7)]
+
+
+def test_work_that_has_not_begun_when_its_node_dies_is_never_done():
+    died = threading.Event()
+    done = []
+
+    async def main(node: Node) -> None:
+        if node.incarnation == 0:
+            works = (lambda: died.wait(30), lambda: done.append("of the dead"))
+            await asyncio.gather(*(node.compute(work, flops=9e9) for work in works))
+        await node.compute(lambda: done.append("of the living"), flops=1)
+
+    async def other(_: Node) -> None:
+        await asyncio.sleep(1.5)
+        died.set()
+
+    play(main, *crash("a", 1, 2), other=other, workers=1)
+    assert done == ["of the living"]
+
+
+def test_a_device_that_was_slow_before_its_restart_is_slow_after_it():
+    async def main(node: Node) -> float:
+        began = node.now
+        await node.compute(int, flops=2e9)
+        return node.now - began
+
+    assert play(main, *slow("a", 4, 1, 50), *crash("a", 2, 2.5)).returned["a"] == 8
+
+
+def test_a_file_whose_deletion_is_under_way_is_still_there():
+    async def main(node: Node) -> bool:
+        if node.incarnation == 0:
+            await node.disk.write("x", b"x")
+            await asyncio.sleep(1 - node.now)
+            await node.disk.delete("x")
+        return "x" in node.disk
+
+    assert play(main, *crash("a", 1.001, 2)).returned["a"] is True
 
 
 def test_a_device_is_idle_again_after_its_restart():

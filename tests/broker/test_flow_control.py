@@ -10,7 +10,9 @@ import pytest
 
 import broker
 from broker import Node
+from broker.clock import NodeLoop, driving
 from broker.errors import FrameError
+from broker.node import Traffic
 from tests.broker.worlds import crash, network, strike
 from topologies import Topology, Transport
 
@@ -157,6 +159,29 @@ def test_one_who_gives_up_waiting_lets_the_next_go():
 
     run = broker.run({"a": main, "b": partial(read_from, at_s=10, count=12)}, topology=PAIR)
     assert run.returned["a"] == ["first gave up", "third gave up", "second sent", "fourth sent"]
+
+
+def test_one_whose_turn_has_come_and_who_gives_up_at_that_instant_lets_the_next_go():
+    loop = NodeLoop("a")
+    traffic = Traffic(loop, BUFFER)
+    traffic.sent(1, BUFFER)
+    went = []
+
+    async def send(name: str) -> None:
+        await traffic.room(1)
+        went.append(name)
+
+    def run() -> None:
+        with driving():
+            loop.take_over()
+            loop.run_until_quiet(0)
+
+    first, _ = [loop.create_task(send(name)) for name in ("first", "second")]
+    run()
+    traffic.receipt(1, None)
+    first.cancel()
+    run()
+    assert went == ["second"]
 
 
 def test_a_message_that_can_not_be_sent_does_not_block_the_line():

@@ -425,6 +425,18 @@ def test_what_a_work_raises_reaches_who_awaits_it_at_the_end(error):
     assert alone(main) == 1
 
 
+@pytest.mark.parametrize("work", [int, lambda: 1 / 0])
+def test_a_work_that_nobody_awaits_any_more_ends_unseen_and_takes_its_time(work):
+    async def main(node: Node) -> float:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1):
+                await node.compute(work, flops=3e9)
+        await node.compute(int, flops=1e9)
+        return node.now
+
+    assert alone(main) == 4
+
+
 def test_a_work_that_raises_stop_iteration_ends_as_an_error():
     async def main(node: Node) -> None:
         with pytest.raises(RuntimeError, match="StopIteration"):

@@ -363,6 +363,27 @@ def test_a_run_that_can_not_be_is_refused(options, reason):
         broker.run(**{"programs": {"a": idle}, "topology": PAIR} | options)
 
 
+@pytest.mark.parametrize("act", ["fail", "note", "send", "note and send"])
+def test_what_comes_after_the_end_has_not_been_though_it_came_in_the_same_window(act):
+    """Nobody can hear of another within 10 ms, so programs run as far without asking."""
+
+    async def end(_: Node) -> None:
+        await asyncio.sleep(1)
+
+    async def go_on(node: Node) -> None:
+        await asyncio.sleep(1.005)
+        if act == "fail":
+            raise ValueError("after the end")
+        if "note" in act:
+            node.note("after the end")
+        if "send" in act:
+            await node.send("a", {})
+
+    notes = []
+    run = broker.run({"a": end, "b": go_on}, topology=PAIR, background=["b"], observe=notes.append)
+    assert (run.virtual_seconds, len(run.ledger), notes) == (1, 0, [])
+
+
 # Faults and observers.
 
 

@@ -221,6 +221,14 @@ def test_a_computation_stands_still_in_a_pause_and_goes_on_after_it():
     assert slowed.returned["a"] == 13.75
 
 
+def test_a_device_that_gets_slower_in_a_pause_stands_still_and_is_slow_after_it():
+    async def main(node: Node) -> float:
+        await node.compute(int, flops=3e9)
+        return node.now
+
+    assert play(main, *strike("pause", "a", 1, 11), *slow("a", 2, 5, 100)).returned["a"] == 15
+
+
 def test_timeouts_that_run_out_in_a_pause_fire_after_it_even_where_the_answer_came_meanwhile():
     async def main(node: Node):
         try:

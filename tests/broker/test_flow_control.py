@@ -12,7 +12,7 @@ import broker
 from broker import Node
 from broker.clock import NodeLoop, driving
 from broker.errors import FrameError
-from broker.node import Traffic
+from broker.traffic import Traffic
 from tests.broker.worlds import crash, network, strike
 from topologies import Topology, Transport
 
@@ -88,7 +88,7 @@ def test_one_message_larger_than_the_buffer_goes_and_the_next_waits():
 
 
 def test_without_receipts_the_sender_waits_for_ever(monkeypatch):
-    monkeypatch.setattr("broker.node.Traffic.receipt", lambda *_: None)
+    monkeypatch.setattr("broker.traffic.Traffic.receipt", lambda *_: None)
     with pytest.raises(broker.DeadlockError, match="flood"):
         broker.run({"a": partial(flood, to="b"), "b": partial(read_from, at_s=1)}, topology=PAIR)
 

@@ -33,11 +33,12 @@ from topologies import Link, Topology, Transport
 from topologies import Node as Place
 
 WORD = b"benchmark"
-WINDOW = 8 * 2**20
+WINDOW = 4 * 2**20
 LARGE_WINDOW = 32 * 2**20
 DEADLINE_S = 120.0
-_PREFIX = struct.Struct("!BBHIIQQqqqBI")
-_SENDS, _DELIVERS = int(Kind.SEND), int(Kind.DELIVER)
+_PREFIX_BYTES = 57
+_STAMP, _STAMP_AT = struct.Struct("!q"), 28
+_DELIVERS = int(Kind.DELIVER)
 _processes = multiprocessing.get_context("fork")
 
 
@@ -177,47 +178,43 @@ def _joined(endpoint: str, name: str, *, share: bool) -> Port:
 
 
 class Credit:
-    """What a sender may have under way, as a node's runtime counts it."""
+    """What a sender may have under way, as a node's runtime counts it: `left` is what is left."""
 
     def __init__(self, port: Port, window: int) -> None:
         self._port = port
-        self._window = window
-        self._sent = self._taken = 0
+        self.left = window
 
     def wait(self) -> None:
         """Waits until there is room."""
-        while self._sent - self._taken >= self._window:
+        while self.left <= 0:
             self.hear()
-            if self._sent - self._taken >= self._window:
+            if self.left <= 0:
                 self._port.socket.poll(50)
 
     def hear(self) -> None:
         for frame in self._port.read():
             if frame.kind == Kind.RECEIPT:
-                self._taken += frame.sequence
-
-    def spend(self, size: int) -> None:
-        self._sent += size
+                self.left += frame.sequence
 
 
 def small_sender(pipe: Connection, endpoint: str, count: int, size: int, packed: int) -> None:
-    """Sends small messages, `packed` in a packet, with their stamps."""
+    """Sends small messages, `packed` in a packet, which differ in their stamps alone."""
     port = _joined(endpoint, "a", share=False)
-    send = zmq.backend.Socket.send
-    pack, now_ns, start_ns = _PREFIX.pack, time.monotonic_ns, port.start_ns or 0
-    tail = b"\x80" + struct.pack("!I", size) + b"x" * size
-    head = b"A2" + struct.pack("!H", packed)
-    frame_bytes = _PREFIX.size + len(tail)
-    credit, word, socket = Credit(port, WINDOW), port._word, port.socket
+    send, put, now_ns = zmq.backend.Socket.send, _STAMP.pack_into, time.monotonic_ns
+    frame = Frame(Kind.SEND, 0, 1, payload=(b"x" * size,), due_ns=port._word)
+    (packet,) = map(bytearray, encode([frame] * packed))
+    stamps = [4 + frame.size_bytes * place + _STAMP_AT for place in range(packed)]
+    credit, start_ns, socket = Credit(port, WINDOW), port.start_ns or 0, port.socket
+    bytes_each = packed * frame.size_bytes
     pipe.recv()
-    for number in range(0, count, packed):
-        credit.wait()
+    for _ in range(0, count, packed):
+        if credit.left <= 0:
+            credit.wait()
         stamp = now_ns() - start_ns
-        frames = [head]
-        for place in range(packed):
-            frames += (pack(_SENDS, 0, 1, 0, 1, number + place, 0, stamp, word, 0, 0, 1), tail)
-        send(socket, b"".join(frames))
-        credit.spend(packed * frame_bytes)
+        for place in stamps:
+            put(packet, place, stamp)
+        send(socket, packet)
+        credit.left -= bytes_each
     while not port.closed:
         credit.hear()
         socket.poll(50)
@@ -227,7 +224,7 @@ def small_sender(pipe: Connection, endpoint: str, count: int, size: int, packed:
 def small_receiver(pipe: Connection, endpoint: str, count: int, size: int) -> None:
     port = _joined(endpoint, "b", share=False)
     receive = zmq.backend.Socket.recv
-    frame_bytes = _PREFIX.size + 5 + size
+    frame_bytes = _PREFIX_BYTES + 5 + size
     got = taken = 0
     begin = first = None
     pipe.send("ready")
@@ -262,7 +259,7 @@ def large_sender(
         credit.wait()
         frame = Frame(Kind.SEND, 0, 1, number, 0, port.now_ns(), "", b"\x80", (payload,))
         port.send([frame])
-        credit.spend(frame.size_bytes)
+        credit.left -= frame.size_bytes
     while not port.closed:
         credit.hear()
         port.socket.poll(50)

@@ -2,8 +2,9 @@
 
 Only the fixed prefix of a frame is looked at; body and payload stay as they came. Nothing is
 trusted before it was checked, and whatever breaks a bound is refused with its reason, the whole
-packet with it. Most packets of a connection are like the one before but for their numbers and
-stamps: those are known by a few bytes that must be the same, and need no second look.
+packet with it. Most frames of a connection are like the one before but for their numbers and
+stamps: those are known by a few bytes that must be the same (`Pattern`), and need no second look;
+where several in a row are alike, they are taken apart in one go.
 
 A ROUTER gives a message as parts: the routing id first. On the fast path the parts of a packet are
 counted by what its frames speak of, not by asking the socket, which is slow. A packet with a part
@@ -13,14 +14,16 @@ too many is noticed at the next one: no connection has that part as its routing 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import zmq
 import zmq.backend
 
 from broker.connection import Connection
 from broker.errors import FrameError
-from broker.shared import references
+from broker.shared import Reference, references
 from broker.wire import (
     DATAGRAM,
     MAGIC,
@@ -38,54 +41,95 @@ from broker.wire import (
 )
 
 PACKETS_AT_ONCE = 512
+MESSAGES_AT_ONCE = 1_024
+TOGETHER = 16
 REASONS = 64
 LARGEST_DATAGRAM_BYTES = 65_507
 
 _HEAD = struct.Struct("!2sH")
+OPENING = _HEAD.pack(MAGIC, 1)
 _PREFIX = struct.Struct("!BBHII16xqq8xBI")
-_SHAPE = struct.Struct("!12s16xq8s8x5s")
 _PREFIX_BYTES = 57
-_LENGTH = struct.Struct("!I")
+_WORD = 40  # where the first frame's is in a packet
 _APART = 0x8000_0000
 _NOBLOCK = int(zmq.NOBLOCK)
 _SEND, _QUIET = int(Kind.SEND), int(Kind.QUIET)
 
 
 class Shape:
-    """What messages of one kind have in common: ends, size and flags.
+    """What messages of one kind have in common: ends, size and flags, and the places in shared
+    memory that they refer to.
 
-    Of a small message it also knows the bytes by which to tell another of its kind: one whose head,
-    lengths, purpose and payload's length are the same needs no second look.
+    `kind` is what has to be the same for messages to be passed on together: to whom they go, and
+    how large their frames are, or 0 where more is to be known of them than that.
     """
 
-    __slots__ = (
-        "body_end", "destination", "flags", "head", "lengths", "part", "part_length", "plain",
-        "purpose", "purpose_end", "size", "source",
-    )  # fmt: skip
+    __slots__ = ("destination", "flags", "kind", "places", "size", "source")
 
     def __init__(
         self,
-        frame: bytes,
         source: int,
         destination: int,
         size: int,
         flags: int,
-        purpose: int = 0,
-        body_end: int = _PREFIX_BYTES,
-        parts: int = 0,
+        frame_bytes: int,
+        places: tuple[Reference, ...] = (),
     ) -> None:
-        self.head, _, _, self.lengths = _SHAPE.unpack_from(frame)
         self.source, self.destination = source, destination
         self.size, self.flags = size, flags
-        self.plain = size == len(frame) and not flags & ~REQUEST and source != destination
-        self.purpose_end = _PREFIX_BYTES + purpose
-        self.purpose = frame[_PREFIX_BYTES : self.purpose_end]
-        self.body_end = body_end
-        self.part = body_end + 4 * parts
-        self.part_length = frame[body_end : self.part]
+        self.places = places
+        is_plain = size == frame_bytes and not flags & ~REQUEST and source != destination
+        self.kind = (destination, frame_bytes if is_plain else 0)
 
 
-Sent = tuple[int, Shape, bytes, tuple[Buffer, ...]]
+class Pattern:
+    """How to tell frames of the same shape as one that was looked at, and has nothing apart.
+
+    Four fields are cut out of a frame: its head, its stamp, all lengths with the purpose, and the
+    lengths of payload parts. All but the stamp have to be as in `marks`. The same for a packet of
+    one frame (`alone`): its first field has the packet's head, too, and behind the stamp is the
+    word. And for `TOGETHER` frames in a row, whose fields lie one behind the other (`row`).
+    """
+
+    __slots__ = ("_cuts", "alone", "alone_marks", "fields", "frame_bytes", "marks", "packet_bytes",
+                 "shape")  # fmt: skip
+
+    def __init__(
+        self, shape: Shape, frame: bytes, word: bytes, purpose: int, body: int, parts: int
+    ) -> None:
+        payload = len(frame) - _PREFIX_BYTES - purpose - body - 4 * parts
+        self.shape = shape
+        self.frame_bytes = len(frame)
+        self.packet_bytes = _HEAD.size + len(frame)
+        self._cuts = f"{5 + purpose}s{body}x{4 * parts}s{payload}x"
+        self.fields, self.alone = _cutters(self._cuts)
+        head, _, lengths, part_lengths = self.fields.unpack(frame)
+        self.marks = head, lengths, part_lengths
+        self.alone_marks = OPENING + head, word, lengths, part_lengths
+
+    def row(self, packet: bytes, at: int) -> Iterable[tuple[int, bytes]] | None:
+        """Stamps and frames of the next `TOGETHER`, if they are all like that."""
+        fields, frames = _row_cutters(self._cuts, self.frame_bytes)
+        found = fields.unpack_from(packet, at)
+        for place, mark in zip((0, 2, 3), self.marks, strict=True):
+            if found[place::4].count(mark) != TOGETHER:
+                return None
+        return zip(found[1::4], frames.unpack_from(packet, at), strict=True)
+
+
+@lru_cache(1_024)
+def _cutters(cuts: str) -> tuple[struct.Struct, struct.Struct]:
+    return struct.Struct(f"!12s16xq16x{cuts}"), struct.Struct(f"!16s16xq8s8x{cuts}")
+
+
+@lru_cache(256)
+def _row_cutters(cuts: str, size: int) -> tuple[struct.Struct, struct.Struct]:
+    fields = f"12s16xq16x{cuts}" * TOGETHER
+    return struct.Struct("!" + fields), struct.Struct(f"{size}s" * TOGETHER)
+
+
+Part = Buffer | zmq.Frame
+Sent = tuple[int, Shape, bytes, tuple[Part, ...]]
 """A message: its stamp, its shape, the frame as it came, and the parts that came apart from it."""
 
 
@@ -119,9 +163,10 @@ class Intake:
         """Reads a bounded number of packets; says whether that was all, and what came beside
         messages.
         """
-        receive = zmq.backend.Socket.recv
-        socket = self._socket
+        receive, socket = zmq.backend.Socket.recv, self._socket
         others: list[Other] = []
+        taken = self.taken
+        add = taken.append
         for _ in range(PACKETS_AT_ONCE):
             try:
                 identity = receive(socket, _NOBLOCK)
@@ -132,15 +177,25 @@ class Intake:
                 self._meet(identity, others)
                 continue
             packet = receive(socket, _NOBLOCK)
-            mark = len(self.taken)
+            # Most packets hold one message that is like the one before: what is written out here
+            # is `_take` for these, and nothing else.
+            like = connection.like
+            if like is not None and len(packet) == like.packet_bytes:
+                head, stamp, word, lengths, part_lengths = like.alone.unpack(packet)
+                if (head, word, lengths, part_lengths) == like.alone_marks:
+                    add((stamp, like.shape, packet[4:], ()))
+                    continue
+            mark = len(taken)
             try:
                 if not self._take(connection, packet):
                     others.append(Other(identity, connection, packet))
             except (FrameError, struct.error, UnicodeDecodeError) as error:
-                del self.taken[mark:]
+                del taken[mark:]
                 connection.like = None
                 self._rest()
                 self.refuse(str(error) if isinstance(error, FrameError) else "cut short")
+            if len(taken) > MESSAGES_AT_ONCE:
+                break
         return False, others
 
     def refuse(self, reason: str) -> None:
@@ -170,36 +225,34 @@ class Intake:
             raise FrameError("not a packet of this protocol")
         if not count:
             raise FrameError("an empty packet")
-        unpack = _SHAPE.unpack_from
-        head, stamp, word, lengths = unpack(packet, 4)
-        if word != connection.word:
+        if packet[_WORD : _WORD + 8] != connection.word:
             raise FrameError("wrong word")
-        if head[0] == _QUIET and count == 1:
+        if packet[_HEAD.size] == _QUIET and count == 1:
             return False
-        add = self.taken.append
-        like = connection.like
-        at = 4
-        while True:
-            if like is not None and head == like.head and lengths == like.lengths:
-                stop = at + like.size
-                frame = packet[at:stop]
-                if (
-                    stop <= end
-                    and frame[like.body_end : like.part] == like.part_length
-                    and frame[_PREFIX_BYTES : like.purpose_end] == like.purpose
-                ):
-                    add((stamp, like, frame, ()))
-                else:
-                    stop = self._look(connection, packet, at)
-                    like = connection.like
+        at = _HEAD.size
+        in_rows = True
+        while count:
+            like = connection.like
+            if like is None or at + like.frame_bytes > end:
+                at = self._look(connection, packet, at)
+                count -= 1
+                continue
+            if in_rows and count >= TOGETHER and at + TOGETHER * like.frame_bytes <= end:
+                row = like.row(packet, at)
+                if row is not None:
+                    shape = like.shape
+                    self.taken += [(stamp, shape, frame, ()) for stamp, frame in row]
+                    at += TOGETHER * like.frame_bytes
+                    count -= TOGETHER
+                    continue
+                in_rows = False  # this packet has frames of several kinds
+            head, stamp, lengths, part_lengths = like.fields.unpack_from(packet, at)
+            if (head, lengths, part_lengths) == like.marks:
+                self.taken.append((stamp, like.shape, packet[at : at + like.frame_bytes], ()))
+                at += like.frame_bytes
             else:
-                stop = self._look(connection, packet, at)
-                like = connection.like
-            at = stop
+                at = self._look(connection, packet, at)
             count -= 1
-            if not count:
-                break
-            head, stamp, _, lengths = unpack(packet, at)
         if at != end:
             raise FrameError("bytes after the last frame")
         return True
@@ -224,28 +277,29 @@ class Intake:
             raise FrameError("cut short")
         frame = packet[at:stop]
         size = stop - at + sum(map(len, apart))
+        places: tuple[Reference, ...] = ()
         if flags & SHARED:
-            table = references(frame)
-            if any(entry.arena != connection.number for entry in table.entries):
+            places, further_bytes = references(frame)
+            if any(place.arena != connection.number for place in places):
                 raise FrameError("another's shared memory")
-            size += table.size_bytes
+            size += further_bytes
         if flags & DATAGRAM and size > LARGEST_DATAGRAM_BYTES:
             raise FrameError("datagram too large")
-        shape = Shape(
-            frame, source, destination, size, flags, purpose, body_end - at, min(parts, 1)
-        )
+        shape = Shape(source, destination, size, flags, len(frame), places)
         self.taken.append((stamp, shape, frame, apart))
-        alike = parts <= 1 and not apart and not flags & SHARED
-        connection.like = shape if alike else None
+        if apart or places:
+            connection.like = None
+        else:
+            connection.like = Pattern(shape, frame, connection.word, purpose, body, parts)
         return stop
 
-    def _parts(self, packet: bytes, at: int, count: int) -> tuple[int, tuple[Buffer, ...]]:
+    def _parts(self, packet: bytes, at: int, count: int) -> tuple[int, tuple[Part, ...]]:
         """Where the payload ends whose lengths begin at `at`, and which of its parts came apart."""
         if count > MAX_PARTS:
             raise FrameError("too many payload parts")
         lengths = struct.unpack_from(f"!{count}I", packet, at)
         at += 4 * count
-        apart: list[Buffer] = []
+        apart: list[Part] = []
         total = 0
         for length in lengths:
             size = length & ~_APART
@@ -258,15 +312,14 @@ class Intake:
                 at += size
         return at, tuple(apart)
 
-    def _apart(self, size: int) -> Buffer:
+    def _apart(self, size: int) -> zmq.Frame:
         """The next part of this packet, which has to be of that size."""
         if not self._socket.getsockopt(zmq.RCVMORE):
             raise FrameError("no part where a frame speaks of one")
         part = zmq.backend.Socket.recv(self._socket, _NOBLOCK, copy=False)
         if len(part) != size:
             raise FrameError("a part of another size than its frame says")
-        buffer: memoryview = part.buffer
-        return buffer
+        return part
 
     def _rest(self) -> int:
         """Reads past what is left of a message, and says how many parts that were."""

@@ -333,15 +333,7 @@ class Machine:
         for number in self.processor.finish_due(now_ns):
             done, future = self.work.pop(number)
             wait_for(done, f"work on node {self.place.name}", self._surroundings.interrupted)
-            error = done.exception()
-            if future.done():
-                continue
-            if isinstance(error, StopIteration):
-                future.set_exception(RuntimeError("work raised StopIteration"))
-            elif error is not None:
-                future.set_exception(error)
-            else:
-                future.set_result(done.result())
+            commit(done, future)
 
     def describe(self) -> str:
         """What the program waits for, as its chain of awaits; on lines of their own its other
@@ -363,6 +355,19 @@ class Machine:
         ]
         first = f"paused in {_where(main)}" if self._paused else _where(main)
         return "\n    ".join([first, *lines])
+
+
+def commit(done: Future[Any], future: asyncio.Future[Any]) -> None:
+    """Gives a program what came of its work, which is done."""
+    error = done.exception()
+    if future.done():
+        return
+    if isinstance(error, StopIteration):
+        future.set_exception(RuntimeError("work raised StopIteration"))
+    elif error is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(done.result())
 
 
 # A coroutine can't be dropped without running its `finally`. So that no crashed program's ever runs

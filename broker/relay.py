@@ -15,28 +15,25 @@ from __future__ import annotations
 import struct
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 from operator import itemgetter
-from typing import Protocol
 
 import zmq
 import zmq.backend
 
-from broker.connection import Connection
-from broker.intake import Intake, Other, Sent, Shape
+from broker.books import Books, frame_of
+from broker.connection import FRAMES, Connection
+from broker.intake import Intake, Other, Part, Sent, Shape
 from broker.network import Fate, Network
-from broker.shared import Custodian, inline, references
+from broker.shared import Custodian, inline
 from broker.wire import (
     ANSWER,
     DATAGRAM,
-    LARGE_BYTES,
-    MAGIC,
     NOBODY,
     PUBLISH,
-    SHARED,
     Buffer,
     Frame,
     Kind,
-    decode,
     encode,
     pack,
 )
@@ -49,25 +46,15 @@ TICK_NS = 250_000
 """How often the network is asked, at most, while nothing else happens."""
 BACKLOG_BYTES = 256 * 2**20
 """What may wait for a process that does not read; more is lost, and counted."""
-_OUT_FRAMES = 1_024
 
-_HEAD = struct.Struct("!2sH")
 _DUE = struct.Struct("!q")
 _DUE_AT = 36
+_FEW = 8
 _DESTINATION_AT = 8
-_MORE = int(zmq.SNDMORE)
-_NOBLOCK = int(zmq.NOBLOCK)
-_STAMP = itemgetter(0)
+_STAMP, _SHAPE = itemgetter(0), itemgetter(1)
 _DELIVER = int(Kind.DELIVER)
+_DELIVERS = bytes([Kind.DELIVER]) * FRAMES
 _SPECIAL = DATAGRAM | PUBLISH
-
-
-class Books(Protocol):
-    """Who writes down what became of messages."""
-
-    def sent(self, number: int, sent: Sent) -> None: ...
-
-    def ended(self, fate: Fate) -> None: ...
 
 
 class Relay:
@@ -126,8 +113,9 @@ class Relay:
     def dismiss(self, connection: Connection) -> None:
         """It is gone; its nodes are nowhere until somebody else brings them."""
         connection.gone = True
-        self._connections.pop(connection.identity, None)
         self._dirty.pop(connection, None)
+        if self._connections.pop(connection.identity, None) is None:
+            return  # that was known
         for number in connection.nodes:
             if self._home.get(number) is connection:
                 del self._home[number]
@@ -197,51 +185,47 @@ class Relay:
     def _hand_over(self, sent: Iterable[Sent]) -> None:
         """Gives messages to the network, each at the instant of its stamp, or now if it is late.
 
-        Most are a stream's, and follow another of the same shape, often of the same instant: what
-        they share is looked up once, and they are handed over together.
+        Most are a stream's, and follow others of the same shape: those are handed over together.
         """
-        send, held, under_way = self._network.send_alike, self._held, self._under_way
-        limit, inner, books, number = self._buffer_bytes, self._inner_ns, self._books, self._number
-        begun, total, ahead, size, first = number, 0, 0, 0, number + 1
-        last: Shape | None = None
-        pair, source, destination = (-1, -1), "", ""
-        for one in sent:
-            stamp, shape, _, _ = one
-            if stamp > inner or shape is not last:
-                if number >= first:
-                    send(inner, first, number - first + 1, source, destination, size)
-                    first = number + 1
-                inner = max(inner, stamp)
-            if shape is not last:
-                under_way[pair] = ahead
-                last, size = shape, shape.size
-                pair = (shape.source, shape.destination)
-                if shape.flags & _SPECIAL or pair[0] == pair[1]:
-                    self._inner_ns, self._number = inner, number
-                    self._hand_over_special(one, inner)
-                    begun += self._number - number
-                    number = self._number
-                    first, last, pair = number + 1, None, (-1, -1)
-                    continue
-                ahead = under_way.get(pair, 0)
-                source, destination = self._names[pair[0]], self._names[pair[1]]
-            if ahead >= limit:
+        for shape, some in groupby(sent, _SHAPE):
+            if shape.flags & _SPECIAL or shape.source == shape.destination:
+                for one in some:
+                    self._inner_ns = max(self._inner_ns, one[0])
+                    self._hand_over_special(one, self._inner_ns)
+            else:
+                self._hand_over_alike(shape, list(some))
+
+    def _hand_over_alike(self, shape: Shape, some: list[Sent]) -> None:
+        """Messages of a stream, in order, as far as they fit into its send buffer."""
+        pair, size = (shape.source, shape.destination), shape.size
+        ahead = self._under_way.get(pair, 0)
+        if ahead + (len(some) - 1) * size >= self._buffer_bytes:
+            fit = max(-(-(self._buffer_bytes - ahead) // size), 0)
+            for one in some[fit:]:
                 self.refuse("more than its send buffer")
                 self._let_go(one)
-                continue
-            ahead += size
-            number += 1
-            held[number] = one
-            total += size
-            if books is not None:
-                books.sent(number, one)
-        if number >= first:
-            send(inner, first, number - first + 1, source, destination, size)
-        under_way[pair] = ahead
-        under_way.pop((-1, -1), None)
-        self._inner_ns, self._number = inner, number
-        self.sent += number - begun
-        self.sent_bytes += total
+            del some[fit:]
+            if not some:
+                return
+        first, count = self._number + 1, len(some)
+        self._number += count
+        self.sent += count
+        self.sent_bytes += count * size
+        self._under_way[pair] = ahead + count * size
+        self._held.update(enumerate(some, first))
+        if self._books is not None:
+            for number, one in enumerate(some, first):
+                self._books.sent(number, one)
+        source, destination = self._names[shape.source], self._names[shape.destination]
+        if count == 1:
+            self._inner_ns = inner_ns = max(self._inner_ns, some[0][0])
+            self._network.send(inner_ns, first, source, destination, size)
+            return
+        instants = [one[0] for one in some]
+        if instants[0] < self._inner_ns:
+            instants = [max(stamp, self._inner_ns) for stamp in instants]
+        self._network.send_alike(instants, first, source, destination, size)
+        self._inner_ns = instants[-1]
 
     def _hand_over_special(self, one: Sent, at_ns: int) -> None:
         """A datagram, something published, or a message to oneself, which arrives at once."""
@@ -282,7 +266,7 @@ class Relay:
                 continue
             head = bytearray(frame)
             head[_DESTINATION_AT : _DESTINATION_AT + 4] = number.to_bytes(4, "big")
-            of_copy = Shape(bytes(head), source, number, size, shape.flags)
+            of_copy = Shape(source, number, size, shape.flags, len(head), shape.places)
             copy = (stamp, of_copy, bytes(head), apart)
             under_way = self._published.get((source, number), 0)
             if under_way >= self._buffer_bytes:
@@ -293,57 +277,64 @@ class Relay:
             self._published[source, number] = under_way + size
             self._hand_over_special(copy, at_ns)
 
-    def _settle(self, fates: Iterable[Fate], now_ns: int) -> None:
+    def _settle(self, fates: Sequence[Fate], now_ns: int) -> None:
         """Books fates, and puts what arrived where it goes out."""
-        held, take, put_due = self._held, self._held.pop, _DUE.pack_into
-        late = lag_ns = count = total = size = 0
-        here: Shape | None = None
-        connection, out = None, bytearray()
-        for fate in fates:
-            number, at_ns, reason, _, last = fate
-            one = take(number) if last else held[number]
-            _, shape, frame, _ = one
-            if at_ns < now_ns:
-                late += 1
-                if now_ns - at_ns > lag_ns:  # noqa: PLR1730 - a call would cost more
-                    lag_ns = now_ns - at_ns
-            if reason or shape is not here or connection is None:
-                here = None
-                connection = self._home.get(shape.destination)
-                if reason or not self._is_simple(shape, connection):
-                    self._settle_special(one, fate, connection)
-                    continue
-                assert connection is not None
-                here, size, out = shape, shape.size, connection.out
-                self._dirty[connection] = None
-            count += 1
-            total += size
-            base = len(out)
-            out += frame
-            out[base] = _DELIVER
-            put_due(out, base + _DUE_AT, at_ns)
-            connection.count += 1
-            if connection.count >= _OUT_FRAMES:
+        numbers, instants, reasons, _, last = zip(*fates, strict=True)
+        take, held = self._held.pop, self._held
+        if all(last):
+            ended = list(map(take, numbers))
+        else:
+            ended = [take(fate[0]) if fate[4] else held[fate[0]] for fate in fates]
+        begin = 0
+        for kind, alike in groupby([one[1].kind for one in ended]):
+            end = begin + len(list(alike))
+            connection = self._home.get(kind[0])
+            if (
+                kind[1]
+                and self._books is None
+                and connection is not None
+                and not connection.backlog_bytes
+                and not any(reasons[begin:end])
+            ):
+                self._pass_on(kind[1], ended[begin:end], instants[begin:end], connection)
+            else:
+                for place in range(begin, end):
+                    self._settle_special(ended[place], fates[place])
+            begin = end
+        lag_ns = now_ns - min(instants)
+        if lag_ns > 0:
+            self.late += sum([at_ns < now_ns for at_ns in instants])
+            self.lag_ns = max(self.lag_ns, lag_ns)
+
+    def _pass_on(
+        self, size: int, some: Sequence[Sent], instants: Sequence[int], connection: Connection
+    ) -> None:
+        """Small messages of so many bytes have arrived: their frames go out, with when that is."""
+        self._dirty[connection] = None
+        self.delivered += len(some)
+        self.delivered_bytes += len(some) * size
+        for begin in range(0, len(some), FRAMES):
+            frames = [one[2] for one in some[begin : begin + FRAMES]]
+            count, out = len(frames), connection.out
+            at = len(out)
+            out += b"".join(frames)
+            if count < _FEW:
+                for base, at_ns in enumerate(instants[begin : begin + count]):
+                    out[at + base * size] = _DELIVER
+                    _DUE.pack_into(out, at + base * size + _DUE_AT, at_ns)
+            else:  # the same byte of all of them at once
+                out[at::size] = _DELIVERS[:count]
+                dues = struct.pack(f"!{count}q", *instants[begin : begin + count])
+                for place in range(8):
+                    out[at + _DUE_AT + place :: size] = dues[place::8]
+            connection.count += count
+            if connection.is_full:
                 self._post(connection)
-                out = connection.out
-        self.delivered += count
-        self.delivered_bytes += total
-        self.late += late
-        self.lag_ns = max(self.lag_ns, lag_ns)
 
-    def _is_simple(self, shape: Shape, connection: Connection | None) -> bool:
-        """Whether nothing more is to be done for such a message than to append it."""
-        return (
-            shape.plain
-            and self._books is None
-            and connection is not None
-            and not connection.backlog_bytes
-            and connection.count < _OUT_FRAMES
-        )
-
-    def _settle_special(self, one: Sent, fate: Fate, connection: Connection | None) -> None:
+    def _settle_special(self, one: Sent, fate: Fate) -> None:
         """A fate of which more is to be said than that a small message of a stream is there."""
         _, shape, frame, apart = one
+        connection = self._home.get(shape.destination)
         if fate.reason or connection is None or connection.backlog_bytes > BACKLOG_BYTES:
             self._lose(one, fate, connection)
             return
@@ -353,7 +344,7 @@ class Relay:
         self.delivered_bytes += shape.size
         if shape.source == shape.destination:
             return  # it has heard itself already
-        if shape.flags & SHARED:
+        if shape.places:
             frame, apart = self._hand(one, connection)
         out = connection.out
         base = len(out)
@@ -364,7 +355,7 @@ class Relay:
         self._dirty[connection] = None
         if apart:
             connection.apart.extend(apart)
-        if apart or connection.count >= _OUT_FRAMES:
+        if connection.is_full:
             self._post(connection)
 
     def _lose(self, one: Sent, fate: Fate, connection: Connection | None) -> None:
@@ -385,9 +376,9 @@ class Relay:
             self.receipt(fate.at_ns, *ends, shape.size, False, way_ns=self.lookahead_ns)
         self._let_go(one)
 
-    def _hand(self, one: Sent, connection: Connection) -> tuple[bytes, tuple[Buffer, ...]]:
+    def _hand(self, one: Sent, connection: Connection) -> tuple[bytes, tuple[Part, ...]]:
         """A message that refers to shared memory, as its receiver can read it."""
-        entries = references(one[2]).entries
+        entries = one[1].places
         if connection.shares:
             self._custodian.handed(entries, connection.number)
             return one[2], one[3]
@@ -397,8 +388,7 @@ class Relay:
         return bytes(packet[4:]), tuple(apart)
 
     def _let_go(self, one: Sent) -> None:
-        if one[1].flags & SHARED:
-            self._custodian.free(references(one[2]).entries)
+        self._custodian.free(one[1].places)
 
     # Flow control.
 
@@ -418,7 +408,8 @@ class Relay:
             frame = Frame(
                 Kind.RECEIPT, receiver, source, size, instant_ns=at_ns, due_ns=at_ns + way_ns
             )
-            self._append(connection, frame)
+            connection.add(frame)
+            self._dirty[connection] = None
 
     def forget(self, number: int) -> None:
         """A node has died: what was under way to it and from it is no longer waited for."""
@@ -430,13 +421,12 @@ class Relay:
             size = self._under_way.pop(pair)
             source, receiver = pair
             if receiver == number and size and (home := self._home.get(source)) is not None:
-                self._append(
-                    home,
-                    Frame(
-                        Kind.RECEIPT, receiver, source, 0,
-                        instant_ns=self._inner_ns, due_ns=self._inner_ns,
-                    ),
+                frame = Frame(
+                    Kind.RECEIPT, receiver, source, 0,
+                    instant_ns=self._inner_ns, due_ns=self._inner_ns,
                 )  # fmt: skip
+                home.add(frame)
+                self._dirty[home] = None
 
     def blocked(self) -> int:
         """How many senders can't send to somebody now because too much is under way."""
@@ -446,63 +436,22 @@ class Relay:
 
     def tell(self, connection: Connection, frame: Frame) -> None:
         """Sends a frame of control, behind what waits already."""
-        self._append(connection, frame)
-        self._post(connection)
-
-    def _append(self, connection: Connection, frame: Frame) -> None:
-        connection.out += encode([frame])[0][4:]
-        connection.count += 1
+        connection.add(frame)
         self._dirty[connection] = None
+        self._post(connection)
 
     def flush(self) -> None:
         """Sends what waits; what a process does not take now is tried again later."""
         for connection in list(self._dirty):
+            connection.push(self._socket)
             self._post(connection)
-            if connection.backlog:
-                self._push(connection)
             if not connection.backlog:
                 self._dirty.pop(connection, None)
 
     def _post(self, connection: Connection) -> None:
-        if not connection.count:
-            return
-        packet = _HEAD.pack(MAGIC, connection.count) + connection.out
-        parts = (connection.identity, packet, *connection.apart)
-        connection.out = bytearray()
-        connection.count = 0
-        connection.apart = []
-        if connection.backlog or not self._try(connection, parts):
-            connection.backlog.append(parts)
-            connection.backlog_bytes += sum(map(len, parts))
-
-    def _push(self, connection: Connection) -> None:
-        while connection.backlog:
-            parts = connection.backlog[0]
-            if not self._try(connection, parts):
-                return
-            connection.backlog.popleft()
-            connection.backlog_bytes -= sum(map(len, parts))
-
-    def _try(self, connection: Connection, parts: tuple[Buffer, ...]) -> bool:
-        """Whether it was sent; what goes to somebody who is gone counts as sent."""
-        send = zmq.backend.Socket.send
-        last = len(parts) - 1
-        try:
-            for place, part in enumerate(parts):
-                flags = _NOBLOCK | _MORE if place < last else _NOBLOCK
-                if len(part) < LARGE_BYTES:
-                    send(self._socket, part, flags)
-                else:
-                    send(self._socket, part, flags, copy=False)
-        except zmq.Again:
-            return False
-        except zmq.ZMQError as error:
-            if error.errno != zmq.EHOSTUNREACH:
-                raise
+        connection.post(self._socket)
+        if connection.gone:
             self.dismiss(connection)
-            connection.backlog.clear()
-            connection.backlog_bytes = 0
-        return True
 
     # When.
 
@@ -522,8 +471,7 @@ class Relay:
         return [
             entry.arena
             for one in (*self._held.values(), *self._intake.taken)
-            if one[1].flags & SHARED
-            for entry in references(one[2]).entries
+            for entry in one[1].places
         ]
 
     def in_flight(self) -> int:
@@ -538,11 +486,6 @@ class Relay:
         if begun != ended + held:
             return f"{begun:,} messages were sent, {ended:,} have ended, the network holds {held:,}"
         return ""
-
-
-def frame_of(one: Sent) -> Frame:
-    """A message as it was sent."""
-    return decode([_HEAD.pack(MAGIC, 1) + one[2], *one[3]])[0]
 
 
 def hello(body: Mapping[str, object]) -> list[Buffer]:

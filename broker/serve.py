@@ -13,35 +13,35 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import itertools
 import logging
 import math
 import secrets
 import signal
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import zmq
 
 from broker import keys
+from broker.account import Account, Observer, lateness
 from broker.admission import Admission, Newcomer
+from broker.books import Books, LedgerBooks
 from broker.clock import NANOSECONDS, to_seconds
 from broker.connection import Connection
 from broker.errors import BrokerError, FrameError, LedgerError
-from broker.intake import Other, Sent
+from broker.intake import Other
 from broker.ledger import Ledger
-from broker.network import Fate, Network
+from broker.network import Network
 from broker.realtime import Waiter, sharpen
-from broker.relay import EARLY_NS, Books, Relay, frame_of, hello
-from broker.shared import Custodian, inline, machine, references
-from broker.troubles import Strike, Troubles
-from broker.wire import SHARED, Frame, Kind, decode, pack, unpack
-from faults import Conditions, Event, Scenario
+from broker.relay import EARLY_NS, Relay, hello
+from broker.shared import Custodian, machine
+from broker.strikes import Strikes
+from broker.troubles import Troubles
+from broker.wire import Frame, Kind, decode, pack, unpack
+from faults import Event, Scenario
 from topologies import Topology
 
 BEAT_NS = 1_000_000_000
@@ -51,60 +51,13 @@ FAREWELL_S = 2.0
 WARN_LAG_NS = 5_000_000
 _WARN_EVERY_NS = 60_000_000_000
 _HWM = 1_000
+_IO_THREADS = 2  # so that one can take in while the other sends out
 _LINGER_MS = 500
 _HEARTBEAT_MS = 3_000
 _SILENCE_MS = 15_000
-_NEVER_NS = 2**62
+_EVENTS, _POLLIN = int(zmq.EVENTS), int(zmq.POLLIN)  # sums with enums are slow
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Account:
-    """What became of everything, when the bus has closed or is asked."""
-
-    sent: int
-    sent_bytes: int
-    duplicated: int
-    delivered: int
-    delivered_bytes: int
-    dropped: dict[str, int]
-    in_flight: int
-    malformed: dict[str, int]
-    late: int
-    lag_s: float
-    blocked: int
-    waiting_bytes: int
-    connections: int
-    turned_away: int
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """Faults of one instant that nodes know of, and what holds from then on."""
-
-    at_ns: int
-    strike: Strike
-    conditions: Conditions
-
-
-class Observer:
-    """What a bus tells whoever runs it. All methods may be left as they are."""
-
-    def fault(self, event: Event) -> None:
-        """A fault has been applied."""
-
-    def note(self, at_ns: int, node: str, event: str, fields: dict[str, Any]) -> None:
-        """A program noted something."""
-
-    def ended(self, at_ns: int, node: str, returned: bool) -> None:
-        """A program has returned, or was stopped."""
-
-    def failed(self, at_ns: int, node: str, text: str, problem: str) -> None:
-        """A program has failed, with this traceback."""
-
-    def restarted(self, node: str) -> None:
-        """A node crashed, or starts again: its program has not ended."""
 
 
 class Bus:
@@ -139,12 +92,6 @@ class Bus:
         self._folder = folder
         self._expected = expected
         self._observer = observer or Observer()
-        self._troubles = Troubles(faults, topology, seed, self._names)
-        self._near_ns = self._nearest_ns()
-        self._told: deque[Told] = deque()
-        self._conditions = Conditions()
-        self._facts: dict[str, tuple[str, ...]] = {}
-        self._incarnation = dict.fromkeys(self._names, 0)
         self._way_ns: dict[tuple[int, int], int] = {}
         self._start_ns: int | None = None
         self._beat_ns = self._warned_ns = 0
@@ -155,7 +102,7 @@ class Bus:
             opened.callback(self._custodian.close)
             self._waiter = Waiter()
             opened.callback(self._waiter.close)
-            self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+            self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(_IO_THREADS)
             opened.callback(self._context.term)
             self._doorkeeper = None
             if folder is not None:
@@ -177,6 +124,13 @@ class Bus:
                 books(self._custodian) if books is not None else None,
             )
             self._network = network
+            self._strikes = Strikes(
+                Troubles(faults, topology, seed, self._names),
+                self.relay,
+                network,
+                self._names,
+                self._observer,
+            )
             self._admission = Admission(
                 self._names,
                 words or dict.fromkeys(names, b""),
@@ -278,8 +232,7 @@ class Bus:
 
     def to_come(self) -> tuple[Event, ...]:
         """The faults that have not been applied yet."""
-        told = [event for told in self._told for event in told.strike.events]
-        return (*told, *self._troubles.pending)
+        return self._strikes.to_come()
 
     # One turn of the loop.
 
@@ -295,30 +248,27 @@ class Bus:
         return done
 
     def _move(self, now_ns: int) -> None:
-        relay = self.relay
-        self._foretell(now_ns)
+        relay, strikes = self.relay, self._strikes
+        strikes.foretell(now_ns)
         to_ns = now_ns - relay.settle_ns
-        while self._told and self._told[0].at_ns <= to_ns:
-            told = self._told.popleft()
-            relay.move(told.at_ns, now_ns, told.at_ns)
-            self._apply(told)
-        until_ns = self._told[0].at_ns if self._told else self._troubles.next_ns() or _NEVER_NS
-        relay.move(to_ns, now_ns, min(now_ns + EARLY_NS, until_ns))
+        while (at_ns := strikes.told_ns) <= to_ns:
+            relay.move(at_ns, now_ns, at_ns)
+            strikes.strike()
+            self._way_ns.clear()
+        relay.move(to_ns, now_ns, min(now_ns + EARLY_NS, strikes.next_ns))
 
     def _wait(self) -> None:
         if self._busy:
             # More is on its way: to read it together costs everybody less. Nothing is late for it.
             time.sleep(min(self.relay.settle_ns // 2, _GATHER_NS) / NANOSECONDS)
-        if int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+        if int(self._socket.getsockopt(_EVENTS)) & _POLLIN:
             return  # it came while we sent: the descriptor is edge-triggered, and won't tell again
         now_ns = self.now_ns
         due = now_ns + LONGEST_WAIT_NS
         if self._start_ns is not None:
             if (next_ns := self.relay.next_ns()) is not None:
                 due = min(due, next_ns)
-            if self._told:
-                due = min(due, self._told[0].at_ns + self.relay.settle_ns)
-            due = min(due, self._near_ns)
+            due = min(due, self._strikes.told_ns + self.relay.settle_ns, self._strikes.near_ns)
         self._waiter.wait((due - now_ns) / NANOSECONDS)
 
     def _beat(self, now_ns: int) -> None:
@@ -390,7 +340,7 @@ class Bus:
         self.relay.tell(connection, self._time())
         here = [number for one in self.relay.connections() for number in one.nodes]
         if self._start_ns is not None:
-            self._boot(sorted(newcomer.nodes))
+            self._strikes.boot(sorted(newcomer.nodes), self.now_ns)
         elif len(here) >= self._expected:
             self._start(sorted(here))
 
@@ -398,34 +348,8 @@ class Bus:
         self._start_ns = time.monotonic_ns()
         for connection in self.relay.connections():
             self.relay.tell(connection, self._time())
-        self._foretell(0)
-        self._boot(here)
-
-    def _boot(self, numbers: Sequence[int]) -> None:
-        for number in numbers:
-            name = self._names[number]
-            actions: list[list[Any]] = []
-            conditions = self._conditions
-            if (skew := conditions.skew(name)) != (0, 0.0):
-                actions.append(["skew", number, *skew])
-            if (factor := conditions.compute_factor(name)) != 1.0:
-                actions.append(["speed", number, factor])
-            if conditions.is_up(name) and not conditions.is_stopped(name):
-                actions.append(["boot", number, self._next_incarnation(number)])
-            if conditions.is_paused(name):
-                actions.append(["pause", number, True])
-            self._order(number, self.now_ns, actions)
-
-    def _next_incarnation(self, number: int) -> int:
-        name = self._names[number]
-        self._incarnation[name] += 1
-        return self._incarnation[name] - 1
-
-    def _order(self, number: int, at_ns: int, actions: list[list[Any]]) -> None:
-        connection = self.relay.home(number)
-        if connection is not None and actions:
-            body = pack({"actions": actions})
-            self.relay.tell(connection, Frame(Kind.ORDERS, instant_ns=at_ns, body=body))
+        self._strikes.foretell(0)
+        self._strikes.boot(here, self.now_ns)
 
     def _report(self, connection: Connection, body: Mapping[str, Any]) -> None:
         """What a process says of its nodes, in the order in which it happened."""
@@ -443,7 +367,7 @@ class Bus:
             self.relay.subscribe(self._own(connection, number), str(topic), bool(wanted))
         for _, number, fact, nodes in body.get("facts", ()):
             self._own(connection, number)
-            self._facts[str(fact)] = tuple(nodes)
+            self._strikes.facts[str(fact)] = tuple(nodes)
         for at_ns, number, event, fields in body.get("notes", ()):
             self._observer.note(at_ns, self._names[self._own(connection, number)], event, fields)
         for at_ns, number, returned in body.get("ended", ()):
@@ -468,49 +392,6 @@ class Bus:
             known = self._way_ns[pair] = max(known, self.relay.lookahead_ns, 1)
         return known
 
-    # Faults.
-
-    def _nearest_ns(self) -> int:
-        """When the nodes have to learn of the next fault; what only a run can know is known when
-        the fault strikes.
-        """
-        at_ns = self._troubles.next_ns()
-        if at_ns is None:
-            return _NEVER_NS
-        next_ones = itertools.takewhile(lambda one: one.at_ns == at_ns, self._troubles.pending)
-        unknown = any(event.selector is not None for event in next_ones)
-        return at_ns if unknown else at_ns - EARLY_NS
-
-    def _foretell(self, now_ns: int) -> None:
-        """Tells the nodes of faults that are near: each knows in time what happens to it."""
-        while self._near_ns <= now_ns:
-            at_ns = self._troubles.next_ns()
-            strike = None if at_ns is None else self._troubles.strike(at_ns, self._facts)
-            self._near_ns = self._nearest_ns()
-            if at_ns is None or strike is None:
-                return
-            self._told.append(Told(at_ns, strike, self._troubles.conditions))
-            for action, number, *values in strike.orders:
-                again = [self._next_incarnation(number)] if action == "boot" else values
-                self._order(number, at_ns, [[action, number, *again]])
-            if strike.links is not None:
-                body = pack({"actions": [], "links": strike.links})
-                for connection in self.relay.connections():
-                    self.relay.tell(connection, Frame(Kind.ORDERS, instant_ns=at_ns, body=body))
-
-    def _apply(self, told: Told) -> None:
-        self._conditions = told.conditions
-        self._network.apply(told.at_ns, told.conditions)
-        self._way_ns.clear()
-        self.relay.look_ahead()
-        for action, number, *_ in told.strike.orders:
-            if action == "crash":
-                self.relay.forget(number)
-            if action in ("crash", "stop", "boot"):
-                self._observer.restarted(self._names[number])
-        for event in told.strike.events:
-            self._observer.fault(event)
-
 
 _OPTIONS = (
     (zmq.ROUTER_MANDATORY, 1),
@@ -530,15 +411,6 @@ def _plain(topology: Topology) -> dict[str, Any]:
         "links": [link.model_dump(mode="json") for link in topology.links.values()],
         "transport": topology.transport.model_dump(mode="json"),
     }
-
-
-def lateness(account: Account) -> str:
-    """How far a bus could not keep up, in words."""
-    share = account.late / max(account.delivered, 1)
-    return (
-        f"the bus can't keep up: {account.late:,} messages ({share:.2%}) went out after their "
-        f"time, by up to {account.lag_s * 1e3:.1f} ms"
-    )
 
 
 @contextlib.contextmanager
@@ -612,38 +484,6 @@ def serve(
         if trace is not None:
             ledger.write_parquet(trace)
     return account
-
-
-class LedgerBooks:
-    """Writes every message into a ledger. `tap` is told of each that is sent."""
-
-    def __init__(
-        self,
-        ledger: Ledger,
-        names: Sequence[str],
-        custodian: Custodian,
-        tap: Callable[[str, str, Frame], None] | None = None,
-    ) -> None:
-        self._ledger = ledger
-        self._names = names
-        self._custodian = custodian
-        self._tap = tap
-
-    def sent(self, number: int, sent: Sent) -> None:
-        """A message was handed to the network under this number."""
-        frame = frame_of(sent)
-        if frame.flags & SHARED:
-            parts = [self._custodian.read(entry) for entry in references(sent[2]).entries]
-            frame = inline(frame, parts)
-        source, destination = self._names[sent[1].source], self._names[sent[1].destination]
-        entry = self._ledger.sent(source, destination, frame)
-        assert entry.number == number
-        if self._tap is not None:
-            self._tap(source, destination, frame)
-
-    def ended(self, fate: Fate) -> None:
-        """A copy of a message has ended."""
-        self._ledger.ended(fate)
 
 
 @contextlib.contextmanager

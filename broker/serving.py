@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from broker.serve import Account, Bus
+    from broker.account import Account
+    from broker.serve import Bus
 
 Bind = Annotated[str, typer.Option(help="ipc://PATH or tcp://HOST:PORT; port * takes a free one.")]
 
@@ -79,7 +80,7 @@ def keys(
 
 def final(account: Account) -> str:
     """The final account, for a person."""
-    from broker.serve import lateness  # noqa: PLC0415
+    from broker.account import lateness  # noqa: PLC0415
 
     dropped = sum(account.dropped.values())
     lines = [

@@ -26,7 +26,7 @@ import tempfile
 import time
 import weakref
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,17 +58,11 @@ class Reference(NamedTuple):
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class References:
-    """What a frame refers to; `overhead_bytes` are those of the table itself."""
+class References(NamedTuple):
+    """What a frame refers to, and what it would be larger by, had it its payload with it."""
 
     entries: tuple[Reference, ...]
-    overhead_bytes: int
-
-    @property
-    def size_bytes(self) -> int:
-        """What the frame would be larger by, had it its payload with it."""
-        return sum(entry.size for entry in self.entries) - self.overhead_bytes
+    size_bytes: int
 
 
 def references(frame: bytes) -> References:
@@ -87,14 +81,15 @@ def references(frame: bytes) -> References:
 def _table(part: Buffer) -> References:
     if not len(part) or len(part) % _ENTRY_BYTES:
         raise FrameError("no table of shared memory")
-    entries = tuple(Reference(*entry) for entry in _REFERENCE.iter_unpack(part))
-    for entry in entries:
-        end = entry.offset + entry.size
-        if entry.slot >= _SLOTS or entry.offset < _HEADER_BYTES or end > ARENA_BYTES:
+    entries = tuple(map(Reference._make, _REFERENCE.iter_unpack(part)))
+    total = 0
+    for _, slot, _, _, _, offset, size in entries:
+        if slot >= _SLOTS or offset < _HEADER_BYTES or offset + size > ARENA_BYTES:
             raise FrameError("a place that is not in an arena")
-    if sum(entry.size for entry in entries) > MAX_PAYLOAD_BYTES:
+        total += size
+    if total > MAX_PAYLOAD_BYTES:
         raise FrameError("payload too large")
-    return References(entries, len(part) + 4)
+    return References(entries, total - len(part) - 4)
 
 
 class Arena:

@@ -12,7 +12,6 @@ the work is really done, whichever is later; how late is counted.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import heapq
 import itertools
@@ -28,21 +27,22 @@ from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 from typing import Any
 
+from broker.account import Observer as BusObserver
+from broker.books import LedgerBooks
 from broker.clock import NANOSECONDS, driving, to_ns, to_seconds
 from broker.errors import BrokerError, FrameError, ProgramError
 from broker.ledger import Ledger
-from broker.machine import Machine
+from broker.machine import Machine, commit
 from broker.node import Program, Programs
 from broker.port import Port, a_word
 from broker.processes import WorkerProcesses
 from broker.realtime import EXACT_S, Waiter, sharpen
 from broker.run import JOIN_DEADLINE_S, WEEK_S, Run, Transport, check
 from broker.scheduler import Note, Observer, Tap
-from broker.serve import Bus, LedgerBooks
-from broker.serve import Observer as BusObserver
+from broker.serve import Bus
 from broker.troubles import told
 from broker.wire import Frame, Kind, unpack
-from broker.worker import Assignment, Worker
+from broker.worker import Assignment, Worker, gather
 from faults import Event, Scenario
 from topologies import Node as Place
 from topologies import Topology
@@ -85,12 +85,6 @@ class Driver(Worker):
         self._order = itertools.count()
         self._done: deque[int] = deque()
         self.late = Lateness()
-        self._machines = {
-            number: _Machine(
-                machine.place, number, assignment.programs[machine.place.name], self, self._threads
-            )
-            for number, machine in self._machines.items()
-        }
         self._waiter = Waiter(EXACT_S)
         for port in ports:
             self._waiter.watch(port.descriptor)
@@ -129,6 +123,9 @@ class Driver(Worker):
     def now_ns(self) -> int:
         """Nanoseconds since the run's clock started."""
         return self._clock.now_ns()
+
+    def _machine(self, place: Place, number: int, program: Program) -> Machine:
+        return _Machine(place, number, program, self, self._threads)
 
     def machines(self) -> list[Machine]:
         """The nodes here."""
@@ -198,25 +195,14 @@ class Driver(Worker):
     def _report(self, _: int, machines: Iterable[Machine]) -> None:
         """Hands over what the nodes sent, and says how they are."""
         frames: dict[Port, list[Frame]] = {}
-        bodies: dict[Port, dict[str, list[Any]]] = {}
+        news: dict[Port, dict[str, list[Any]]] = {}
         for machine in machines:
             port = self._ports[machine.number]
-            body = bodies.setdefault(port, {})
-            if machine.node is not None:
-                frames.setdefault(port, []).extend(machine.node.said.frames)
-                _gather(machine, body)
-            if machine.ended_ns is not None and not machine.reported:
-                machine.reported = True
-                if machine.failure is not None:
-                    entry = [machine.ended_ns, machine.number, *machine.failure]
-                    body.setdefault("failed", []).append(entry)
-                else:
-                    entry = [machine.ended_ns, machine.number, machine.has_returned]
-                    body.setdefault("ended", []).append(entry)
+            gather(machine, frames.setdefault(port, []), news.setdefault(port, {}))
         for port, sent in frames.items():
             if sent:
                 port.send(sent)
-        for port, body in bodies.items():
+        for port, body in news.items():
             if body:
                 port.report(body)
 
@@ -230,23 +216,6 @@ class Driver(Worker):
                 due = min(due, self._agenda[0][0])
         if not self._done and not any(port.has_mail() for port in self._all_ports):
             self._waiter.wait((due - now_ns) / NANOSECONDS)
-
-
-def _gather(machine: Machine, body: dict[str, list[Any]]) -> None:
-    """What a node has said beside messages, as a report has it."""
-    assert machine.node is not None
-    said, number = machine.node.said, machine.number
-    owed = machine.node._traffic.receipts
-    for what, things in (
-        ("notes", said.notes),
-        ("facts", said.facts),
-        ("topics", said.topics),
-        ("receipts", owed),
-    ):
-        if things:
-            body.setdefault(what, []).extend([at_ns, number, *rest] for at_ns, *rest in things)
-    said.clear()
-    owed.clear()
 
 
 class _Machine(Machine):
@@ -478,16 +447,3 @@ def _work(endpoint: str, assignment: Assignment, pipe: Pipe) -> None:
         raise SystemExit(1) from None
     finally:
         pipe.close()
-
-
-def commit(done: Future[Any], future: asyncio.Future[Any]) -> None:
-    """Gives a program what came of its work."""
-    if future.done():
-        return
-    error = done.exception()
-    if isinstance(error, StopIteration):
-        future.set_exception(RuntimeError("work raised StopIteration"))
-    elif error is not None:
-        future.set_exception(error)
-    else:
-        future.set_result(done.result())

@@ -23,8 +23,9 @@ from broker.clock import driving
 from broker.errors import BrokerError
 from broker.machine import Machine, dispose_of_remains
 from broker.map import Map
-from broker.node import Programs, Route
+from broker.node import Program, Programs, Route
 from broker.wire import Frame, Kind, collect, decode, pack, post, unpack
+from topologies import Node as Place
 from topologies import Topology
 
 
@@ -61,9 +62,7 @@ class Worker:
         self._map = Map(assignment.topology)
         nodes = assignment.topology.nodes
         self._machines = {
-            self._numbers[name]: Machine(
-                nodes[name], self._numbers[name], program, self, self._threads
-            )
+            self._numbers[name]: self._machine(nodes[name], self._numbers[name], program)
             for name, program in assignment.programs.items()
         }
         self._agenda: list[tuple[int, int]] = []
@@ -71,6 +70,9 @@ class Worker:
         self._guard = contextlib.ExitStack()
         if self.virtual:
             self._guard.enter_context(guard.guarded())
+
+    def _machine(self, place: Place, number: int, program: Program) -> Machine:
+        return Machine(place, number, program, self, self._threads)
 
     @property
     def returned(self) -> dict[str, object]:
@@ -201,41 +203,9 @@ class Worker:
     def _report(self, end_ns: int, machines: Iterable[Machine]) -> None:
         """Hands over what the nodes sent, and says how they are."""
         frames: list[Frame] = []
-        notes: list[tuple[int, int, str, dict[str, Any]]] = []
-        facts: list[tuple[int, int, str, list[str]]] = []
-        topics: list[tuple[int, int, str, bool]] = []
-        receipts: list[tuple[int, int, int, int, bool]] = []
-        ended: list[tuple[int, int, bool]] = []
-        failed: list[tuple[int, int, str, str]] = []
+        news: dict[str, list[Any]] = {}
         for machine in machines:
-            number = machine.number
-            if machine.node is not None:
-                said, owed = machine.node.said, machine.node._traffic.receipts
-                frames += said.frames
-                said.frames.clear()
-                if said.notes or said.facts or said.topics:
-                    notes += [(at_ns, number, event, what) for at_ns, event, what in said.notes]
-                    facts += [(at_ns, number, fact, nodes) for at_ns, fact, nodes in said.facts]
-                    topics += [(at_ns, number, topic, on) for at_ns, topic, on in said.topics]
-                    said.clear()
-                if owed:
-                    receipts += [(at_ns, number, *receipt) for at_ns, *receipt in owed]  # type: ignore[misc]
-                    owed.clear()
-            if machine.ended_ns is not None and not machine.reported:
-                machine.reported = True
-                if machine.failure is not None:
-                    failed.append((machine.ended_ns, number, *machine.failure))
-                else:
-                    ended.append((machine.ended_ns, number, machine.has_returned))
-        said_of = {
-            "notes": notes,
-            "facts": facts,
-            "topics": topics,
-            "receipts": receipts,
-            "ended": ended,
-            "failed": failed,
-        }
-        news = {what: things for what, things in said_of.items() if things}
+            gather(machine, frames, news)
         quiet = Frame(Kind.QUIET, sequence=len(frames), instant_ns=end_ns)
         quiet.due_ns = self._agenda[0][0] if self._agenda else -1
         if news:
@@ -250,3 +220,33 @@ class Worker:
             for machine in self._machines.values()
             if not machine.has_returned
         }
+
+
+def gather(machine: Machine, frames: list[Frame], news: dict[str, list[Any]]) -> None:
+    """Takes what a node has sent into `frames`, and what else it has said, and how it ended, into
+    `news`, as a report has it.
+    """
+    number, node = machine.number, machine.node
+    if node is not None:
+        said, owed = node.said, node._traffic.receipts
+        frames += said.frames
+        said.frames.clear()
+        if said.notes or said.facts or said.topics:
+            for what, things in (
+                ("notes", said.notes), ("facts", said.facts), ("topics", said.topics),
+            ):  # fmt: skip
+                if things:
+                    news.setdefault(what, []).extend(
+                        [at_ns, number, *rest] for at_ns, *rest in things
+                    )
+            said.clear()
+        if owed:
+            news.setdefault("receipts", []).extend([at_ns, number, *rest] for at_ns, *rest in owed)
+            owed.clear()
+    if machine.ended_ns is not None and not machine.reported:
+        machine.reported = True
+        end: list[Any] = [machine.ended_ns, number]
+        if machine.failure is not None:
+            news.setdefault("failed", []).append([*end, *machine.failure])
+        else:
+            news.setdefault("ended", []).append([*end, machine.has_returned])

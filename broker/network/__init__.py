@@ -6,9 +6,11 @@ and calls give the same fates. Later traffic moves earlier arrivals, so nobody i
 before it has happened, except by `arrivals`, of what has left its last bottleneck.
 
 Each ordered pair of nodes has one stream, first in, first out inside. Its short messages are trains
-of packets: first in, first out at each link, at its full rate, as datagrams are. What is longer, or
-more than TCP's window, drains as a fluid, and such flows share the links they cross by weighted
-max-min fairness; trains take their time from them.
+of packets: first in, first out at each link, at its full rate, as datagrams are; and where a link
+is much slower than all others on the way, so is each window of what is longer, until the link has
+been busy for a while. All else drains as a fluid, and such flows share the links they cross by
+weighted max-min fairness; trains take their time from them, and so does traffic in the background
+that does not give way.
 
     sharing     weighted max-min, a pure function of a table
     laws        the published laws of TCP's throughput

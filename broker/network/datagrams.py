@@ -135,6 +135,6 @@ def transmit(
     wait_ns += standing_ns
     first = byte_ns * train.size / train.packets
     whole = max(int(byte_ns * train.size), int(train.lag_ns + first) - wait_ns)
-    resource.free_ns = max(resource.free_ns, now_ns) + int(byte_ns * train.size)
+    resource.take(now_ns, int(byte_ns * train.size))
     train.lag_ns = max(whole - int(first), 0)
     return wait_ns + int(first)

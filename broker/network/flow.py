@@ -7,6 +7,9 @@ next segment that will be lost. So long as nothing changes nothing is computed: 
 follows from where it ends. `settle` takes what has drained out of the queue, and such a message's
 arrival stands fast; all others move when `speed` changes.
 
+Its sender may have a part of it stand in line with the bursts of others: up to `lined_up` its place
+in the queues is taken, and it drains at the link's full rate from when those before it are through.
+
 A short message that finds none of its stream before it is a train of packets, and goes without all
 that: first in, first out, behind the trains that are queued at each link, as real packets do. Its
 arrival stands fast at once (until a fault takes back what has not left by `busy_ns`).
@@ -21,6 +24,9 @@ from collections import deque
 from broker.network import chance
 from broker.network.agenda import NEVER
 from broker.network.paths import Path, Resource
+
+STEADFAST = 100.0
+"""How traffic as much as its link carries counts beside a stream, which never starves quite."""
 
 
 class Flow:
@@ -52,13 +58,23 @@ class Flow:
         return 1.0
 
 
+class Background(Flow):
+    """Traffic that does not give way: it sends `cap_bps`, and others share what is left."""
+
+    __slots__ = ()
+
+    @property
+    def gain(self) -> float:
+        return STEADFAST * self.cap_bps / self.path.bandwidth_bps
+
+
 class Fluid(Flow):
     """The messages of one ordered pair. What sets `limit` and `holes` is its sender's."""
 
     __slots__ = (
         "busy_ns", "chances", "destination", "drained", "enqueued", "goal", "holes", "last_ns",
-        "limit", "must", "queue", "resume_ns", "seed", "segment", "since_ns", "source", "transit",
-        "wait_ns", "waiting",
+        "limit", "lined_up", "must", "queue", "resume_ns", "seed", "segment", "since_ns", "source",
+        "transit", "wait_ns", "waiting",
     )  # fmt: skip
 
     def __init__(self, index: int, source: str, destination: str, seed: int, segment: int) -> None:
@@ -76,6 +92,7 @@ class Fluid(Flow):
         self.goal: float = 0
         self.must = False  # somebody has to be there when the goal is reached
         self.limit: float = 0
+        self.lined_up = 0.0  # a train up to there has its place in the queues
         self.holes: deque[float] = deque()
         self.wait_ns = 0  # behind the queues of others
         self.waiting = False
@@ -126,6 +143,11 @@ class Fluid(Flow):
 
     def take_back(self, now_ns: int) -> None:
         """What has not left yet of trains is before the rest of the queue again."""
+        if self.lined_up > self.drained:
+            for resource, byte_ns in self.path.hops:
+                rest_ns = int(byte_ns * (self.lined_up - self.drained))
+                resource.free_ns = max(now_ns, resource.free_ns - rest_ns)
+        self.lined_up = 0.0
         if self.busy_ns <= now_ns:
             return
         transit, path = self.transit, self.path
@@ -146,11 +168,15 @@ class Fluid(Flow):
         wake = NEVER
         if self.waiting:
             wake = self.resume_ns
+        elif self.drained >= self.enqueued:
+            self.must = False  # nothing is left, or only trains that nobody has to look after
         else:
             goal: float = self.enqueued
             goal = min(goal, self.limit)
             if self.holes and self.holes[0] < goal:
                 goal = max(self.holes[0], self.drained)
+            if self.drained < self.lined_up < goal:
+                goal = self.lined_up
             self.goal = goal
             self.goal_ns = self.since_ns + math.ceil((goal - self.drained) / self.speed)
             self.must = self.shared or goal < self.enqueued

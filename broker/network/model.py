@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import NamedTuple
 
 from broker.network import laws
@@ -17,6 +18,8 @@ from broker.network.streams import Streams
 from broker.network.ways import Ways
 from faults import Conditions
 from topologies import Link, Topology
+
+_INSTANT = itemgetter(1)
 
 
 class Cost(NamedTuple):
@@ -121,16 +124,28 @@ class Network:
             self._streams.send(at_ns, number, source, destination, size_bytes)
 
     def send_alike(
-        self, at_ns: int, number: int, count: int, source: str, destination: str, size_bytes: int
+        self,
+        instants: Sequence[int],
+        number: int,
+        source: str,
+        destination: str,
+        size_bytes: int,
     ) -> None:
-        """As `send` for `count` messages of a stream of that size, numbered from `number` on, which
-        were handed over together; in less time.
+        """As `send` for a message of a stream of that size at each of these instants, numbered from
+        `number` on; in less time.
         """
-        agenda = self._agenda
-        if self._shares.dirty or (agenda.heap and agenda.heap[0][0] <= at_ns):
-            self._run(at_ns)
-        agenda.now = at_ns
-        self._streams.send_alike(at_ns, number, count, source, destination, size_bytes)
+        agenda, shares = self._agenda, self._shares
+        taken, count = 0, len(instants)
+        while taken < count:
+            at_ns = instants[taken]
+            if shares.dirty or (agenda.heap and agenda.heap[0][0] <= at_ns):
+                self._run(at_ns)
+            agenda.now = at_ns
+            taken += self._streams.send_alike(
+                instants, taken, number + taken, source, destination, size_bytes
+            )
+        if count:
+            agenda.now = instants[-1]
 
     def apply(self, at_ns: int, conditions: Conditions) -> None:
         """From this instant on the network is as `conditions` say, before anything else happens in
@@ -171,23 +186,19 @@ class Network:
         agenda = self._agenda
         heap = agenda.heap
         later: list[Train] = []
-        found: list[tuple[int, int, int, Fate]] = []
+        runs: list[tuple[int, list[Fate]]] = []
         streams: list[Stream] = []
-        things = 0
         while heap and heap[0][0] <= until_ns:
             at_ns, index, thing = heapq.heappop(heap)
             if thing.wake_ns != at_ns:
                 continue
             thing.wake_ns = NEVER
-            things += 1
             if isinstance(thing, Stream):
                 streams.append(thing)
-                for fate in self._streams.early(thing, agenda.now, until_ns):
-                    found.append((fate.at_ns, index, len(found), fate))
+                runs.append((index, self._streams.early(thing, agenda.now, until_ns)))
             elif isinstance(thing, Train):
                 if thing.arriving and not thing.corrupt:
-                    fate = self._carrier.end(thing, at_ns, "")
-                    found.append((at_ns, index, len(found), fate))
+                    runs.append((index, [self._carrier.end(thing, at_ns, "")]))
                 else:
                     thing.wake_ns = at_ns
                     later.append(thing)
@@ -195,9 +206,12 @@ class Network:
             agenda.wake(stream, stream.aim())
         for train in later:
             heapq.heappush(heap, (train.wake_ns, train.index, train))
-        if things > 1:
-            found.sort()
-        return [fate for _, _, _, fate in found]
+        if len(runs) == 1:
+            return runs[0][1]
+        runs.sort()
+        fates = [fate for _, run in runs for fate in run]
+        fates.sort(key=_INSTANT)
+        return fates
 
     # Inside.
 

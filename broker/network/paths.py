@@ -43,16 +43,37 @@ def queue_bytes(link: Link) -> int:
 class Resource:
     """A link or a medium, and the flows that are sending over it.
 
-    `users` may still name flows that have ended; whoever looks drops them. `free_ns` is when the
-    last datagram in its queue is through.
+    `users` may still name flows that have ended; whoever looks drops them. `background` is what
+    those of them send that do not give way, in bit/s. `free_ns` is when the last packet in its
+    queue is through, and `idle_ns` when a packet last found it idle.
     """
 
-    __slots__ = ("capacity", "free_ns", "name", "users")
+    __slots__ = ("background", "capacity", "free_ns", "idle_ns", "name", "users")
 
     def __init__(self, name: object, capacity: float) -> None:
         self.name, self.capacity = name, capacity
         self.users: dict[int, Flow] = {}
+        self.background: dict[int, float] = {}
         self.free_ns = 0
+        self.idle_ns = 0
+
+    def take(self, at_ns: int, for_ns: int) -> int:
+        """A train takes it for so long, behind those that are queued; returns until when."""
+        free_ns = self.free_ns
+        if free_ns <= at_ns:
+            free_ns = at_ns
+            if len(self.users) == len(self.background):
+                self.idle_ns = at_ns
+        self.free_ns = free_ns = free_ns + for_ns
+        return free_ns
+
+    def take_alike(self, instants: Sequence[int], free: Sequence[int], for_ns: int) -> None:
+        """Trains took it at these instants for so long each, the last of them until `free[-1]`."""
+        self.free_ns = free[-1]
+        for at_ns, free_ns in zip(reversed(instants), reversed(free), strict=True):
+            if free_ns - for_ns == at_ns:
+                self.idle_ns = at_ns
+                break
 
 
 class Leg:
@@ -92,6 +113,8 @@ class Path:
         per_byte_ns: what each byte of a first segment takes more, over the other links of the
             route: each forwards a segment once it has all of it.
         rtt_ns: round trip of a full segment and its acknowledgment, without queues.
+        neck: the slowest link, if every other is at least twice as fast: then bursts of slow start
+            come to its queue as they were sent, one sender's behind the other's.
         jitter: draws what jitter adds to `travel_ns`, or None; at least `-jitter_most_ns`.
         losses: what segments are lost to: its purpose (for its stream of chance), loss and burst.
         queue_bytes: what can wait at the slowest link.
@@ -100,7 +123,7 @@ class Path:
 
     __slots__ = (
         "_congestion", "_legs", "_slowest", "_standing", "_uses", "bandwidth_bps", "hops", "jitter",
-        "jitter_most_ns", "losses", "per_bit", "per_byte_ns", "plain", "queue_bytes",
+        "jitter_most_ns", "losses", "neck", "per_bit", "per_byte_ns", "plain", "queue_bytes",
         "resources", "rtt_ns", "speed", "travel_ns",
     )  # fmt: skip
 
@@ -129,6 +152,9 @@ class Path:
         self.resources = tuple(taken)
         self.per_bit = tuple(taken.values())
         self.plain = self.per_bit.count(1.0) == len(taken)
+        self.neck = None
+        if self.plain and sum(2 * leg.byte_ns > slowest_ns for leg in legs) == 1:
+            self.neck = max(hops, key=hops.__getitem__)
         self.hops = tuple(hops.items())
         self.bandwidth_bps = min([r.capacity / per_bit for r, per_bit in taken.items()])
         self.speed = self.bandwidth_bps / 8e9

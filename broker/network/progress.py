@@ -6,9 +6,10 @@ somebody has to be there, its goal.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
 
 from broker.network.agenda import NEVER, Agenda, Fate
+from broker.network.paths import Resource
 from broker.network.sender import Stream
 from broker.network.shares import Shares, enlist, unlist
 
@@ -53,28 +54,32 @@ class Progress:
 
     def _tell(self, stream: Stream, until_ns: int) -> None:
         """What has arrived by then; nothing else happens until then."""
-        queue, transit, fates = stream.queue, stream.transit, self._agenda.fates
-        told = 0
+        queue, transit = stream.queue, stream.transit
         while True:
-            while transit and transit[0][0] <= until_ns:
-                item = transit.popleft()
-                fates.append(_fate(Fate, (item[1], item[0], "", 0, True)))
-                told += 1
+            self._agenda.fates += self._arrived(stream, until_ns)
             if transit or not queue:
                 break
             stream.settle(until_ns)
             if not transit:
                 break
-        self._agenda.in_flight -= told
 
-    def early(self, stream: Stream, now_ns: int, until_ns: int) -> Iterator[Fate]:
+    def early(self, stream: Stream, now_ns: int, until_ns: int) -> list[Fate]:
         """Pops those arrivals until then that stand fast."""
         stream.settle(now_ns)
+        return self._arrived(stream, until_ns)
+
+    def _arrived(self, stream: Stream, until_ns: int) -> list[Fate]:
+        """Pops what is known to arrive by then."""
         transit = stream.transit
-        while transit and transit[0][0] <= until_ns:
-            arrival_ns, number, _, _, _ = transit.popleft()
-            self._agenda.in_flight -= 1
-            yield _fate(Fate, (number, arrival_ns, "", 0, True))
+        if transit and transit[-1][0] <= until_ns:
+            told = list(transit)
+            transit.clear()
+        else:
+            told = []
+            while transit and transit[0][0] <= until_ns:
+                told.append(transit.popleft())
+        self._agenda.in_flight -= len(told)
+        return [_fate(Fate, (number, at_ns, "", 0, True)) for at_ns, number, _, _, _ in told]
 
     def _resume(self, stream: Stream, at_ns: int) -> None:
         """A silence is over: the next round, a timer, or the end of patience with a lost way."""
@@ -87,7 +92,8 @@ class Progress:
             return
         if stream.path is not None:
             stream.wait_ns = self._shares.wait_ns(stream.path, at_ns, stream)
-        stream.next_round(at_ns)
+        line = stream.line
+        stream.next_round(at_ns, line is not None and self._is_crowded(line, at_ns))
         if stream.drained < stream.enqueued:
             self._join(stream, at_ns)
 
@@ -96,34 +102,69 @@ class Progress:
         stream.rebase(at_ns)
         if stream.holes and stream.drained >= stream.holes[0]:
             until_ns = stream.lose(at_ns)
+            if stream.drained >= stream.limit:
+                until_ns = max(until_ns, stream.round_end, at_ns)
             if until_ns:
-                stream.stop(at_ns, until_ns)
-                self._leave(stream, at_ns)
+                self._pause(stream, at_ns, until_ns)
                 return
         elif stream.drained >= stream.enqueued:
             self._leave(stream, at_ns)
             return
-        elif at_ns >= stream.round_end:
-            gain = stream.gain
-            stream.fill(at_ns)
+        elif stream.drained >= stream.limit:
+            if at_ns < stream.round_end:
+                self._pause(stream, at_ns, stream.round_end)
+                return
+            gain, line = stream.gain, stream.line
+            stream.fill(at_ns, line is not None and self._is_crowded(line, at_ns))
             if stream.shared and stream.gain != gain:
                 self._enlist(stream)
                 self._shares.touch(at_ns, stream.path.resources, (stream,))
                 return
-        else:
-            stream.stop(at_ns, stream.round_end)
-            self._leave(stream, at_ns)
-            return
         self._join(stream, at_ns)
+
+    def _is_crowded(self, line: Resource, at_ns: int) -> bool:
+        """Whether others use this link, when a train is through or not there yet."""
+        return line.free_ns > at_ns or self._shares.in_use(line, at_ns)
 
     def _join(self, stream: Stream, at_ns: int) -> None:
         """The stream sends on: with others there the sharing is solved anew."""
-        listed = all(stream.index in resource.users for resource in stream.path.resources)
+        if stream.line is not None:
+            self._line_up(stream, stream.line, at_ns)
+            return
+        resources = stream.path.resources
+        listed = stream.shared and all(stream.index in resource.users for resource in resources)
         self._enlist(stream)
-        if listed and stream.shared:
+        if listed:
             self._agenda.wake(stream, stream.aim())
         else:
-            self._shares.touch(at_ns, stream.path.resources, (stream,))
+            self._shares.touch(at_ns, resources, (stream,))
+
+    def _line_up(self, stream: Stream, line: Resource, at_ns: int) -> None:
+        """The rest of its round goes as a train, behind those that are queued at each link."""
+        path = stream.path
+        if stream.shared:
+            self._leave(stream, at_ns)
+        stream.shared, stream.lined_up = False, 0.0
+        stream.speed = path.speed
+        if line.background:
+            stream.speed *= stream.part_beside(sum(line.background.values()) / line.capacity)
+        stream.aim()
+        size = stream.goal - stream.drained
+        start_ns, wait_ns = at_ns, 0
+        for resource, byte_ns in path.hops:
+            taken_ns = math.ceil(size * byte_ns)
+            if resource.users:
+                wait_ns += self._shares.pass_by(resource, stream, at_ns, taken_ns)
+            start_ns = max(start_ns, resource.take(at_ns, taken_ns) - taken_ns)
+        stream.since_ns, stream.wait_ns = start_ns, wait_ns
+        self._agenda.wake(stream, stream.aim())
+        stream.lined_up = stream.goal
+        line.free_ns = stream.goal_ns
+
+    def _pause(self, stream: Stream, at_ns: int, until_ns: int) -> None:
+        """The stream is silent until then."""
+        stream.stop(at_ns, until_ns)
+        self._leave(stream, at_ns)
 
     def _enlist(self, stream: Stream) -> None:
         stream.goal_ns = NEVER
@@ -143,6 +184,7 @@ class Progress:
         stream.queue.clear()
         stream.holes.clear()
         stream.drained = stream.goal = stream.enqueued
+        stream.limit = max(stream.limit, stream.enqueued)
         stream.goal_ns = now_ns
         stream.waiting = stream.must = False
         stream.stalled_ns = -1

@@ -4,6 +4,12 @@ A window is a burst a round trip. The next burst begins one round trip after thi
 once where the burst itself took longer: then the pipe is full, and without losses that is the end
 of rounds.
 
+Where no link before the bottleneck spreads them, bursts of several senders stand in line there, one
+behind the other (`line`), and in the order in which they left their acknowledgments come back
+and call for the next ones. So each gets what its window is of all windows, short transfers end one
+after the other, whom the queue has no room for loses, and HyStart sees how long the line is. Once
+the link has not been idle for long, their pipes are full here, too.
+
 Which segments will be lost is drawn when they are handed over (`holes`: where they begin). What
 happens then is Linux's loss recovery: three segments behind the hole, or one and a quarter of a
 round trip (RACK, RFC 8985), and it is sent again, which takes one round trip more; nothing behind
@@ -20,11 +26,22 @@ from __future__ import annotations
 import math
 
 from broker.network.chance import Losses
-from broker.network.flow import Fluid
+from broker.network.flow import NEVER, STEADFAST, Fluid
+from broker.network.paths import Path, Resource
 from broker.network.window import Window
 from topologies import Transport
 
+TRAIN_SEGMENTS = 10
+"""A longer burst that comes at once would be in the way of others for too long: it mingles with
+them, as a fluid.
+"""
 BURST_GAIN = 4.0
+SETTLED_ROUNDS = 16
+"""After so many round trips in which a link was never idle the flows on it are taken to share it by
+their weights; until then they have what their windows got them.
+"""
+HYSTART_WINDOW, HYSTART_SAMPLES = 16, 8  # Linux: from so many segments on, once a round trip
+HYSTART_LEAST_NS, HYSTART_MOST_NS = 4e6, 16e6
 HYSTART_SPACING_NS = 1e6  # Linux: 2 ms from one acknowledgment of two segments to the next
 REPAIRED, TIMED_OUT = 1, 2
 
@@ -33,9 +50,9 @@ class Stream(Fluid):
     """The flow of one ordered pair, and who sends it."""
 
     __slots__ = (
-        "full", "full_ns", "generation", "losses", "lost", "next_lost", "overflow", "recover",
-        "resend", "round_base", "round_end", "rto_least_ns", "segments",
-        "stalled_ns", "window",
+        "full", "full_ns", "generation", "line", "losses", "lost", "next_lost", "overflow",
+        "recover", "resend", "round_base", "round_end", "rto_least_ns", "segments", "stalled_ns",
+        "unseen", "wait_least_ns", "waited_ns", "window",
     )  # fmt: skip
 
     def __init__(
@@ -50,6 +67,7 @@ class Stream(Fluid):
         self.round_base = 0.0
         self.full = False
         self.full_ns = 0
+        self.line: Resource | None = None  # where its round stands in line with those of others
         self.overflow = False  # the next hole is one that a full queue makes
         self.stalled_ns = -1
         self.losses: Losses | None = None
@@ -57,6 +75,9 @@ class Stream(Fluid):
         self.lost = 0  # or what this round's losses mean for the window
         self.resend = 0.0
         self.recover = 0.0  # losses before this are known to the sender
+        self.unseen = False  # the last segment there is was lost, and nothing came behind it
+        self.waited_ns = 0  # this round, behind the trains of others
+        self.wait_least_ns = NEVER
 
     @property
     def gain(self) -> float:
@@ -91,12 +112,15 @@ class Stream(Fluid):
                 window.idle(idle_ns, self.rto_ns)
             self.begin_round(now_ns)
 
-    def next_round(self, now_ns: int) -> None:
+    def next_round(self, now_ns: int, crowded: bool) -> None:
         """The round trip is over, and there is more to send."""
         self._judge(now_ns)
         self.drained -= self.resend
         self.resend = 0.0
-        self.begin_round(now_ns)
+        if crowded and self._is_settled(now_ns):
+            self._fill_pipe(now_ns)
+        else:
+            self.begin_round(now_ns)
 
     def begin_round(self, now_ns: int) -> None:
         """A burst of one window from now on."""
@@ -105,21 +129,58 @@ class Stream(Fluid):
         window = self.window
         burst = window.size * self.segment
         self.limit = self.drained + burst
+        if self.path.neck is not None:
+            self._take_place(self.path.neck, now_ns)
         backlog = self.enqueued - self.drained
-        if backlog > 2 * self.segment and self.losses is None and window.size < window.threshold:
-            self._overflow(burst)
+        if backlog > 2 * self.segment and self.losses is None:
+            if window.size < window.threshold:
+                self._overflow(burst)
+            elif self.waited_ns * self.path.speed > self.path.queue_bytes:
+                # Past slow start one segment more comes than finds room.
+                self._lose_to_queue(self.drained)
+
+    def _take_place(self, neck: Resource, now_ns: int) -> None:
+        """The round is a train behind those that stand in line at the bottleneck."""
+        window = self.window
+        self.line = neck if not window.at_first or window.size <= TRAIN_SEGMENTS else None
+        self.waited_ns = max(neck.free_ns - now_ns, 0)
+        self.wait_least_ns = min(self.wait_least_ns, self.waited_ns)
+        self.round_end += self.waited_ns
+        if self.unseen:
+            self.unseen = False
+            self.limit = max(min(self.limit, self.enqueued - self.segment), self.drained)
+
+    def _is_settled(self, now_ns: int) -> bool:
+        """Whether the link has been busy for so long that windows need no following any more."""
+        line, window = self.line, self.window
+        if line is None or self.losses is not None or window.size < window.threshold:
+            return False
+        return now_ns - line.idle_ns > SETTLED_ROUNDS * self.rtt_ns
 
     def _overflow(self, burst: float) -> None:
-        """A burst of slow start comes at twice the speed at which it drains; of what does not find
-        room every other segment is lost, and sent again while the queue empties.
+        """A burst of slow start comes at twice the speed at which it drains, the first one all at
+        once. Of what does not find room every other segment is lost, or all of it, and sent again
+        while the queue empties or, where others stand in it, a round trip later.
         """
-        speed = self.speed or self.path.speed
-        room = self.path.queue_bytes * speed / self.path.speed
-        excess = max(burst / 2, burst - speed * self.rtt_ns) - room
-        hole = self.drained + burst - 2 * excess
-        if excess > self.segment and hole < self.enqueued:
-            self.holes.append(max(hole, self.drained))
-            self.overflow = True
+        path = self.path
+        speed = self.speed or path.speed
+        room = path.queue_bytes * speed / path.speed - (self.waited_ns + self.wait_ns) * speed
+        at_once = self.window.at_first
+        excess = (burst if at_once else max(burst / 2, burst - speed * self.rtt_ns)) - room
+        hole = self.drained + max(burst - excess * (1 if at_once else 2), 0.0)
+        end = min(self.limit, self.enqueued)
+        if excess <= self.segment or hole >= end:
+            return
+        self._lose_to_queue(hole)
+        if at_once:
+            self.limit = hole
+        elif self.waited_ns:
+            self.unseen = self.enqueued <= self.limit
+            self.limit = (hole + end) / 2
+
+    def _lose_to_queue(self, hole: float) -> None:
+        self.holes.append(hole)
+        self.overflow = True
 
     def _judge(self, now_ns: int) -> None:
         """What the round trip that is over means for the window."""
@@ -135,7 +196,10 @@ class Stream(Fluid):
                 2 * window.size * self.segment >= speed * self.rtt_ns
                 and self.segment <= speed * HYSTART_SPACING_NS
             )
-            if found and window.size < window.threshold and 2 * used > window.size:
+            if self.waited_ns and self._waits_longer():
+                window.acknowledge(HYSTART_SAMPLES)
+                window.leave_slow_start()
+            elif found and window.size < window.threshold and 2 * used > window.size:
                 # HyStart stops slow start half a round trip into the acknowledgments of a train.
                 window.acknowledge(min(used, speed * self.rtt_ns / self.segment / 2))
                 window.leave_slow_start()
@@ -147,15 +211,49 @@ class Stream(Fluid):
                 window.back_off()
         self.lost = 0
 
-    def fill(self, now_ns: int) -> None:
+    def _waits_longer(self) -> bool:
+        """Whether HyStart finds that round trips have become longer than they were."""
+        trip_ns = self.rtt_ns + self.wait_least_ns
+        longer_ns = min(max(trip_ns / 8, HYSTART_LEAST_NS), HYSTART_MOST_NS)
+        return (
+            self.window.trains
+            and HYSTART_WINDOW <= self.window.size < self.window.threshold
+            and self.waited_ns - self.wait_least_ns > longer_ns
+        )
+
+    def fill(self, now_ns: int, crowded: bool) -> None:
         """A burst took a whole round trip: what comes next follows at once."""
+        if crowded or self._competes():
+            # The acknowledgments of its first segments have come since, and it was in line again.
+            self.next_round(self.round_end, crowded)
+            return
         if self.window.trains:
             self.window.leave_slow_start()
         if self.losses is None and self.window.size >= self.window.threshold:
-            self.full, self.full_ns, self.limit = True, now_ns, math.inf
-            self.cap_bps = self.path.bandwidth_bps * self.path.utilization
+            self._fill_pipe(now_ns)
         else:
-            self.next_round(now_ns)
+            self.next_round(now_ns, crowded)
+
+    def _competes(self) -> bool:
+        """Whether it is in slow start beside traffic that does not give way."""
+        if self.line is None or self.window.size >= self.window.threshold:
+            return False
+        return bool(self.line.background)
+
+    def part_beside(self, background: float) -> float:
+        """What its train has of a link of which such traffic takes this part: slow start comes at
+        twice the link's speed, and that gets in between; later it has what is left.
+        """
+        if self.window.size < self.window.threshold:
+            return 2 / (2 + background)
+        return max(1 - background, 1 / STEADFAST)
+
+    def _fill_pipe(self, now_ns: int) -> None:
+        self.full, self.full_ns, self.limit = True, now_ns, math.inf
+        self.line = None
+        self.cap_bps = self.path.bandwidth_bps * self.path.utilization
+        if self.path.neck is not None:
+            self.since_ns = max(self.since_ns, self.path.neck.free_ns)
 
     def queued(self, now_ns: int) -> float:
         """The bytes with which its window fills the queue at its bottleneck.
@@ -174,6 +272,13 @@ class Stream(Fluid):
         else:
             gained = rounds * self.segment
         return min(begun + gained, path.standing_ns * path.speed)
+
+    def go_by(self, path: Path) -> None:
+        """This is its way now; a round stays in line where that is the same link's."""
+        self.path = path
+        if self.line is not path.neck:
+            self.line = None
+            self.wait_least_ns = NEVER
 
     def close_pipe(self) -> None:
         """The way has changed: back to bursts, with the window that there was."""
@@ -226,7 +331,7 @@ class Stream(Fluid):
         behind = (end - hole) / self.segment - 1
         lost_too = sum(1 for other in self.holes if other < end)
         more = self.enqueued > self.limit
-        alone = hole - self.round_base < self.segment / 2 and behind < 0.5
+        alone = hole - self.round_base < self.segment / 2 and behind - lost_too < 0.5
         found = behind - lost_too >= 0.5 or (more and not alone)
         rtt_ns = max(self.rtt_ns, int((end - hole) / self.speed))
         again = self.chance("again")
@@ -235,7 +340,7 @@ class Stream(Fluid):
         lost = REPAIRED
         if found:
             sent_ns = now_ns + rtt_ns + (0 if behind >= 2.5 or more else rtt_ns // 4)
-            if behind < 0.5:
+            if behind - lost_too < 0.5:
                 sent_ns += rtt_ns
             if again.random() < rate:
                 sent_ns += rtt_ns

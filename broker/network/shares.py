@@ -159,6 +159,15 @@ class Shares:
         """What those queues are on a way together."""
         return sum(self.standing_ns(resource, now_ns, but) for resource in path.resources)
 
+    def in_use(self, resource: Resource, now_ns: int) -> bool:
+        """Whether a stream drains there as a fluid."""
+        users = resource.users
+        return len(users) > len(resource.background) and any(
+            flow.goal_ns > now_ns
+            for index, flow in users.items()
+            if index not in resource.background
+        )
+
     def push_back(self, resource: Resource, now_ns: int, by_ns: int) -> None:
         """Streams that fill a link lose the time that packets take of it."""
         users = [flow for flow in resource.users.values() if flow.goal_ns > now_ns]

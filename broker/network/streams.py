@@ -1,7 +1,8 @@
 """All streams: what is sent goes as trains or drains as a fluid, and what faults do to it.
 
 A message that finds its stream idle and fits into its window is a train, if it is short: first in,
-first out at every link (see `flow`). All else drains as a fluid that shares links with others. What
+first out at every link (see `flow`), and so are the rounds of a sender whose bursts nothing spreads
+before its bottleneck (see `sender`). All else drains as a fluid that shares links with others. What
 waits for a way is in the queue, too.
 """
 
@@ -9,21 +10,20 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterable
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Sequence
+from itertools import accumulate, islice, repeat
 
 from broker.network.agenda import NEVER, Agenda, Fate
-from broker.network.flow import Flow
+from broker.network.flow import Background, Flow
 from broker.network.paths import Resource
 from broker.network.progress import Progress
 from broker.network.routes import Pair
-from broker.network.sender import TIMED_OUT, Stream
+from broker.network.sender import TIMED_OUT, TRAIN_SEGMENTS, Stream
 from broker.network.shares import Shares, enlist, unlist
 from broker.network.ways import Ways
 from faults.conditions import Traffic
 from topologies import Transport
-
-TRAIN_SEGMENTS = 10
-"""A longer burst would be in the way of others for too long: it mingles with them, as a fluid."""
 
 
 class Streams(Progress):
@@ -74,7 +74,7 @@ class Streams(Progress):
             self._start(stream, at_ns, begin, end, number, head)
             return
         queue.append((end, number, head))
-        if end > stream.limit or stream.holes:
+        if end > stream.limit or stream.holes or stream.drained < stream.lined_up:
             if not stream.must or (not stream.holes and stream.goal < stream.limit):
                 self._agenda.wake(stream, stream.aim())
             return
@@ -82,39 +82,117 @@ class Streams(Progress):
         stream.goal_ns = stream.since_ns + math.ceil((end - stream.drained) / stream.speed)
 
     def send_alike(
-        self, at_ns: int, number: int, count: int, source: str, destination: str, size_bytes: int
-    ) -> None:
-        """So many messages, numbered from `number` on, are handed over together."""
-        for following in range(number, number + count):
-            stream = self._streams.get((source, destination))
-            if (
-                stream is not None
-                and stream.queue
-                and at_ns < stream.goal_ns
-                and stream.generation == self.generation
-                and not (stream.waiting or stream.holes)
-                and stream.losses is None
-            ):
-                self._lengthen(stream, following, number + count - following, size_bytes)
-                return
-            self.send(at_ns, following, source, destination, size_bytes)
+        self,
+        instants: Sequence[int],
+        begin: int,
+        number: int,
+        source: str,
+        destination: str,
+        size_bytes: int,
+    ) -> int:
+        """Messages are handed over at `instants[begin:]`, numbered from `number` on, until anything
+        else happens; says how many were taken, which is one at least.
+        """
+        stream = self._streams.get((source, destination))
+        taken = 0
+        if (
+            stream is not None
+            and stream.generation == self.generation
+            and stream.losses is None
+            and not (stream.waiting or stream.holes or stream.full)
+        ):
+            size = size_bytes + (-(-size_bytes // self._full_bytes) or 1) * self._header_bytes
+            if instants[begin] < stream.goal_ns:
+                if stream.queue and stream.drained >= stream.lined_up:
+                    taken = self._lengthen(stream, instants, begin, number, size)
+            elif size <= self._longest and not stream.queue and len(instants) > begin + 1:
+                taken = self._pass_alike(stream, instants, begin, number, size)
+        if not taken:
+            self.send(instants[begin], number, source, destination, size_bytes)
+            return 1
+        self._agenda.in_flight += taken
+        return taken
 
-    def _lengthen(self, stream: Stream, number: int, count: int, size_bytes: int) -> None:
-        """So many messages more for a stream that is draining, and loses nothing."""
-        size = size_bytes + (-(-size_bytes // self._full_bytes) or 1) * self._header_bytes
+    def _lengthen(
+        self, stream: Stream, instants: Sequence[int], begin: int, number: int, size: int
+    ) -> int:
+        """Messages of so many bytes each for a stream that is draining, and loses nothing."""
+        heap, limit = self._agenda.heap, stream.limit
         head = min(size, self._most_head)
-        end = stream.enqueued
+        end, following = stream.enqueued, number
+        until_ns = heap[0][0] if heap else NEVER
         add = stream.queue.append
-        for following in range(number, number + count):
+        for at_ns in islice(instants, begin, None):
+            if at_ns >= stream.goal_ns and end <= limit:
+                self._aim_at(stream, end)
+            if at_ns >= stream.goal_ns or at_ns >= until_ns:
+                break
             end += size
             add((end, following, head))
+            following += 1
+            if end > limit and (not stream.must or stream.goal < limit):
+                stream.enqueued = end
+                self._agenda.wake(stream, stream.aim())
+                until_ns = heap[0][0]
         stream.enqueued = end
-        self._agenda.in_flight += count
-        if end <= stream.limit:
-            stream.goal = end
-            stream.goal_ns = stream.since_ns + math.ceil((end - stream.drained) / stream.speed)
-        elif not stream.must or stream.goal < stream.limit:
-            self._agenda.wake(stream, stream.aim())
+        if end <= limit:
+            self._aim_at(stream, end)
+        return following - number
+
+    def _aim_at(self, stream: Stream, end: int) -> None:
+        """All that is queued drains without a break."""
+        stream.goal = end
+        stream.goal_ns = stream.since_ns + math.ceil((end - stream.drained) / stream.speed)
+
+    def _pass_alike(
+        self, stream: Stream, instants: Sequence[int], begin: int, number: int, size: int
+    ) -> int:
+        """Trains of so many bytes each, as far as `_pass` would find nobody else on their way: link
+        by link instead of one by one.
+        """
+        path, heap, at_ns = stream.path, self._agenda.heap, instants[begin]
+        if any(resource.users for resource in path.resources):
+            return 0
+        # Within this round, and until anything else happens than its own arrivals.
+        others = heap[1:3] if heap and heap[0][2] is stream else heap[:1]
+        until_ns = min([stream.round_end, *(other[0] for other in others)])
+        some = instants[begin : bisect_left(instants, until_ns, begin)]
+        first = stream.enqueued + size
+        ends = range(first, first + len(some) * size, size)
+        if ends and ends[-1] > stream.limit:
+            ends = ends[: bisect_right(ends, stream.limit)]
+            some = some[: len(ends)]
+        if not ends:
+            return 0
+        columns: dict[tuple[int, int], list[int]] = {}
+        for resource, byte_ns in path.hops:
+            free_ns, taken_ns = max(resource.free_ns, at_ns), math.ceil(size * byte_ns)
+            column = columns.get((free_ns, taken_ns))
+            if column is None:
+                key = (free_ns, taken_ns)
+                column = columns[key] = [
+                    free_ns := (free_ns if free_ns > at_ns else at_ns) + taken_ns for at_ns in some
+                ]
+            resource.take_alike(some, column, taken_ns)
+        several = list(columns.values())
+        left = several[0] if len(several) == 1 else list(map(max, *several))
+        travel_ns = path.travel_ns + int(path.per_byte_ns * min(size, self._most_head))
+        there = [left_ns + travel_ns for left_ns in left]
+        if path.jitter is not None:
+            chance = stream.chance("jitter")
+            there = [there_ns + path.jitter(chance) for there_ns in there]
+        if path.jitter is not None or there[0] < stream.last_ns:
+            there = list(accumulate(there, max, initial=stream.last_ns))[1:]
+        stream.enqueued = stream.drained = stream.goal = ends[-1]
+        stream.since_ns = stream.busy_ns = left[-1]
+        stream.wait_ns = 0
+        stream.last_ns = there[-1]
+        if not stream.transit:
+            stream.wake_ns = there[0]
+            heapq.heappush(heap, (there[0], stream.index, stream))
+        numbers = range(number, number + len(ends))
+        stream.transit.extend(zip(there, numbers, left, ends, repeat(size)))
+        return len(ends)
 
     def _start(
         self, stream: Stream, at_ns: int, begin: int, end: int, number: int, head: int
@@ -139,12 +217,10 @@ class Streams(Progress):
         left = at_ns
         wait_ns = 0
         for resource, byte_ns in path.hops:
-            free = max(resource.free_ns, at_ns)
             taken = math.ceil(size * byte_ns)
             if resource.users:
                 wait_ns += self._shares.pass_by(resource, stream, at_ns, taken)
-            resource.free_ns = free = free + taken
-            left = max(left, free)
+            left = max(left, resource.take(at_ns, taken))
         stream.drained = stream.goal = end
         stream.since_ns = stream.busy_ns = left
         stream.wait_ns = wait_ns
@@ -166,6 +242,9 @@ class Streams(Progress):
         stream.speed = path.speed
         stream.shared = stream.must = False
         stream.wait_ns = 0
+        if stream.line is not None:
+            self._line_up(stream, stream.line, at_ns)
+            return
         index = stream.index
         contended = False
         for resource in path.resources:
@@ -224,7 +303,7 @@ class Streams(Progress):
         fresh = not known or not stream.full
         stream.close_pipe()
         moved = not known or stream.path is None or stream.path.losses != path.losses
-        stream.path = path
+        stream.go_by(path)
         stream.speed = path.speed
         if moved:
             stream.take_losses()
@@ -243,32 +322,47 @@ class Streams(Progress):
             for stream in self._streams.values()
             if stream.waiting or stream.goal_ns > at_ns or stream.queue or stream.busy_ns > at_ns
         ]
-        touched: dict[Resource, None] = {}
-        for flow in self._background:
-            touched.update(dict.fromkeys(flow.path.resources))
-            unlist(flow)
-        self._background = []
+        touched = self._replace_background(traffic)
         for stream in busy:
             stream.rebase(at_ns)
             stream.take_back(at_ns)
+        busy.sort(key=_place)
+        for stream in busy:
             if stream.waiting or stream.drained < stream.enqueued:
                 if stream.path is not None:
                     touched.update(dict.fromkeys(stream.path.resources))
                     unlist(stream)
                 self._take_way(stream, at_ns)
+        self._shares.touch(at_ns, touched, busy)
+        for stream in busy:
+            if stream.waiting or stream.drained >= stream.enqueued:
+                continue
+            if stream.line is not None:
+                self._line_up(stream, stream.line, at_ns)
+            else:
+                self._enlist(stream)
+                self._shares.touch(at_ns, stream.path.resources)
+
+    def _replace_background(self, traffic: Iterable[Traffic]) -> dict[Resource, None]:
+        """The traffic in the background is this now; gives what it used or uses."""
+        touched: dict[Resource, None] = {}
+        for flow in self._background:
+            touched.update(dict.fromkeys(flow.path.resources))
+            unlist(flow)
+            for resource in flow.path.resources:
+                del resource.background[flow.index]
+        self._background = []
         for source in traffic:
             path = self._ways.path(source.source, source.target)
             if path is not None:
-                flow = Flow(self._agenda.name())
+                flow = Background(self._agenda.name())
                 flow.path, flow.cap_bps, flow.goal_ns = path, source.rate_bps, NEVER
                 self._background.append(flow)
                 enlist(flow)
                 touched.update(dict.fromkeys(path.resources))
-        for stream in busy:
-            if not stream.waiting and stream.drained < stream.enqueued:
-                self._enlist(stream)
-                touched.update(dict.fromkeys(stream.path.resources))
-        self._shares.touch(at_ns, touched, busy)
+                for resource in path.resources:
+                    resource.background[flow.index] = source.rate_bps
+        return touched
 
     # Ends.
 
@@ -291,6 +385,11 @@ class Streams(Progress):
                 continue
             self._lose_queue(stream, now_ns, reason)
             stream.connect_anew()
+
+
+def _place(stream: Stream) -> int:
+    """Its place in a line: since when, or from when on, it drains."""
+    return stream.since_ns
 
 
 def _timer_after(stalled_ns: int, path_back_ns: int, rto_ns: int) -> int:

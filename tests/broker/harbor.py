@@ -12,8 +12,9 @@ from typing import Any
 
 import zmq
 
+from broker.account import Account
 from broker.port import Port
-from broker.serve import Account, Bus
+from broker.serve import Bus
 from broker.wire import Frame, Kind, pack
 from faults import Event
 from tests.broker.worlds import network

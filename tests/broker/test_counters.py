@@ -8,8 +8,8 @@ import urllib.request
 
 import pytest
 
+from broker.account import Account
 from broker.counters import Exporter, exposition
-from broker.serve import Account
 from tests.broker.harbor import both, harbor, letter, messages
 
 ACCOUNT = Account(

@@ -13,7 +13,7 @@ import pytest
 
 import broker
 from broker import Node, ProgramError
-from tests.broker.worlds import GRANT, crash, network, slow, strike
+from tests.broker.worlds import GRANT, crash, network, partition, slow, strike
 
 PAIR = network("a-b", "b-c")
 
@@ -43,6 +43,20 @@ def test_a_restart_calls_the_program_again_as_the_next_incarnation():
     assert calls == [(0, 0), (1, 2.5), (2, 5)]
     assert run.returned["a"] == 2
     assert run.virtual_seconds == 15
+
+
+@pytest.mark.parametrize("dead", ["a", "b"])
+def test_who_dies_before_there_ever_was_a_way_takes_what_waited_for_it_along(dead):
+    async def main(node: Node) -> None:
+        await asyncio.sleep(1)
+        if not node.incarnation:
+            await node.send("b", {})
+        await asyncio.sleep(5)
+
+    cut = partition(["a"], ["b"], 0.5, 3.5)
+    run = play(main, *sorted([*cut, *crash(dead, 2, 3)], key=lambda event: event.at_ns))
+    reason = {"a": "source crashed", "b": "destination crashed"}[dead]
+    assert run.ledger.fates() == {reason: 1}
 
 
 def test_no_finally_of_a_crashed_program_runs_or_sends(monkeypatch):

@@ -154,8 +154,10 @@ def test_a_replayed_hello_gets_nowhere():
             thief.send_multipart(said[0])
             assert thief.poll(5_000)
             thief.send_multipart(said[1])  # the answer to another question
-            here.until(lambda: len(here.refused()) == 2)
-        assert here.refused() == {"an answer to no question": 1, "wrong word": 1}
+            here.until(lambda: "wrong word" in here.refused())
+        refused = here.refused()
+        refused.pop("before hello", None)  # the port's farewell, where the bus knew it was gone
+        assert refused == {"an answer to no question": 1, "wrong word": 1}
         assert here.bus.relay.connections() == []
 
 

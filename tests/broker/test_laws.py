@@ -22,8 +22,7 @@ import numpy
 import pytest
 
 import broker
-from broker import BrokerError, LedgerError, Node
-from broker import clock as clock_module
+from broker import BrokerError, LedgerError, Node, tasks
 from broker import guard as guard_module
 from broker import scheduler as scheduler_module
 from broker import worker as worker_module
@@ -392,7 +391,7 @@ def test_a_task_group_cancels_in_the_order_of_starting():
 
 
 def test_without_a_tasks_own_hash_the_order_is_memorys(monkeypatch):
-    monkeypatch.setattr(clock_module.Task, "__hash__", object.__hash__)
+    monkeypatch.setattr(tasks.Task, "__hash__", object.__hash__)
     assert cancelled_orders() != [list(range(30))] * 3
 
 

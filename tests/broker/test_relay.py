@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import time
@@ -48,6 +49,44 @@ def test_messages_arrive_in_order_with_all_they_carry_and_never_early(transport)
         account = here.close()
     assert (account.sent, account.delivered, account.in_flight) == (20, 20, 0)
     assert account.malformed == {}
+
+
+def alike(port: Port, count: int, others: dict[int, Frame] | None = None) -> list[Frame]:
+    """So many messages that differ in their numbers and what they carry alone, but for `others`."""
+    frames = [letter(port, 0, 1, 10_000 + i, [b"%4d" % i]) for i in range(count)]
+    for place, other in (others or {}).items():
+        frames[place] = other
+    return frames
+
+
+@pytest.mark.parametrize("places", [(), (0,), (1,), (17,), (15, 16, 31), (39,)], ids=str)
+def test_messages_that_are_alike_arrive_as_they_are_and_so_do_others_between_them(places):
+    with harbor(network("a-b", "c-b", bandwidth_bps=1e9, delay_s=0.002), expected=2) as here:
+        a, b = both(here)
+        others = {place: letter(a, 0, 1, place, [b"another", b"kind"]) for place in places}
+        now_ns = a.now_ns()
+        sent = [replace(one, instant_ns=now_ns) for one in (*alike(a, 40, others), *alike(a, 40))]
+        a.send(sent[:40])  # one packet each
+        a.send(sent[40:])
+        found = messages(b, 80)
+        assert [replace(one, due_ns=0) for one in found] == [
+            replace(one, kind=Kind.DELIVER, due_ns=0) for one in sent
+        ]
+        assert here.close().malformed == {}
+
+
+@pytest.mark.parametrize("place", [0, 5, 20, 39])
+def test_a_wrong_frame_among_many_that_are_alike_takes_its_packet_with_it(place):
+    with harbor(network("a-b", "c-b", bandwidth_bps=1e9, delay_s=0.002), expected=2) as here:
+        a, b = both(here)
+        wrong = {place: letter(a, 2, 1, 10_000, [b"%4d" % place])}  # c, who lives elsewhere
+        a.send(alike(a, 40))
+        a.send(alike(a, 40, wrong))
+        a.send([letter(a, 0, 1, 7)])
+        assert [one.sequence for one in messages(b, 41)][-1] == 7
+        account = here.close()
+    assert account.sent == 41
+    assert account.malformed == {"speaks for another node": 1}
 
 
 def test_a_message_goes_out_before_its_time_which_counts_from_when_it_was_sent(monkeypatch):
@@ -222,9 +261,12 @@ def _mutated(chance: random.Random, packet: bytes) -> list[bytes]:
 def test_no_packet_breaks_the_bus(admitted):
     """What is wrong is counted and dropped; what came before and after it goes its way."""
     chance = random.Random(7)
-    with harbor(expected=2) as here, zmq.Context() as context:
+    with (
+        harbor(expected=2) as here,
+        zmq.Context() as context,
+        contextlib.closing(dealer(context, here.endpoint)) as stranger,
+    ):
         a, b = both(here)
-        stranger = dealer(context, here.endpoint)
         frame = replace(letter(a, 0, 1, 1, [b"abc", b"d" * 200]), due_ns=a._word)
         shared = replace(frame, flags=8)
         good = [
@@ -254,7 +296,6 @@ def test_no_packet_breaks_the_bus(admitted):
         assert sum(here.refused().values()) > PACKETS // 4
         assert len(here.refused()) <= 65
         assert here.bus.relay.check() == ""
-        stranger.close()
         account = here.close()
     assert account.connections == 0
 

@@ -123,3 +123,15 @@ def test_a_dead_sender_leaves_no_place_taken_where_others_queue():
     model.advance(2 * MS)
     model.send(2 * MS, 9, "b", "d", SMALL)
     assert {fate.number: fate.at_ns / MS for fate in model.advance(SECOND)}[9] == 24.0
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_who_is_told_of_an_arrival_before_it_has_left_finds_the_rest_as_it_would_be(early):
+    model = Network(network("a-b"), 0)
+    model.send(0, 0, "a", "b", size_for(3_000))  # leaves within 3 ms
+    told = model.arrivals(100 * MS) if early else []
+    model.send(MS, 1, "a", "b", SMALL)
+    model.send(2 * MS, 2, "a", "b", SMALL)
+    told += model.arrivals(100 * MS) if early else []
+    told += model.advance(SECOND)
+    assert [(fate.number, fate.at_ns / MS) for fate in told] == [(0, 13.0), (1, 14.0), (2, 15.0)]

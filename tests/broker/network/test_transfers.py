@@ -253,6 +253,16 @@ def test_the_death_of_the_source_loses_what_had_not_left_it():
     }
 
 
+def test_the_dead_take_nothing_from_others():
+    def takes(*sends: tuple[float, str, int]) -> float:
+        topology = network("a-hub", "b-hub", "hub-c")
+        return fates(Network(topology, 0), sends, crash("a", 0.005))[len(sends)][0]
+
+    # It dies within its first window, and the rest of it goes with it.
+    late = (0.03, "b>c", MEGABYTE)
+    assert takes((0, "a>c", MEGABYTE), late) == pytest.approx(takes(late), abs=1e-6)
+
+
 def test_an_arrival_at_the_instant_of_the_crash_is_lost():
     model = Network(wide(network("a-b")), 0)
     found = fates(model, [(0, "a>b", MEGABYTE)], crash("b", 1.01))
@@ -288,29 +298,40 @@ def test_a_route_is_the_shortest_by_delay_and_then_by_hops():
     assert model.route("c", "c") == ()
 
 
-@pytest.mark.parametrize("loss", [0.0, 0.01])
+@pytest.mark.parametrize("trouble", [{}, {"loss": 0.01}, {"jitter_s": 0.002}], ids=str)
 @pytest.mark.parametrize("gap_ns", [0, 1_000, 5_000_000])
-def test_messages_handed_over_together_fare_as_those_handed_over_one_by_one(loss, gap_ns):
-    """Alone, with another stream beside it, idle or not, within the window and beyond it."""
+@pytest.mark.parametrize("apart_ns", [0, 1_000, 120_000, 3_000_000])
+@pytest.mark.parametrize("bandwidth_bps", [1e7, 1e9])
+def test_messages_handed_over_together_fare_as_those_handed_over_one_by_one(
+    trouble, gap_ns, apart_ns, bandwidth_bps
+):
+    """Alone, with another stream beside it, idle or not, within the window and beyond it, at one
+    instant or at several.
+    """
     topology = directed(
-        Link(source="a", target="b", bandwidth_bps=1e7, delay_s=0.01, loss=loss),
-        Link(source="b", target="a", bandwidth_bps=1e7, delay_s=0.01),
-        Link(source="c", target="a", bandwidth_bps=1e7, delay_s=0.01),
+        Link(source="a", target="b", bandwidth_bps=bandwidth_bps, delay_s=0.01, **trouble),
+        Link(source="b", target="a", bandwidth_bps=bandwidth_bps, delay_s=0.01),
+        Link(source="c", target="a", bandwidth_bps=2 * bandwidth_bps, delay_s=0.01),
     )
     fates = []
     for together in (True, False):
         model = Network(topology, 5)
-        number = 1
-        for step, (source, size, count) in enumerate(
-            [("a", 100, 3), ("a", 2_000, 40), ("c", 700, 5), ("a", 100, 60), ("c", 9_000, 30)] * 3
-        ):
-            at_ns = 1_000_000 + step * gap_ns
+        number, at_ns = 1, 1_000_000
+        told = []
+        for source, size, count in [
+            ("a", 100, 3), ("a", 2_000, 40), ("c", 700, 5), ("a", 100, 60), ("c", 9_000, 30),
+            ("c", 100, 300), ("a", 100, 9),
+        ] * 3:  # fmt: skip
+            instants = [at_ns + place * apart_ns for place in range(count)]
             if together:
-                model.send_alike(at_ns, number, count, source, "b", size)
+                model.send_alike(instants, number, source, "b", size)
             else:
-                for following in range(number, number + count):
-                    model.send(at_ns, following, source, "b", size)
+                for following, instant in enumerate(instants, number):
+                    model.send(instant, following, source, "b", size)
             number += count
-        fates.append((model.in_flight(), model.advance(3600 * SECOND), model.in_flight()))
+            at_ns = instants[-1] + gap_ns
+            told += model.advance(at_ns)
+            told += model.arrivals(at_ns + 5_000_000)
+        fates.append((model.in_flight(), told + model.advance(3600 * SECOND), model.in_flight()))
     assert fates[0] == fates[1]
     assert len(fates[0][1]) == number - 1

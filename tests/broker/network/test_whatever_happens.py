@@ -17,6 +17,8 @@ FAULTS = (
     crash("hub", 0.9, 1.6, fault="hub"),
     degrade("a", "hub", 0.1, 0.2, 1.4),
     partition(["a", "b"], ["d"], 0.5, 1.1),
+    crash("a", 0.8, 1.0, fault="a"),
+    crash("d", 1.0, 1.3, fault="d"),
 )
 
 
@@ -31,10 +33,11 @@ def lives(draw: st.DrawFn):
         if lossy
         else {"medium": draw(st.sampled_from(["", "air"]))}
     )  # fmt: skip
+    up_bps = draw(st.sampled_from([8e6, 80e6]))
     links = [
-        Link(source=a, target=b, bandwidth_bps=8e6, delay_s=0.01, **trouble)
+        Link(source=a, target=b, bandwidth_bps=bps, delay_s=0.01, **trouble)
         for node in NODES
-        for a, b in ((node, "hub"), ("hub", node))
+        for a, b, bps in ((node, "hub", up_bps), ("hub", node, 8e6))
     ]
     names = [Node(name=name) for name in (*NODES, "hub")]
     topology = Topology.of("small", names, links, Transport(congestion=law))

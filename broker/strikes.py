@@ -1,0 +1,140 @@
+"""Faults on the machine's clock: nodes learn of each before its time, and suffer it at its time.
+
+So no message that a fault would have stopped is taken up meanwhile, however late an order comes.
+What only a run can know (who is "host of client-3"?) is known when the fault strikes, and told
+then.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from broker.account import Observer
+from broker.network import Network
+from broker.relay import EARLY_NS, Relay
+from broker.troubles import Strike, Troubles
+from broker.wire import Frame, Kind, pack
+from faults import Conditions, Event
+
+NEVER_NS = 2**62
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """Faults of one instant that nodes know of, and what holds from then on."""
+
+    at_ns: int
+    strike: Strike
+    conditions: Conditions
+
+
+class Strikes:
+    """The faults of a run, for its nodes behind `relay` and for its `network`.
+
+    `facts` are what programs have said of who is what; `near_ns` is when the nodes are next to
+    learn of a fault.
+    """
+
+    def __init__(
+        self,
+        troubles: Troubles,
+        relay: Relay,
+        network: Network,
+        names: Sequence[str],
+        observer: Observer,
+    ) -> None:
+        self._troubles = troubles
+        self._relay, self._network = relay, network
+        self._names = tuple(names)
+        self._observer = observer
+        self._told: deque[_Told] = deque()
+        self._conditions = Conditions()
+        self._incarnation = dict.fromkeys(self._names, 0)
+        self.facts: dict[str, tuple[str, ...]] = {}
+        self.near_ns = self._nearest_ns()
+
+    @property
+    def told_ns(self) -> int:
+        """When the first of those strikes that the nodes know of."""
+        return self._told[0].at_ns if self._told else NEVER_NS
+
+    @property
+    def next_ns(self) -> int:
+        """When the next one strikes, known or not."""
+        return min(self.told_ns, self._troubles.next_ns() or NEVER_NS)
+
+    def to_come(self) -> tuple[Event, ...]:
+        """Those that have not struck yet."""
+        told = [event for told in self._told for event in told.strike.events]
+        return (*told, *self._troubles.pending)
+
+    def foretell(self, now_ns: int) -> None:
+        """Tells the nodes of faults that are near: each knows in time what happens to it."""
+        while self.near_ns <= now_ns:
+            at_ns = self._troubles.next_ns()
+            strike = None if at_ns is None else self._troubles.strike(at_ns, self.facts)
+            self.near_ns = self._nearest_ns()
+            if at_ns is None or strike is None:
+                return
+            self._told.append(_Told(at_ns, strike, self._troubles.conditions))
+            for action, number, *values in strike.orders:
+                again = [self._next_incarnation(number)] if action == "boot" else values
+                self._order(number, at_ns, [[action, number, *again]])
+            if strike.links is not None:
+                body = pack({"actions": [], "links": strike.links})
+                for connection in self._relay.connections():
+                    self._relay.tell(connection, Frame(Kind.ORDERS, instant_ns=at_ns, body=body))
+
+    def strike(self) -> None:
+        """The first of those that the nodes know of strikes the network."""
+        told = self._told.popleft()
+        self._conditions = told.conditions
+        self._network.apply(told.at_ns, told.conditions)
+        self._relay.look_ahead()
+        for action, number, *_ in told.strike.orders:
+            if action == "crash":
+                self._relay.forget(number)
+            if action in ("crash", "stop", "boot"):
+                self._observer.restarted(self._names[number])
+        for event in told.strike.events:
+            self._observer.fault(event)
+
+    def boot(self, numbers: Sequence[int], now_ns: int) -> None:
+        """Starts the programs of nodes that have come, as the faults of now have them."""
+        conditions = self._conditions
+        for number in numbers:
+            name = self._names[number]
+            actions: list[list[Any]] = []
+            if (skew := conditions.skew(name)) != (0, 0.0):
+                actions.append(["skew", number, *skew])
+            if (factor := conditions.compute_factor(name)) != 1.0:
+                actions.append(["speed", number, factor])
+            if conditions.is_up(name) and not conditions.is_stopped(name):
+                actions.append(["boot", number, self._next_incarnation(number)])
+            if conditions.is_paused(name):
+                actions.append(["pause", number, True])
+            self._order(number, now_ns, actions)
+
+    def _nearest_ns(self) -> int:
+        """When the nodes have to learn of the next fault."""
+        at_ns = self._troubles.next_ns()
+        if at_ns is None:
+            return NEVER_NS
+        next_ones = itertools.takewhile(lambda one: one.at_ns == at_ns, self._troubles.pending)
+        unknown = any(event.selector is not None for event in next_ones)
+        return at_ns if unknown else at_ns - EARLY_NS
+
+    def _next_incarnation(self, number: int) -> int:
+        name = self._names[number]
+        self._incarnation[name] += 1
+        return self._incarnation[name] - 1
+
+    def _order(self, number: int, at_ns: int, actions: list[list[Any]]) -> None:
+        connection = self._relay.home(number)
+        if connection is not None and actions:
+            body = pack({"actions": actions})
+            self._relay.tell(connection, Frame(Kind.ORDERS, instant_ns=at_ns, body=body))

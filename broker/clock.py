@@ -21,13 +21,14 @@ import logging
 import math
 import random
 import sys
+import threading
 import zlib
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from contextvars import Context
 from typing import Any, NoReturn, TypeVar
 
-from broker.errors import RealWorldError, SpinError, WorkerError
+from broker.errors import BrokerError, RealWorldError, SpinError, WorkerError
 from broker.tasks import Future, Handle, Task, Timer, collecting, is_unheard
 from broker.work import seeded
 
@@ -109,6 +110,7 @@ class NodeLoop(asyncio.AbstractEventLoop):
         self._failed: list[tuple[int, asyncio.Task[Any]]] = []
         self._orphans: list[AsyncGenerator[Any, Any]] = []
         self._running = False
+        self._thread = 0
         self._fenced = False
         self._outside: deque[tuple[concurrent.futures.Future[Any], asyncio.Future[Any]]] = deque()
         self._threads: concurrent.futures.ThreadPoolExecutor | None = None
@@ -117,8 +119,13 @@ class NodeLoop(asyncio.AbstractEventLoop):
 
     def take_over(self) -> None:
         """It is this loop that runs in this thread now."""
+        self._thread = threading.get_ident()
         asyncio._set_running_loop(self)
         sys.set_asyncgen_hooks(None, self._close_generator)
+
+    def leave(self) -> None:
+        """It runs in no thread now, and what calls it may be another node's program."""
+        self._thread = 0
 
     def run_until_quiet(self, now_ns: int) -> None:
         """Runs all that is ready at `now_ns`, due timers included, until nothing is left.
@@ -126,8 +133,6 @@ class NodeLoop(asyncio.AbstractEventLoop):
         Within `driving` and after `take_over` only. Raises `SpinError` where a program keeps itself
         busy without letting time pass.
         """
-        if self._fenced:
-            return
         self._now_ns = now_ns
         self._running = True
         ready, timers = self._ready, self._timers
@@ -157,8 +162,6 @@ class NodeLoop(asyncio.AbstractEventLoop):
 
     def next_ns(self) -> int | None:
         """The instant at which this loop next has something to do, or None."""
-        if self._fenced:
-            return None
         if self._ready:
             return self._now_ns
         while self._timers and self._timers[0][2]._cancelled:
@@ -214,7 +217,9 @@ class NodeLoop(asyncio.AbstractEventLoop):
         return max(due_ns, self._now_ns)
 
     def tasks(self) -> list[asyncio.Task[Any]]:
-        """Its tasks that have not ended; `asyncio.all_tasks` would look at those of all nodes."""
+        """Its tasks that have not ended, in the order in which they were made; `asyncio.all_tasks`
+        would look at those of all nodes.
+        """
         return [task for task in self._tasks if not task.done()]
 
     def unheard(self) -> list[tuple[int, asyncio.Task[Any]]]:
@@ -223,7 +228,7 @@ class NodeLoop(asyncio.AbstractEventLoop):
         return list(self._failed)
 
     def fence(self) -> None:
-        """The node died: drop what is ready and what is due, and take nothing more."""
+        """The node died: drop all that would run, and take nothing more. So nothing is to come."""
         self._fenced = True
         self._ready.clear()
         self._timers.clear()
@@ -238,7 +243,7 @@ class NodeLoop(asyncio.AbstractEventLoop):
         """
         if collecting():
             self._orphans.append(generator)
-        elif not self._fenced:
+        else:
             self.create_task(generator.aclose())
 
     def _wait_outside(self) -> None:
@@ -268,6 +273,8 @@ class NodeLoop(asyncio.AbstractEventLoop):
     ) -> asyncio.Handle:
         handle = Handle(callback, args, self, context)
         if not self._fenced:
+            if not self._thread:
+                self._refuse_neighbors()
             self._ready.append(handle)
         return handle
 
@@ -347,6 +354,25 @@ class NodeLoop(asyncio.AbstractEventLoop):
         """`work` as a thread is to do it: what it draws is the same in every run."""
         return seeded(work, f"{self._seed}:work:{self.name}:{self.next_number()}")
 
+    def _refuse_neighbors(self) -> None:
+        """What another node's program would wake here nobody might run, in another process least.
+        Raises BrokerError; the emulator itself may.
+        """
+        loop = asyncio._get_running_loop()
+        if isinstance(loop, NodeLoop) and loop._running:
+            raise self.stranger()
+
+    def stranger(self) -> BrokerError:
+        """The error where other code acts as this node's program."""
+        loop = asyncio._get_running_loop()
+        other = isinstance(loop, NodeLoop) and loop is not self
+        who = f"the program of node {loop.name}" if other else "code outside its program"  # type: ignore[union-attr]
+        return BrokerError(
+            f"{who} acts on node {self.name} through memory (an object of a module, or what a "
+            "computation was given): nodes share nothing but messages, computations nothing but "
+            "what they return"
+        )
+
     @contextlib.contextmanager
     def trust(self) -> Iterator[None]:
         """While this is open it is the emulator that acts, as when it starts a thread for work."""
@@ -369,6 +395,7 @@ class NodeLoop(asyncio.AbstractEventLoop):
             yield
         finally:
             self._running = False
+            self.leave()
             asyncio.tasks._leave_task(self, task)
             sys.set_asyncgen_hooks(*hooks)
             asyncio._set_running_loop(outer)

@@ -34,6 +34,7 @@ from broker.wire import (
     MAX_PURPOSE_BYTES,
     NOBODY,
     PUBLISH,
+    REQUEST,
     SHARED,
     Buffer,
     Kind,
@@ -77,7 +78,7 @@ class Shape:
         self.source, self.destination = source, destination
         self.size, self.flags = size, flags
         self.places = places
-        is_plain = size == frame_bytes and not flags and source != destination
+        is_plain = size == frame_bytes and not flags & ~REQUEST and source != destination
         self.kind = (destination, frame_bytes if is_plain else 0)
 
 

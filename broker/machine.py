@@ -13,11 +13,12 @@ import atexit
 import contextlib
 import ctypes
 import inspect
+import logging
 import math
 import os
 import threading
 import traceback
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import CoroutineType
@@ -35,8 +36,10 @@ from topologies import Node as Place
 
 T = TypeVar("T")
 
+_log = logging.getLogger(__name__)
 _PASSES_AT_AN_INSTANT = 10_000
 _CLOSINGS = 8
+_MOST_LINES = 8
 _HERE = os.path.dirname(__file__)  # noqa: PTH120 - as code objects spell it
 
 
@@ -131,25 +134,37 @@ class Machine:
         self.node = Node(self.place, incarnation, loop, self.disk, self)
         self._main = loop.create_task(_call(self._program, self.node))
 
-    def crash(self) -> None:
+    def crash(self, now_ns: int) -> None:
         """Nothing of the program runs any more. It is kept, fenced, so that no `finally` runs
-        either.
+        either. It has failed where what it wanted called in a crash (`on_crash`) raised.
         """
-        if self._loop is None or self.node is None:
-            return
-        self.node._die()
-        self._loop.fence()
+        if self._loop is not None:
+            self._loop._now_ns = now_ns
+        error = self._fall()
+        if error is not None:
+            self.ended_ns, self.failure = now_ns, _account(error)
+
+    def _fall(self) -> Exception | None:
+        """Takes what a crash takes; what a callback of the program's then raised, or None."""
+        loop, node, main = self._loop, self.node, self._main
+        if loop is None or node is None or main is None:
+            return None
+        loop.fence()
         self._lane.clear()
-        self._graves += self._loop.tasks()
+        self._graves += loop.tasks()
         self.node = self._loop = self._main = None
         self.ended_ns = None
         self.reported = self._stopping = False
         self._arrivals.clear()
         self._looped.clear()
         self._reset_work()
+        with loop.closing(main):
+            return node._die()
 
     def stop(self, now_ns: int) -> None:
-        """Cancels the program, which may clean up. Whatever it returns, it has not returned."""
+        """Cancels the program, which may clean up, and so may its other tasks. Whatever it returns,
+        it has not returned.
+        """
         if self._main is None:
             return
         self._stopping = True
@@ -184,7 +199,10 @@ class Machine:
         """The run is over: what still waits is closed, and its `finally` reaches nobody."""
         remains.extend(self._graves)
         self._graves.clear()
-        self.crash()
+        error = self._fall()
+        if error is not None:
+            what = "node %s: what it wanted called in a crash failed"
+            _log.error(what, self.place.name, exc_info=error)
         dispose(self._graves)
 
     # Running it.
@@ -225,28 +243,31 @@ class Machine:
         loop.take_over()
         arrivals = self._arrivals
         passes, instant_ns = 0, -1
-        while due is not None and due < end_ns:
-            due = max(due, now_ns)
-            if due == instant_ns:
-                passes += 1
-                if passes > _PASSES_AT_AN_INSTANT:
-                    raise SpinError(self.place.name, to_seconds(due), passes)
-            else:
-                passes, instant_ns = 0, due
-            if self.work and not patient and not self._work_is_done(due):
-                return False
-            loop._now_ns = due
-            while self._looped:
-                node._deliver(self._looped.popleft())
-            while arrivals and arrivals[0].due_ns <= due:
-                node._deliver(arrivals.popleft())
-            if self.work:
-                self._finish_work(due)
-            if self.ended_ns is None:
-                loop.run_until_quiet(due)
-                if self._main is not None and self._main.done():
-                    self._end(due, self._main)
-            due = self.next_ns()
+        try:
+            while due is not None and due < end_ns:
+                due = max(due, now_ns)
+                if due == instant_ns:
+                    passes += 1
+                    if passes > _PASSES_AT_AN_INSTANT:
+                        raise SpinError(self.place.name, to_seconds(due), passes)
+                else:
+                    passes, instant_ns = 0, due
+                if self.work and not patient and not self._work_is_done(due):
+                    return False
+                loop._now_ns = due
+                while self._looped:
+                    node._deliver(self._looped.popleft())
+                while arrivals and arrivals[0].due_ns <= due:
+                    node._deliver(arrivals.popleft())
+                if self.work:
+                    self._finish_work(due)
+                if self.ended_ns is None:
+                    loop.run_until_quiet(due)
+                    if self._main is not None and self._main.done():
+                        self._end(due, self._main)
+                due = self.next_ns()
+        finally:
+            loop.leave()
         self.upcoming_ns = due
         return True
 
@@ -322,12 +343,25 @@ class Machine:
             commit(done, future)
 
     def describe(self) -> str:
-        """What the program waits for, as its chain of awaits."""
-        if self._main is None:
+        """What the program waits for, as its chain of awaits; on lines of their own its other
+        tasks, and those that have failed without anybody having heard of it.
+        """
+        loop, main = self._loop, self._main
+        if loop is None or main is None:
             return "down"
         if self.ended_ns is not None:
             return "stopped"
-        return f"paused in {_where(self._main)}" if self._paused else _where(self._main)
+        tasks = [task for task in loop.tasks() if task is not main]
+        others = Counter(_where(task) for task in tasks)
+        lines = [f"and {where}" if n == 1 else f"and {n} x {where}" for where, n in others.items()]
+        if len(lines) > _MOST_LINES:
+            lines[_MOST_LINES:] = [f"and {len(lines) - _MOST_LINES:,} more"]
+        lines += [
+            f"a task failed at {to_seconds(at_ns):.6f} s: {task.exception()!r}"
+            for at_ns, task in loop.unheard()
+        ]
+        first = f"paused in {_where(main)}" if self._paused else _where(main)
+        return "\n    ".join([first, *lines])
 
 
 def commit(done: Future[Any], future: asyncio.Future[Any]) -> None:
@@ -390,7 +424,26 @@ def _awaited(coroutine: Any) -> list[Coroutine[Any, Any, Any]]:
 
 
 async def _call(program: Program, node: Node) -> object:
-    return await _coming(program(node), node)
+    """As `asyncio.run`: once the program has returned or was cancelled, so are its other tasks, and
+    it has ended when they have. Where it raised, the run ends at once.
+    """
+    try:
+        returned = await _coming(program(node), node)
+    except asyncio.CancelledError:
+        await _wind_up(node._loop)
+        raise
+    await _wind_up(node._loop)
+    return returned
+
+
+async def _wind_up(loop: NodeLoop) -> None:
+    rest = [task for task in loop.tasks() if task is not asyncio.current_task()]
+    for task in rest:
+        task.cancel()
+    for task, ended in zip(rest, await asyncio.gather(*rest, return_exceptions=True), strict=True):
+        if isinstance(ended, Exception):
+            what = {"message": f"{task!r} raised when it was cancelled", "exception": ended}
+            loop.call_exception_handler(what)
 
 
 def _coming(returned: Awaitable[object], node: Node) -> Awaitable[object]:

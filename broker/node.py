@@ -9,22 +9,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from random import Random
+from threading import get_ident
 from typing import Any, Protocol, TypeVar
 
 from broker.clock import NANOSECONDS, NodeLoop
 from broker.disk import Disk
 from broker.errors import BrokerError, DeviceMemoryError, FrameError
 from broker.suspicion import INTERVAL_S, Detector
+from broker.traffic import Said, Traffic
 from broker.wire import (
     ANSWER,
     DATAGRAM,
     HEARTBEAT,
     NOBODY,
     PUBLISH,
+    REQUEST,
+    UNCOUNTED,
     Buffer,
     Frame,
     Kind,
@@ -68,10 +72,17 @@ class Message:
     ) -> None:
         """Answers a request. The purpose is the request's own unless another is given.
 
-        An answer never waits for room: who asks has room for the answers.
+        An answer never waits for room: who asks has room for the answers. One that comes too late
+        is nobody's. Raises BrokerError where the message was no request.
         """
-        await self._node._send(
-            self.source, header, payload, purpose or self.purpose, self._frame.sequence, ANSWER
+        node, frame = self._node, self._frame
+        if not frame.flags & REQUEST:
+            raise BrokerError(
+                f"node {node.name} answers a message of {self.source} that asked for no answer: "
+                "send it one, or let it come by `request`"
+            )
+        await node._send(
+            self.source, header, payload, purpose or self.purpose, frame.sequence, ANSWER
         )
 
 
@@ -152,7 +163,7 @@ class Node:
         self.incarnation = incarnation
         self.disk = disk
         surroundings = body.surroundings
-        self.random = random.Random(f"{surroundings.seed}:program:{place.name}:{incarnation}")
+        self._random = Random(f"{surroundings.seed}:program:{place.name}:{incarnation}")
         self._loop = loop
         self._body = body
         self._surroundings = surroundings
@@ -167,6 +178,14 @@ class Node:
         self._watched: dict[str, Detector] = {}
         self._heartbeat: asyncio.Handle | None = None
         self.said = Said()
+
+    def _lives(self) -> bool:
+        """Whether the program lives. Raises BrokerError where it is not the program that asks."""
+        if self._dead:
+            return False
+        if self._loop._thread != get_ident():
+            raise self._loop.stranger()
+        return True
 
     # Where and when.
 
@@ -186,6 +205,12 @@ class Node:
     def now(self) -> float:
         """Seconds since the run began, by this node's clock; a `skew` makes it wrong."""
         return self._loop.clock_ns() / NANOSECONDS
+
+    @property
+    def random(self) -> Random:
+        """The node's own generator: by run, node and incarnation another one."""
+        self._lives()
+        return self._random
 
     def peers(self) -> tuple[str, ...]:
         """The other nodes that run a program, in the order of the run."""
@@ -236,7 +261,7 @@ class Node:
         sequence = 0
         try:
             async with asyncio.timeout(timeout):
-                sequence = await self._send(to, header, payload, purpose)
+                sequence = await self._send(to, header, payload, purpose, 0, REQUEST)
                 future: asyncio.Future[Message] = self._loop.create_future()
                 self._requests[sequence] = future
                 return await future
@@ -251,19 +276,22 @@ class Node:
         """
         if not topic:
             raise BrokerError(f"node {self.name} publishes without a topic")
-        if not self._dead:
+        if self._lives():
             self._hand_over(NOBODY, _packed(header), _owned(payload), topic, 0, PUBLISH)
 
     def subscribe(self, topic: str) -> None:
         """From now on messages published under `topic` come in by `receive`. A crash forgets it."""
-        self.said.topics.append((self._loop._now_ns, topic, True))
+        if self._lives():
+            self.said.topics.append((self._loop._now_ns, topic, True))
 
     def unsubscribe(self, topic: str) -> None:
         """No more of that topic."""
-        self.said.topics.append((self._loop._now_ns, topic, False))
+        if self._lives():
+            self.said.topics.append((self._loop._now_ns, topic, False))
 
     async def receive(self, timeout: float | None = None) -> Message:  # noqa: ASYNC109
         """The next message that answers no request. Raises TimeoutError after `timeout` seconds."""
+        self._lives()
         if not self._inbox:
             if timeout is None:
                 await self._wait_for_mail()
@@ -300,6 +328,7 @@ class Node:
         second, in messages that cost what messages do.
         """
         self._surroundings.number(peer)
+        self._lives()
         detector = self._watched.get(peer)
         if detector is None:
             detector = self._watched[peer] = Detector(self._loop.time())
@@ -322,12 +351,12 @@ class Node:
         answers: int = 0,
         flags: int = 0,
     ) -> int:
-        if self._dead:
+        if not self._lives():
             await self._fall_silent()
             return 0
         number = self._surroundings.number(to)
         body, owned = _packed(header), _owned(payload)
-        if number in self._traffic.full and not flags and number != self._number:
+        if number in self._traffic.full and not flags & UNCOUNTED and number != self._number:
             await self._traffic.room(number)
             try:
                 return self._hand_over(number, body, owned, purpose, answers, flags)
@@ -369,7 +398,7 @@ class Node:
         if number == self._number:
             frame.due_ns = frame.instant_ns
             self._body.loop_back(frame)
-        elif not flags:
+        elif not flags & UNCOUNTED:
             self._traffic.sent(number, frame.size_bytes)
         return frame.sequence
 
@@ -382,7 +411,7 @@ class Node:
         what it changes until it ends. Its result, or the exception it raised, is what awaiting
         gives.
         """
-        return self._loop.create_future() if self._dead else self._body.compute(work, flops)
+        return self._body.compute(work, flops) if self._lives() else self._loop.create_future()
 
     def reserve(self, size_bytes: int, purpose: str = "a reservation") -> Reservation:
         """Holds device memory out of what the device grants. Raises DeviceMemoryError."""
@@ -407,19 +436,20 @@ class Node:
 
     def note(self, event: str, **fields: Any) -> None:
         """Tells the experimenter something. It costs no network and no time."""
-        if not self._dead:
+        if self._lives():
             self.said.notes.append((self._loop._now_ns, event, unpack(_packed(fields))))
 
     def declare(self, fact: str, nodes: Sequence[str]) -> None:
         """States what only a run can know, so that a scenario can name it: "host of client-3"."""
-        if not self._dead:
+        if self._lives():
             self.said.facts.append((self._loop._now_ns, fact, list(nodes)))
 
     def on_crash(self, let_go: Callable[[], None]) -> None:
         """Calls `let_go` when the node dies, to drop large things that its memory held.
 
         The suspended tasks of a dead program are kept until the run ends, and all they refer to.
-        It is not for cleaning up: nothing it does can be seen by any node.
+        It is not for cleaning up: nothing it does can be seen by any node. If it raises, the
+        program has failed.
         """
         self._let_go.append(let_go)
 
@@ -479,95 +509,17 @@ class Node:
         while self._inbox:
             self._traffic.take_up(self._inbox.popleft()._frame)
 
-    def _die(self) -> None:
+    def _die(self) -> Exception | None:
+        """Says and hears nothing more; what a callback of `on_crash` raised, the first that did."""
         self._dead = True
-        self.said.clear()
         self._inbox.clear()
+        failure = None
         for let_go in self._let_go:
-            let_go()
-
-
-@dataclass(slots=True)
-class Said:
-    """What a node has said since it was last asked, with the instants, in nanoseconds."""
-
-    frames: list[Frame] = field(default_factory=list)
-    notes: list[tuple[int, str, dict[str, Any]]] = field(default_factory=list)
-    facts: list[tuple[int, str, list[str]]] = field(default_factory=list)
-    topics: list[tuple[int, str, bool]] = field(default_factory=list)
-
-    def clear(self) -> None:
-        """Nothing was said."""
-        for things in (self.frames, self.notes, self.facts, self.topics):
-            things.clear()
-
-
-class Traffic:
-    """How much is under way between a node and each peer, and who has to wait therefore.
-
-    A receiver reports what it has taken up each time a quarter of the buffer has come together; a
-    sender waits while a whole buffer and more is neither taken up nor lost. So neither the network
-    nor a slow reader holds more than that of any sender, plus one message. Those who wait stand in
-    line: nobody sends before them, and each sends one message in its turn.
-
-    `full` are the peers to whom nothing can be sent at once.
-    """
-
-    def __init__(self, loop: NodeLoop, buffer_bytes: int) -> None:
-        self._loop = loop
-        self._buffer_bytes = buffer_bytes
-        self._under_way: dict[int, int] = {}
-        self._taken: dict[tuple[int, bool], int] = {}
-        self._lines: dict[int, deque[asyncio.Future[None]]] = {}
-        self.full: dict[int, None] = {}
-        self.receipts: list[tuple[int, int, int, bool]] = []
-
-    def sent(self, peer: int, size_bytes: int) -> None:
-        """So many bytes more are on their way to `peer`."""
-        total = self._under_way[peer] = self._under_way.get(peer, 0) + size_bytes
-        if total >= self._buffer_bytes:
-            self.full[peer] = None
-
-    async def room(self, peer: int) -> None:
-        """Waits in line until something can be sent to `peer`; `next_turn` is to be called then."""
-        line = self._lines.setdefault(peer, deque())
-        turn: asyncio.Future[None] = self._loop.create_future()
-        line.append(turn)
-        try:
-            await turn
-        except BaseException:
-            line.remove(turn)
-            self.next_turn(peer)
-            raise
-        line.popleft()
-
-    def next_turn(self, peer: int) -> None:
-        """Lets the first in line for `peer` send, if there is room."""
-        if self._under_way.get(peer, 0) >= self._buffer_bytes:
-            return
-        line = self._lines.get(peer)
-        if not line:
-            self.full.pop(peer, None)
-        elif not line[0].done():
-            line[0].set_result(None)
-
-    def receipt(self, peer: int, size_bytes: int | None) -> None:
-        """`peer` has taken up so many bytes, or they are lost; None is all there were."""
-        left = 0 if size_bytes is None else max(self._under_way.get(peer, 0) - size_bytes, 0)
-        self._under_way[peer] = left
-        self.next_turn(peer)
-
-    def take_up(self, frame: Frame) -> None:
-        """The program has this message now."""
-        published = bool(frame.flags & PUBLISH)
-        if frame.flags and not published:
-            return
-        key = (frame.source, published)
-        taken = self._taken.get(key, 0) + frame.size_bytes
-        if taken * 4 >= self._buffer_bytes:
-            self.receipts.append((self._loop._now_ns, frame.source, taken, published))
-            taken = 0
-        self._taken[key] = taken
+            try:
+                let_go()
+            except Exception as error:
+                failure = failure or error
+        return failure
 
 
 def _packed(header: Header) -> bytes:

@@ -37,7 +37,7 @@ from broker.errors import (
 from broker.ledger import TOO_SLOW, Ledger
 from broker.network import Fate, Network
 from broker.troubles import Order, Strike, Troubles, told
-from broker.wire import DATAGRAM, HEARTBEAT, NOBODY, PUBLISH, Frame, Kind, pack, unpack
+from broker.wire import DATAGRAM, HEARTBEAT, NOBODY, PUBLISH, UNCOUNTED, Frame, Kind, pack, unpack
 
 ROUNDS_AT_AN_INSTANT = 10_000
 INSTANT_DEADLINE_S = 900.0
@@ -267,7 +267,7 @@ class Scheduler:
         frame = self._flying.pop(number) if fate.last else self._flying[number]
         if fate.reason:
             self._ledger.ended(fate)
-            if not frame.flags:
+            if not frame.flags & UNCOUNTED:
                 back_ns = fate.at_ns + self._lookahead_ns
                 self._owe(back_ns, frame.source, frame.destination, frame.size_bytes)
             elif frame.flags & PUBLISH:

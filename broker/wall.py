@@ -177,7 +177,7 @@ class Driver(Worker):
     def _run_due(self, now_ns: int) -> None:
         """Runs every node that has something to do by now."""
         agenda = self._agenda
-        touched: dict[int, Machine] = {}
+        touched, self._touched = self._touched, {}
         while self._done:
             self._put_down(self._done.popleft(), now_ns)
         while agenda and agenda[0][0] <= now_ns:

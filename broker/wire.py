@@ -59,6 +59,10 @@ ANSWER = 8
 """Flag: the answer to a message. Who asks has room for it, so it waits for none."""
 SHARED = 16
 """Flag: its last payload part says where in shared memory the others are (`broker.shared`)."""
+REQUEST = 32
+"""Flag: who sent it waits for an answer."""
+UNCOUNTED = DATAGRAM | HEARTBEAT | PUBLISH | ANSWER
+"""What has one of these waits for no room at the receiver, and takes none."""
 
 
 class Kind(IntEnum):

@@ -66,6 +66,7 @@ class Worker:
             for name, program in assignment.programs.items()
         }
         self._agenda: list[tuple[int, int]] = []
+        self._touched: dict[int, Machine] = {}
         self._guard = contextlib.ExitStack()
         if self.virtual:
             self._guard.enter_context(guard.guarded())
@@ -140,9 +141,9 @@ class Worker:
 
     def close(self) -> None:
         """Drops all nodes; real work still under way is not waited for."""
-        self._guard.close()
-        for machine in self._machines.values():
-            machine.close()
+        with self._guard:
+            for machine in self._machines.values():
+                machine.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _obey(self, now_ns: int, orders: dict[str, Any]) -> None:
@@ -150,12 +151,15 @@ class Worker:
         if "links" in orders:
             self._map.change(orders["links"])
         for action, number, *values in orders["actions"]:
-            self._act(self._machines[number], action, now_ns, values)
-            self._put_down(number, self._machines[number].next_ns())
+            machine = self._machines[number]
+            self._act(machine, action, now_ns, values)
+            self._put_down(number, machine.next_ns())
+            if machine.failure is not None:
+                self._touched[number] = machine
 
     def _advance(self, now_ns: int, end_ns: int) -> None:
         """Runs the window from `now_ns` until before `end_ns`."""
-        touched: dict[int, Machine] = {}
+        touched, self._touched = self._touched, {}
         agenda = self._agenda
         blocked: list[Machine] = []
         while agenda and agenda[0][0] < end_ns:
@@ -184,11 +188,10 @@ class Worker:
             heapq.heappush(self._agenda, (due_ns, number))
 
     def _act(self, machine: Machine, action: str, now_ns: int, values: Sequence[Any]) -> None:
-        if action == "boot":
-            machine.crash()
-            machine.boot(now_ns, *values)
-        elif action == "crash":
-            machine.crash()
+        if action in ("boot", "crash"):
+            machine.crash(now_ns)
+            if action == "boot" and machine.failure is None:
+                machine.boot(now_ns, *values)
         elif action == "stop":
             machine.stop(now_ns)
         elif action == "pause":

@@ -13,7 +13,18 @@ import faults
 import topologies
 from atlas.models import Range
 from atlas.models.tensors import pack
-from atlas.protocol import Accepted, Alive, AskRoom, Close, Forward, Open, Refused, Tensors, parse
+from atlas.protocol import (
+    Accepted,
+    Alive,
+    AskRoom,
+    Close,
+    Commit,
+    Forward,
+    Open,
+    Refused,
+    Tensors,
+    parse,
+)
 from atlas.roles.span import PULSE_S, Pace, Shunned, SpanCaller
 from broker import Message, Node, Note
 
@@ -70,7 +81,7 @@ async def host(node: Node, *, opening_s: float = 0.0, thinking_s: float = 0.0) -
                     await message.reply(Accepted().header())
                 case AskRoom():
                     await message.reply(Accepted().header())
-                case Close():
+                case Close() | Commit():
                     pass
                 case _:
                     await message.reply(Refused(reason="unknown here", missing=True).header())

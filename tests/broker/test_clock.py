@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import inspect
 import math
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -195,17 +197,73 @@ def test_a_loop_that_is_never_quiet_is_reported_with_its_node_and_instant(loop, 
     assert asyncio._get_running_loop() is None
 
 
-def test_a_fenced_loop_takes_nothing_on_and_has_nothing_to_come(loop):
-    ran = []
-    loop.call_soon(ran.append, 1)
-    loop.call_later(1, ran.append, 2)
+@pytest.mark.parametrize(
+    "leave",
+    [
+        lambda loop, ran: loop.call_soon(ran.append, "ready"),
+        lambda loop, ran: loop.call_later(1, ran.append, "later"),
+        lambda loop, ran: loop.call_at(1, ran.append, "at"),
+        lambda loop, ran: loop.create_task(note(ran)),
+    ],
+)
+@pytest.mark.parametrize("first", ["leave", "fence"])
+def test_on_a_fenced_loop_nothing_runs_that_was_left_or_comes_later(loop, leave, first):
+    ran: list[object] = []
+    if first == "leave":
+        leave(loop, ran)
     loop.fence()
-    loop.call_soon(ran.append, 3)
-    loop.call_later(1, ran.append, 4)
+    if first == "fence":
+        leave(loop, ran)
     assert loop.next_ns() is None
     run(loop, 10**12)
     assert ran == []
     assert loop.is_closed()
+    for task in loop.tasks():
+        task.get_coro().close()
+
+
+def test_a_fenced_loop_waits_for_no_thread_and_starts_none():
+    release, ran = threading.Event(), []
+    loop = NodeLoop("phone", interrupted=lambda: True)  # to wait would be an error
+    loop.run_in_executor(None, release.wait)
+    loop.fence()
+    run(loop, 1)
+    release.set()
+    loop.run_in_executor(None, ran.append, "work")
+    with ThreadPoolExecutor() as threads:
+        loop.run_in_executor(threads, ran.append, "work")
+    assert ran == []
+
+
+async def note(ran: list[object]) -> None:
+    ran.append("task")
+
+
+def test_what_a_fenced_loop_is_given_is_gone_without_a_word(loop, caplog):
+    """The collector would say of a task that it was pending, and run what a generator has left."""
+    ran: list[object] = []
+
+    async def numbers():
+        try:
+            yield 1
+        finally:
+            ran.append("finally")
+
+    async def begin(generator):
+        await anext(generator)
+
+    generator = numbers()
+    play(loop, begin(generator))
+    loop.fence()
+    with driving():
+        loop.take_over()
+        coroutine = note(ran)
+        loop.create_task(coroutine)
+        del generator
+        gc.collect()
+    assert inspect.getcoroutinestate(coroutine) == inspect.CORO_CLOSED
+    run(loop, 1)
+    assert (ran, loop.tasks(), caplog.text) == ([], [], "")
 
 
 def test_an_exception_in_a_callback_is_logged_with_node_and_time(loop, caplog):

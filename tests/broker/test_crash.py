@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import sys
+import threading
+import time
 
 import pytest
 
 import broker
-from broker import Node
-from tests.broker.worlds import GRANT, crash, network, partition
+from broker import Node, ProgramError
+from tests.broker.worlds import GRANT, crash, network, partition, slow, strike
 
 PAIR = network("a-b", "b-c")
 
@@ -143,6 +146,40 @@ def test_what_was_received_and_not_yet_read_is_forgotten():
     assert play(main, *crash("a", 2, 2.5), other=tell).returned["a"] == 1
 
 
+def test_what_came_in_a_pause_is_forgotten_in_the_crash_that_ends_it():
+    async def main(node: Node) -> tuple[int, list[int]]:
+        heard = []
+        with contextlib.suppress(TimeoutError):
+            while True:
+                heard.append((await node.receive(timeout=6)).header["i"])
+        return node.incarnation, heard
+
+    async def tell(node: Node) -> None:
+        for i in range(8):
+            await node.send("a", {"i": i})
+            await asyncio.sleep(0.5)
+
+    faults = [*strike("pause", "a", 1, 5), *crash("a", 3, 3.4)]
+    run = play(main, *faults, other=tell)
+    assert run.returned["a"] == (1, [7])
+    assert run.ledger.fates() == {"delivered": 7, "destination down": 1}
+
+
+def test_what_a_program_sends_itself_as_it_returns_does_not_reach_its_next_incarnation():
+    async def main(node: Node) -> int:
+        if node.incarnation == 0:
+            await node.send("a", {})
+            return 0
+        with pytest.raises(TimeoutError):
+            await node.receive(timeout=5)
+        return node.incarnation
+
+    async def other(_: Node) -> None:
+        await asyncio.sleep(5)
+
+    assert play(main, *crash("a", 1, 2), other=other).returned["a"] == 1
+
+
 def test_an_answer_to_the_dead_is_nobodys():
     async def main(node: Node):
         if node.incarnation == 0:
@@ -186,6 +223,61 @@ def test_memory_is_forgotten():
     assert play(main, *crash("a", 1, 2)).returned["a"] == GRANT
 
 
+@pytest.mark.parametrize("kind", ["crash", "stop"])
+def test_what_a_program_wanted_called_in_a_crash_fails_as_the_program_does(kind):
+    called = []
+
+    async def main(node: Node) -> None:
+        node.on_crash(lambda: called.append(time.time() - 1_767_225_600))
+        node.on_crash(lambda: called.append(1 / 0))
+        node.on_crash(lambda: called.append("the last"))
+        await asyncio.sleep(5)
+
+    async def other(_: Node) -> None:
+        await asyncio.sleep(3)
+
+    programs = {"a": main, "b": other}
+    with pytest.raises(ProgramError, match="ZeroDivisionError") as caught:
+        broker.run(programs, topology=PAIR, faults=strike(kind, "a", 1, 2), background=["a"])
+    died_s = 1 if kind == "crash" else 2
+    assert (caught.value.node, caught.value.time_s) == ("a", died_s)
+    assert "in <lambda>" in caught.value.report
+    assert called == [died_s, "the last"]
+
+
+def test_what_is_called_in_a_crash_can_do_nothing_any_more():
+    async def main(node: Node) -> None:
+        def let_go() -> None:
+            node.note("from the grave")
+            asyncio.get_running_loop().call_soon(node.note, "from the grave")
+            for act in (node.send("b", {}), node.publish("b", {})):
+                asyncio.get_running_loop().create_task(act)
+            with pytest.raises(broker.RealWorldError):
+                time.sleep(1)
+
+        node.on_crash(let_go)
+        await asyncio.sleep(9)
+
+    notes = []
+    run = play(main, *crash("a", 1, 2), observe=notes.append)
+    assert len(run.ledger) == 0
+    assert [note.event for note in notes] == ["fault", "fault"]
+
+
+def test_what_fails_when_a_run_is_over_is_only_told(caplog):
+    async def main(node: Node) -> None:
+        node.on_crash(lambda: 1 / 0)
+        await node.receive()
+
+    async def other(_: Node) -> int:
+        return 3
+
+    run = broker.run({"a": main, "b": other}, topology=PAIR, background=["a"])
+    assert run.returned == {"b": 3}
+    assert "node a: what it wanted called in a crash failed" in caplog.text
+    assert "ZeroDivisionError" in caplog.text
+
+
 def test_a_result_is_not_delivered_to_a_dead_incarnation_nor_to_the_next():
     committed = []
 
@@ -196,6 +288,44 @@ def test_a_result_is_not_delivered_to_a_dead_incarnation_nor_to_the_next():
 
     assert play(main, *crash("a", 1, 2)).returned["a"] == 7
     assert committed == [(1, 1, 7)]
+
+
+def test_work_that_has_not_begun_when_its_node_dies_is_never_done():
+    died = threading.Event()
+    done = []
+
+    async def main(node: Node) -> None:
+        if node.incarnation == 0:
+            works = (lambda: died.wait(30), lambda: done.append("of the dead"))
+            await asyncio.gather(*(node.compute(work, flops=9e9) for work in works))
+        await node.compute(lambda: done.append("of the living"), flops=1)
+
+    async def other(_: Node) -> None:
+        await asyncio.sleep(1.5)
+        died.set()
+
+    play(main, *crash("a", 1, 2), other=other, workers=1)
+    assert done == ["of the living"]
+
+
+def test_a_device_that_was_slow_before_its_restart_is_slow_after_it():
+    async def main(node: Node) -> float:
+        began = node.now
+        await node.compute(int, flops=2e9)
+        return node.now - began
+
+    assert play(main, *slow("a", 4, 1, 50), *crash("a", 2, 2.5)).returned["a"] == 8
+
+
+def test_a_file_whose_deletion_is_under_way_is_still_there():
+    async def main(node: Node) -> bool:
+        if node.incarnation == 0:
+            await node.disk.write("x", b"x")
+            await asyncio.sleep(1 - node.now)
+            await node.disk.delete("x")
+        return "x" in node.disk
+
+    assert play(main, *crash("a", 1.001, 2)).returned["a"] is True
 
 
 def test_a_device_is_idle_again_after_its_restart():
@@ -227,7 +357,7 @@ def test_a_gateway_without_a_program_can_die_too():
         return (await node.receive()).arrived_at
 
     async def far(node: Node) -> None:
-        await (await node.receive()).reply({})
+        await node.receive()
         await node.send("a", {})
 
     programs = {"a": main, "c": far}

@@ -10,7 +10,9 @@ import pytest
 
 import broker
 from broker import Node
+from broker.clock import NodeLoop, driving
 from broker.errors import FrameError
+from broker.traffic import Traffic
 from tests.broker.worlds import crash, network, strike
 from topologies import Topology, Transport
 
@@ -86,7 +88,7 @@ def test_one_message_larger_than_the_buffer_goes_and_the_next_waits():
 
 
 def test_without_receipts_the_sender_waits_for_ever(monkeypatch):
-    monkeypatch.setattr("broker.node.Traffic.receipt", lambda *_: None)
+    monkeypatch.setattr("broker.traffic.Traffic.receipt", lambda *_: None)
     with pytest.raises(broker.DeadlockError, match="flood"):
         broker.run({"a": partial(flood, to="b"), "b": partial(read_from, at_s=1)}, topology=PAIR)
 
@@ -157,6 +159,29 @@ def test_one_who_gives_up_waiting_lets_the_next_go():
 
     run = broker.run({"a": main, "b": partial(read_from, at_s=10, count=12)}, topology=PAIR)
     assert run.returned["a"] == ["first gave up", "third gave up", "second sent", "fourth sent"]
+
+
+def test_one_whose_turn_has_come_and_who_gives_up_at_that_instant_lets_the_next_go():
+    loop = NodeLoop("a")
+    traffic = Traffic(loop, BUFFER)
+    traffic.sent(1, BUFFER)
+    went = []
+
+    async def send(name: str) -> None:
+        await traffic.room(1)
+        went.append(name)
+
+    def run() -> None:
+        with driving():
+            loop.take_over()
+            loop.run_until_quiet(0)
+
+    first, _ = [loop.create_task(send(name)) for name in ("first", "second")]
+    run()
+    traffic.receipt(1, None)
+    first.cancel()
+    run()
+    assert went == ["second"]
 
 
 def test_a_message_that_can_not_be_sent_does_not_block_the_line():
@@ -296,6 +321,24 @@ def test_requests_and_replies_both_larger_than_the_buffer_do_not_lock_each_other
 
     run = broker.run({"a": partial(ask, peer="b"), "b": partial(ask, peer="a")}, topology=PAIR)
     assert list(run.returned.values()) == [list(range(10))] * 2
+
+
+def test_requests_wait_for_room_and_those_that_are_lost_free_it():
+    async def ask(node: Node) -> None:
+        async def one() -> None:
+            with contextlib.suppress(TimeoutError):
+                await node.request("b", {}, PART, timeout=60)
+
+        await asyncio.gather(*(one() for _ in range(12)))
+
+    async def never(_: Node) -> None:
+        await asyncio.sleep(100)
+
+    programs = {"a": ask, "b": never, "c": never}
+    run = broker.run(programs, topology=STAR, background=["b", "c"])
+    assert len(run.ledger) == 10
+    run = broker.run(programs, topology=STAR, background=["b", "c"], faults=crash("b", 0))
+    assert run.ledger.fates() == {"destination down": 12}
 
 
 def test_what_a_node_sends_itself_needs_no_room():

@@ -336,7 +336,7 @@ def test_a_dead_program_sends_nothing():
 
 
 def test_without_the_fence_its_finally_would_send(monkeypatch):
-    def cancel(machine: Machine) -> None:
+    def cancel(machine: Machine, _: int) -> None:
         for task in asyncio.all_tasks(machine._loop) if machine._loop else ():
             machine._stopping = True
             task.cancel()

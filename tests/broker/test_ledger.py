@@ -186,3 +186,13 @@ def test_a_copy_has_one_fate_too():
     ledger.ended(Fate(1, 950, "lost", copy=1))
     with pytest.raises(LedgerError, match="message 1 ended twice: lost, then delivered"):
         ledger.ended(Fate(1, 951, copy=1))
+
+
+def test_a_digest_sees_when_a_copy_came_and_what_became_of_it():
+    def copied(at_ns: int, reason: str = "", copy: int = 1) -> str:
+        ledger = filled(replace(FRAME, flags=DATAGRAM))
+        ledger.ended(Fate(1, at_ns, reason, copy))
+        return ledger.digest()
+
+    assert len({copied(9), copied(10), copied(9, "lost"), copied(9, copy=2)}) == 4
+    assert copied(9) == copied(9)

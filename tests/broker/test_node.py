@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 import threading
+from functools import partial
 
 import pytest
 
 import broker
 from broker import BrokerError, DeviceMemoryError, Node, ProgramError
+from broker.wire import LARGE_BYTES
 from tests.broker.worlds import GRANT, crash, directed, network, slow
 from topologies import Link
 
@@ -63,6 +66,25 @@ def test_a_sender_may_write_into_its_buffer_again():
         return bytes((await node.receive()).payload[0])
 
     assert broker.run({"a": tell, "b": listen}, topology=PAIR).returned["b"] == b"first"
+
+
+@pytest.mark.parametrize("size", [10, LARGE_BYTES, 1_000_000])
+def test_nobody_can_write_into_what_came_nor_so_into_what_was_sent(size):
+    """A large part lies where its sender has put it, and the socket's buffers can be written."""
+    content = bytes(size)
+
+    async def tell(node: Node) -> None:
+        await node.send("b", {}, [content, b"small", content])
+        await node.send("a", {}, [content])
+        await scribble(node)
+
+    async def scribble(node: Node) -> None:
+        for part in (await node.receive()).payload:
+            with pytest.raises(TypeError, match="read-only"):
+                part[0] = 7
+
+    broker.run({"a": tell, "b": scribble}, topology=PAIR)
+    assert content == bytes(size)
 
 
 @pytest.mark.parametrize(
@@ -167,6 +189,29 @@ def test_a_late_reply_is_nobodys():
     assert run.ledger.fates() == {"delivered": 2}
 
 
+@pytest.mark.parametrize("how", ["send", "datagram", "publish", "itself"])
+def test_to_answer_what_asked_for_no_answer_is_an_error_where_it_is_answered(how):
+    async def tell(node: Node) -> None:
+        await asyncio.sleep(1)
+        if how == "publish":
+            await node.publish("news", {})
+        else:
+            await node.send("b", {}, datagram=how == "datagram")
+        await asyncio.sleep(1)
+
+    async def listen(node: Node) -> None:
+        node.subscribe("news")
+        if how == "itself":
+            await node.send("b", {})
+        with pytest.raises(
+            BrokerError, match=r"node b answers a message of .* asked for no answer"
+        ):
+            await (await node.receive()).reply({})
+
+    run = broker.run({"a": tell, "b": listen}, topology=PAIR)
+    assert all(entry.source == "a" or how == "itself" for entry in run.ledger)
+
+
 def test_a_message_is_not_lost_on_a_reader_that_was_cancelled():
     async def main(node: Node):
         async def cancel_the_next(readers: list) -> None:
@@ -194,6 +239,65 @@ def test_readers_that_gave_up_do_not_pile_up():
         return len(node._readers)
 
     assert alone(main) == 0
+
+
+# Neighbors in one process.
+
+SHARED: dict[str, object] = {}
+
+
+async def hold(node: Node) -> None:
+    event = SHARED["event"] = asyncio.Event()
+    SHARED["node"] = node
+    waiting = asyncio.create_task(event.wait())
+    await asyncio.sleep(10)
+    waiting.cancel()
+
+
+ACTS = [
+    lambda node: node.note("x"),
+    lambda node: node.declare("x", ["a"]),
+    lambda node: node.subscribe("x"),
+    lambda node: node.unsubscribe("x"),
+    lambda node: node.suspects("b"),
+    lambda node: node.random,
+    lambda node: node.compute(int, flops=1),
+    lambda node: node.send("b", {}),
+    lambda node: node.publish("x", {}),
+    lambda node: node.receive(),
+]
+
+
+@pytest.mark.parametrize(
+    "act",
+    [*ACTS, lambda node: node.request("b", {}, timeout=1), lambda _: SHARED["event"].set()],
+)
+def test_no_neighbor_acts_on_a_node_through_memory(act):
+    """An event that another's program sets would wake nobody; what it sent would be a lie."""
+
+    async def meddle(_: Node) -> None:
+        await asyncio.sleep(1)
+        acted = act(SHARED["node"])
+        if inspect.isawaitable(acted):
+            await acted
+
+    with pytest.raises(ProgramError, match="the program of node b acts on node a") as caught:
+        broker.run({"a": hold, "b": meddle}, topology=PAIR)
+    assert (caught.value.node, caught.value.time_s) == ("b", 1)
+
+
+@pytest.mark.parametrize("act", ACTS)
+def test_no_computation_acts_on_a_node(act):
+    def work(node: Node) -> None:
+        acted = act(node)
+        if asyncio.iscoroutine(acted):
+            acted.send(None)
+
+    async def main(node: Node) -> None:
+        await node.compute(partial(work, node), flops=1)
+
+    with pytest.raises(ProgramError, match="code outside its program acts on node a"):
+        alone(main)
 
 
 # Place.
@@ -326,6 +430,18 @@ def test_what_a_work_raises_reaches_who_awaits_it_at_the_end(error):
         return node.now
 
     assert alone(main) == 1
+
+
+@pytest.mark.parametrize("work", [int, lambda: 1 / 0])
+def test_a_work_that_nobody_awaits_any_more_ends_unseen_and_takes_its_time(work):
+    async def main(node: Node) -> float:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1):
+                await node.compute(work, flops=3e9)
+        await node.compute(int, flops=1e9)
+        return node.now
+
+    assert alone(main) == 4
 
 
 def test_a_work_that_raises_stop_iteration_ends_as_an_error():

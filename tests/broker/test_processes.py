@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -79,3 +80,35 @@ def test_a_program_that_can_not_be_sent_is_refused_before_anything_runs():
 
     with pytest.raises(BrokerError, match=r"programs can't go to other processes.*processes=1"):
         broker.run({"a": worlds.wait_for_ever, "b": local}, topology=PAIR, processes=2)
+
+
+def test_ctrl_c_is_for_the_parent_alone():
+    before = signal.getsignal(signal.SIGINT)
+    run = broker.run(dict.fromkeys("ab", worlds.look_for_ctrl_c), topology=PAIR, processes=2)
+    assert run.returned == {"a": True, "b": True}
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_worker_whose_parent_is_killed_ends_by_itself():
+    parent = subprocess.Popen(
+        [sys.executable, "-c", "from tests.broker.worlds import run_until_killed as r; r()"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with parent:
+        assert parent.stdout is not None
+        workers = [int(parent.stdout.readline()) for _ in range(2)]
+        assert all(is_there(worker) for worker in workers)
+        parent.kill()
+    until = time.monotonic() + 20
+    while any(is_there(worker) for worker in workers):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def is_there(process: int) -> bool:
+    """Whether it runs: nobody may have come yet to ask how one that has ended has."""
+    try:
+        return " Z " not in Path(f"/proc/{process}/stat").read_text().partition(")")[2][:4]
+    except OSError:
+        return False

@@ -233,3 +233,22 @@ def test_topics_are_purposes_in_the_ledger():
     totals = run.ledger.bytes_by_purpose()
     assert list(totals) == ["letters", "news", "sports"]
     assert totals["sports"] - totals["news"] == 902  # the topic's name is on the wire, too
+
+
+@pytest.mark.parametrize("dies", ["p", "s"])
+def test_what_was_under_way_when_one_of_both_died_takes_no_room_later(dies):
+    async def tell(node: Node) -> None:
+        for _ in range(2 - node.incarnation):
+            for i in range(20):
+                await node.publish("news", {"i": i}, [bytes(1_000)])
+            await asyncio.sleep(4)
+
+    async def never_read(node: Node) -> None:
+        node.subscribe("news")
+        await asyncio.sleep(20)
+
+    run = broker.run(
+        {"p": tell, "s": never_read, "t": never_read}, topology=SMALL, faults=crash(dies, 1, 2)
+    )
+    later = [entry.fate for entry in run.ledger if entry.destination == "s" and entry.sent_ns]
+    assert sorted(set(later)) == ["delivered", "subscriber too slow"]

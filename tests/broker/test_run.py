@@ -122,6 +122,50 @@ def test_a_run_may_be_started_from_a_running_loop():
     assert asyncio.run(outside()) == ({"a": "a"}, True)
 
 
+def test_tasks_that_are_left_are_cancelled_when_the_program_returns_and_it_ends_with_them(caplog):
+    order: list[int] = []
+
+    async def child(node: Node, number: int) -> None:
+        try:
+            await asyncio.sleep(100)
+        finally:
+            order.append(number)
+            await node.send("b", {}, purpose="goodbye")
+            await asyncio.sleep(3)
+            if number == 7:
+                raise ValueError("while cleaning up")
+
+    async def main(node: Node) -> str:
+        tasks = [asyncio.create_task(child(node, number)) for number in range(40)]
+        await asyncio.sleep(1)
+        return f"{len(tasks)} tasks"
+
+    run = broker.run({"a": main, "b": idle}, topology=PAIR)
+    assert run.returned["a"] == "40 tasks"
+    assert order == list(range(40))
+    assert run.virtual_seconds == 4
+    assert run.ledger.fates() == {"delivered": 40}
+    assert "ValueError: while cleaning up" in caplog.text
+
+
+def test_a_program_that_is_stopped_while_its_tasks_clean_up_has_not_returned():
+    async def main(node: Node) -> int:
+        async def child() -> None:
+            try:
+                await asyncio.sleep(100)
+            finally:
+                await asyncio.sleep(5)
+
+        task = asyncio.create_task(child())
+        await asyncio.sleep(1)
+        assert not task.done()
+        return node.incarnation
+
+    run = broker.run({"a": main}, topology=PAIR, faults=strike("stop", "a", 3, 10))
+    assert run.returned["a"] == 1
+    assert run.virtual_seconds == 16
+
+
 # How it ends badly.
 
 
@@ -135,6 +179,23 @@ def test_a_program_that_fails_is_reported_with_node_time_and_line():
     assert (caught.value.node, caught.value.time_s, caught.value.problem) == ("b", 1.5, "")
     assert "ValueError: enough" in caught.value.report
     assert f"line {line_of(fail, 'raise')}, in fail" in caught.value.report
+
+
+def test_a_program_that_fails_is_reported_at_once_whatever_its_other_tasks_do():
+    async def main(_: Node) -> None:
+        async def linger() -> None:
+            try:
+                await asyncio.sleep(100)
+            finally:
+                await asyncio.sleep(100)
+
+        task = asyncio.create_task(linger())
+        await asyncio.sleep(2)
+        raise ValueError(f"enough of {task.get_name()}")
+
+    with pytest.raises(ProgramError, match="enough of") as caught:
+        broker.run({"a": main}, topology=PAIR)
+    assert caught.value.time_s == 2
 
 
 def test_what_bad_input_means_to_a_person_is_kept():
@@ -190,6 +251,56 @@ def test_a_deadlock_names_who_waits_and_at_which_line():
     assert f"(test_run.py:{line_of(listen, 'inner(node)')})" in where
     assert f"inner (test_run.py:{line_of(inner, 'receive')})" in where
     assert f"(test_run.py:{line_of(never, 'Event')})" in caught.value.waiting["c"]
+
+
+def test_a_deadlock_names_every_task_that_waits_and_what_failed_unheard():
+    async def child(node: Node) -> None:
+        await node.receive()
+
+    async def fail() -> None:
+        await asyncio.sleep(1)
+        raise ValueError("the cause")
+
+    async def group(node: Node) -> None:
+        node.suspects("b")
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(child(node))
+            tasks.create_task(asyncio.Event().wait())
+
+    async def gather(node: Node) -> None:
+        failing = asyncio.create_task(fail())
+        await asyncio.gather(*(child(node) for _ in range(3)), asyncio.Event().wait())
+        await failing
+
+    def waiting(program) -> list[str]:
+        with pytest.raises(DeadlockError) as caught:
+            broker.run({"a": program, "b": idle}, topology=PAIR, faults=strike("pause", "a", 5))
+        return caught.value.waiting["a"].splitlines()
+
+    waits = f"child (test_run.py:{line_of(child, 'receive')}) → receive() → _wait_for_mail()"
+    main, three, event, failure = waiting(gather)
+    assert f"gather (test_run.py:{line_of(gather, 'gather(*')})" in main
+    assert three.startswith("    and 3 x ")
+    assert three.endswith(waits)
+    assert "and Event.wait (locks.py:" in event
+    assert failure == "    a task failed at 1.000000 s: ValueError('the cause')"
+    main, one, event = waiting(group)  # and its heartbeats are no task of the program's
+    assert "→ TaskGroup.__aexit__ (taskgroups.py:" in main
+    assert one.endswith(waits)
+    assert "and Event.wait (locks.py:" in event
+
+
+def test_a_report_of_a_deadlock_has_few_lines():
+    async def nested(depth: int) -> None:
+        await (nested(depth - 1) if depth else asyncio.Event().wait())
+
+    async def many(_: Node) -> None:
+        await asyncio.gather(*(nested(depth) for depth in range(20)))
+
+    with pytest.raises(DeadlockError) as caught:
+        broker.run({"a": many}, topology=PAIR)
+    lines = caught.value.waiting["a"].splitlines()
+    assert (len(lines), lines[-1]) == (10, "    and 12 more")
 
 
 def test_a_node_that_never_comes_back_is_down_in_the_deadlocks_report():
@@ -416,6 +527,27 @@ def test_a_program_that_is_none_is_told_so():
             broker.run({"a": program}, topology=PAIR)
 
 
+@pytest.mark.parametrize("act", ["fail", "note", "send", "note and send"])
+def test_what_comes_after_the_end_has_not_been_though_it_came_in_the_same_window(act):
+    """Nobody can hear of another within 10 ms, so programs run as far without asking."""
+
+    async def end(_: Node) -> None:
+        await asyncio.sleep(1)
+
+    async def go_on(node: Node) -> None:
+        await asyncio.sleep(1.005)
+        if act == "fail":
+            raise ValueError("after the end")
+        if "note" in act:
+            node.note("after the end")
+        if "send" in act:
+            await node.send("a", {})
+
+    notes = []
+    run = broker.run({"a": end, "b": go_on}, topology=PAIR, background=["b"], observe=notes.append)
+    assert (run.virtual_seconds, len(run.ledger), notes) == (1, 0, [])
+
+
 # Faults and observers.
 
 
@@ -469,7 +601,7 @@ def test_observers_and_taps_see_everything_and_change_nothing():
 
     async def listen(node: Node) -> None:
         async for message in node:
-            await message.reply({"i": message.header["i"]})
+            await node.send(message.source, {"i": message.header["i"]})
 
     def play(**options) -> broker.Run:
         return broker.run(

@@ -52,6 +52,12 @@ def test_one_that_comes_regularly_is_suspected_soon_and_an_irregular_one_late():
     assert irregular > regular + 1
 
 
+def test_one_as_regular_as_a_clock_is_not_suspected_for_being_late_by_a_hair():
+    detector, now = fed([1.0] * 300)
+    patience = next(step / 100 for step in range(1_000) if detector.suspects(now + step / 100))
+    assert patience == pytest.approx(1 + 3 + 5.61 * 0.1, abs=0.01)
+
+
 def test_a_sign_of_life_ends_all_suspicion():
     detector, now = fed([1.0] * 10)
     assert detector.suspects(now + 60)

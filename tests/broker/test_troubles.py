@@ -147,6 +147,34 @@ def test_tasks_and_computations_of_a_stopped_program_end_with_it():
     assert [at for at in seen if at != "work"] == [0, 1, 2, 3, 4]
 
 
+def test_a_stop_lets_every_task_of_the_program_clean_up():
+    async def main(node: Node) -> None:
+        async def child(number: int) -> None:
+            try:
+                await asyncio.sleep(100)
+            finally:
+                await node.send("b", {"child": number, "at": node.now})
+                await asyncio.sleep(number)
+                await node.send("b", {"child": number, "at": node.now})
+
+        tasks = [asyncio.create_task(child(number)) for number in range(2)]
+        try:
+            await asyncio.sleep(100)
+        finally:
+            await node.send("b", {"main": len(tasks), "at": node.now})
+
+    async def hear(node: Node) -> list[object]:
+        return [(await node.receive()).header for _ in range(5)]
+
+    run = broker.run(
+        {"a": main, "b": hear}, topology=PAIR, faults=strike("stop", "a", 1), background=["a"]
+    )
+    assert run.returned["b"] == [
+        {"main": 2, "at": 1}, {"child": 0, "at": 1}, {"child": 1, "at": 1}, {"child": 0, "at": 1},
+        {"child": 1, "at": 2},
+    ]  # fmt: skip
+
+
 # Pause.
 
 
@@ -191,6 +219,14 @@ def test_a_computation_stands_still_in_a_pause_and_goes_on_after_it():
     slowed = play(main, *strike("pause", "a", 1, 11), *slow("a", 2, 0.5, 12))
     # 0.5 s at full speed, 0.5 and then 1 at half, and the rest at full speed again.
     assert slowed.returned["a"] == 13.75
+
+
+def test_a_device_that_gets_slower_in_a_pause_stands_still_and_is_slow_after_it():
+    async def main(node: Node) -> float:
+        await node.compute(int, flops=3e9)
+        return node.now
+
+    assert play(main, *strike("pause", "a", 1, 11), *slow("a", 2, 5, 100)).returned["a"] == 15
 
 
 def test_timeouts_that_run_out_in_a_pause_fire_after_it_even_where_the_answer_came_meanwhile():

@@ -211,5 +211,5 @@ def test_a_purpose_is_bounded_in_bytes_not_in_characters():
 
 
 def test_each_flag_has_a_bit_of_its_own():
-    flags = [wire.DATAGRAM, wire.HEARTBEAT, wire.PUBLISH, wire.ANSWER, wire.SHARED]
+    flags = [wire.DATAGRAM, wire.HEARTBEAT, wire.PUBLISH, wire.ANSWER, wire.SHARED, wire.REQUEST]
     assert sum(flags) == 2 ** len(flags) - 1

@@ -195,6 +195,28 @@ async def exit_while_computing(node: Node) -> None:
     await node.compute(lambda: os._exit(7), flops=1e9)
 
 
+async def say_which_process(node: Node) -> None:
+    node.note("here", process=os.getpid())
+    await asyncio.sleep(1)
+
+
+async def look_for_ctrl_c(_: Node) -> bool:
+    return signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+
+
+def run_until_killed() -> None:
+    """The body of a process that stops in the middle of a run, whose workers then wait for it."""
+
+    def tell(note: broker.Note) -> None:
+        print(note.fields["process"], flush=True)
+        if note.node == "b":
+            time.sleep(600)
+
+    broker.run(
+        dict.fromkeys("ab", say_which_process), topology=network("a-b"), processes=2, observe=tell
+    )
+
+
 async def fail_at_two(node: Node) -> None:
     await asyncio.sleep(2)
     raise ValueError(f"{node.name} has had enough")

@@ -42,6 +42,7 @@ from broker.wire import DATAGRAM, HEARTBEAT, NOBODY, PUBLISH, UNCOUNTED, Frame, 
 ROUNDS_AT_AN_INSTANT = 10_000
 INSTANT_DEADLINE_S = 900.0
 _FIRST_LOOK_NS = 10_000_000_000
+_LONGEST_WINDOW_NS = 1_000_000_000
 
 _INSTANT, _DUE = attrgetter("instant_ns"), attrgetter("due_ns")
 _NO_NEWS: dict[str, Any] = {}
@@ -207,12 +208,12 @@ class Scheduler:
             assert strike is not None
             self._network.apply(now_ns, self._troubles.conditions)
             orders, links = self._order(orders, strike)
-            self._lookahead_ns = self._network.lookahead_ns(self._names)
+            self._look_ahead()
             due = self._troubles.next_ns()
         else:
             early = []
             if orders:
-                self._lookahead_ns = self._network.lookahead_ns(self._names)
+                self._look_ahead()
         end_ns = now_ns + max(self._lookahead_ns, 1)
         if due is not None:
             end_ns = min(end_ns, due)
@@ -238,6 +239,10 @@ class Scheduler:
             if not workers and not self._happens_now():
                 return
         raise LivelockError(to_seconds(now_ns), ROUNDS_AT_AN_INSTANT)
+
+    def _look_ahead(self) -> None:
+        """How long a window can be. Who can reach nobody is still to hear soon what was lost."""
+        self._lookahead_ns = min(self._network.lookahead_ns(self._names), _LONGEST_WINDOW_NS)
 
     def _happens_now(self) -> bool:
         due = self._network.next_ns()

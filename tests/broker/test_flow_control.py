@@ -53,6 +53,19 @@ def test_a_sender_waits_for_who_does_not_read_and_goes_on_when_it_does():
     assert run.returned["b"] == list(range(100))
 
 
+def test_who_is_alone_goes_on_sending_to_the_dead_within_seconds():
+    """Nobody is left who could hear of it, and so no promise how soon."""
+    options = {"topology": PAIR, "faults": crash("b", 1), "background": ["b"]}
+
+    async def main(node: Node) -> float:
+        await asyncio.sleep(2)
+        return (await flood(node, "b", count=30))[-1]
+
+    run = broker.run({"a": main, "b": partial(read_from, at_s=0)}, **options)
+    assert run.returned["a"] <= 5
+    assert run.ledger.fates() == {"destination down": 30}
+
+
 def test_what_is_not_taken_up_is_never_more_than_the_buffer_and_one_message():
     most = []
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter, itemgetter
@@ -116,7 +117,7 @@ class Scheduler:
         self._subscribers: dict[str, dict[int, None]] = {}
         self._published: dict[tuple[int, int], int] = {}
         self._receipts: list[tuple[int, int, int, int]] = []
-        self._senders: dict[int, dict[int, None]] = {}
+        self._held: dict[int, dict[int, int]] = {}
         self._arriving: list[Fate] = []
         self._late = 0
         self._lost: str | None = None
@@ -414,10 +415,11 @@ class Scheduler:
             self._ledger.ended(Fate(entry.number, frame.instant_ns))
             return
         self._flying[entry.number] = frame
-        senders = self._senders.get(frame.destination)
-        if senders is None:
-            senders = self._senders[frame.destination] = {}
-        senders[frame.source] = None
+        if not frame.flags & UNCOUNTED:
+            held = self._held.get(frame.destination)
+            if held is None:
+                held = self._held[frame.destination] = {}
+            held[frame.source] = held.get(frame.source, 0) + entry.size_bytes
         self._network.send(
             frame.instant_ns,
             entry.number,
@@ -467,7 +469,10 @@ class Scheduler:
             self._owe(at_ns + self._way_back_ns(number, peer), peer, number, size)
 
     def _owe(self, due_ns: int, node: int, peer: int, size: int) -> None:
-        """`node` is to hear that `peer` has taken up so many bytes (0: that all are lost)."""
+        """`node` is to hear that `peer` has taken up so many bytes, or that they are lost."""
+        held = self._held.get(peer)
+        if held is not None and node in held:
+            held[node] -= size
         heapq.heappush(self._receipts, (due_ns, node, peer, size))
 
     def _way_back_ns(self, number: int, peer: int) -> int:
@@ -511,8 +516,17 @@ class Scheduler:
             if number in (source, subscriber):
                 del self._published[source, subscriber]
         back_ns = self.now_ns + self._lookahead_ns + 1
-        for peer in self._senders.pop(number, {}):
-            self._owe(back_ns, peer, number, 0)
+        held = self._held.get(number, {})
+        for peer, forgotten in (Counter(held) - self._flying_to(number)).items():
+            self._owe(back_ns, peer, number, forgotten)
+
+    def _flying_to(self, number: int) -> Counter[int]:
+        """The bytes on their way to a node, by source: their fates are told one by one."""
+        flying: Counter[int] = Counter()
+        for frame in self._flying.values():
+            if frame.destination == number and not frame.flags & UNCOUNTED:
+                flying[frame.source] += frame.size_bytes
+        return flying
 
     def _describe(self) -> list[dict[str, Any]]:
         """What each worker says of its nodes: who is `waiting` for what, and whether all are `idle`

@@ -262,7 +262,7 @@ def test_a_reader_that_comes_back_reads_on_under_the_same_bounds():
         faults=crash("b", 3, 4),
         background=["b"],
     )
-    assert max(most) * 1_000 < BUFFER
+    assert (max(most) - 1) * 1_000 < BUFFER  # and one message
     assert max(run.returned["a"]) > 9
 
 

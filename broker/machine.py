@@ -85,7 +85,7 @@ class Machine:
 
     What came of the program: `returned` (a value, once), or `failure` (traceback, and what it says
     to a person where input was bad), at `ended_ns`. `upcoming_ns` is what `next_ns` was when it was
-    last run; `scheduled_ns` is its driver's.
+    last run; `scheduled_ns` is its driver's. `memory_bytes` is what its device grants now.
     """
 
     def __init__(
@@ -112,6 +112,7 @@ class Machine:
         self._paused = False
         self._stopping = False
         self._skew = (0, 0.0)
+        self.memory_bytes = place.device.grant_bytes if place.device else 0
         self._sequence = 0
         self._arrivals: deque[Frame] = deque()
         self._looped: deque[Frame] = deque()
@@ -189,6 +190,10 @@ class Machine:
         self._skew = (offset_ns, drift)
         if self._loop is not None:
             self._loop.skew(now_ns, offset_ns, drift)
+
+    def squeeze(self, left_bytes: int) -> None:
+        """The device grants so much memory from now on. What is held stays."""
+        self.memory_bytes = left_bytes
 
     def arrive(self, frame: Frame) -> None:
         """A message or a receipt, which arrives at its `due_ns`. They are told in order of that."""
@@ -320,6 +325,8 @@ class Machine:
         with self._loop.trust():
             self.work[self._work_count] = (self._lane.submit(self._loop.seeded(work)), future)
         self.processor.submit(self._loop._now_ns, self._work_count, flops)
+        if self.node is not None:
+            self.node.said.worked_s += flops / self.place.device.flops
         return future
 
     # Work.

@@ -7,7 +7,7 @@ what a routing table and a look at its interfaces would tell it, and no more.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from broker.network import Network
 from broker.node import Route
@@ -19,13 +19,11 @@ class Map:
 
     def __init__(self, topology: Topology) -> None:
         self._network = Network(topology, 0)
-        self._changed: dict[tuple[str, str], tuple[float, float, float]] = {}
+        self._changed: dict[tuple[str, str], Sequence[float]] = {}
 
     def change(self, links: Iterable[tuple[str, str, float, float, float]]) -> None:
-        """These links differ from the topology now: source, target, bit/s, delay in s, loss; and no
-        others do.
-        """
-        self._changed = {(source, target): (*now,) for source, target, *now in links}  # type: ignore[misc]
+        """These links are so from now on: source, target, bit/s, delay in s, loss."""
+        self._changed |= {(source, target): now for source, target, *now in links}
 
     def route(self, source: str, destination: str) -> Route | None:
         """What the way costs now, or None where there is none."""

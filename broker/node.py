@@ -142,6 +142,9 @@ class Body(Protocol):
     @property
     def surroundings(self) -> Surroundings: ...
 
+    @property
+    def memory_bytes(self) -> int: ...
+
     def next_sequence(self) -> int: ...
 
     def compute(self, work: Callable[[], T], flops: float) -> asyncio.Future[T]: ...
@@ -414,15 +417,26 @@ class Node:
         return self._body.compute(work, flops) if self._lives() else self._loop.create_future()
 
     def reserve(self, size_bytes: int, purpose: str = "a reservation") -> Reservation:
-        """Holds device memory out of what the device grants. Raises DeviceMemoryError."""
+        """Holds device memory out of what the device grants now. Raises DeviceMemoryError.
+
+        What is held stays where a `squeeze` leaves less than that; more there is only once enough
+        was released, or the squeeze is over.
+        """
         if size_bytes < 0:
             raise BrokerError(f"node {self.name}: {purpose} of {size_bytes} bytes; 0 or more")
-        capacity = self.device.grant_bytes
-        if self._reserved + size_bytes > capacity:
-            free = capacity - self._reserved
+        capacity = self.memory_bytes
+        if size_bytes and self._reserved + size_bytes > capacity:
+            free = max(capacity - self._reserved, 0)
             raise DeviceMemoryError(self.name, purpose, size_bytes, free, capacity)
         self._reserved += size_bytes
         return Reservation(self._release, size_bytes)
+
+    @property
+    def memory_bytes(self) -> int:
+        """What the device grants now: `device.grant_bytes`, or less in a `squeeze`. Raises
+        BrokerError where the topology gives it no device.
+        """
+        return min(self.device.grant_bytes, self._body.memory_bytes)
 
     @property
     def reserved_bytes(self) -> int:

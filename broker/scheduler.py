@@ -35,6 +35,7 @@ from broker.errors import (
     LostError,
     ProgramError,
 )
+from broker.facts import Facts
 from broker.ledger import TOO_SLOW, Ledger
 from broker.network import Fate, Network
 from broker.troubles import Order, Strike, Troubles, told
@@ -113,9 +114,10 @@ class Scheduler:
         self._flying: dict[int, Frame] = {}
         self._next_of: list[int | None] = [None] * self._workers
         self._returned: dict[int, int] = {}
-        self._facts: dict[str, tuple[str, ...]] = {}
+        self._facts = Facts(names, troubles.topology)
         self._subscribers: dict[str, dict[int, None]] = {}
-        self._published: dict[tuple[int, int], int] = {}
+        self._topics_of: dict[int, dict[str, None]] = {}
+        self._published: dict[int, dict[int, int]] = {}
         self._receipts: list[tuple[int, int, int, int]] = []
         self._held: dict[int, dict[int, int]] = {}
         self._arriving: list[Fate] = []
@@ -365,7 +367,9 @@ class Scheduler:
         topics, notes = _merged(reports, "topics"), _merged(reports, "notes")
         self._act(self._in_order(sent, _INSTANT), topics, notes, until_ns)
         for _, _, fact, nodes in _merged(reports, "facts"):
-            self._facts[fact] = tuple(nodes)
+            self._facts.declare(fact, nodes)
+        for number, seconds in _merged(reports, "worked"):
+            self._facts.worked(self._names[number], seconds)
         for receipt in _merged(reports, "receipts"):
             self._receipt(*receipt)
         if failed and failed[0][0] == until_ns:
@@ -438,8 +442,8 @@ class Scheduler:
             if subscriber == frame.source:
                 continue
             copy = replace(frame, destination=subscriber)
-            key = (frame.source, subscriber)
-            held = self._published.get(key, 0)
+            published = self._published.setdefault(subscriber, {})
+            held = published.get(frame.source, 0)
             if held >= self._buffer_bytes:
                 source, destination = self._names[frame.source], self._names[subscriber]
                 entry = self._ledger.sent(source, destination, copy)
@@ -447,19 +451,21 @@ class Scheduler:
                 if self._tap is not None:
                     self._tap(source, destination, copy)
                 continue
-            self._published[key] = held + size
+            published[frame.source] = held + size
             self._hand_over(copy)
 
     def _unpublish(self, source: int, subscriber: int, size: int) -> None:
-        key = (source, subscriber)
-        self._published[key] = max(self._published.get(key, 0) - size, 0)
+        published = self._published.get(subscriber, {})
+        published[source] = max(published.get(source, 0) - size, 0)
 
     def _turn(self, number: int, topic: str, on: bool) -> None:
         subscribers = self._subscribers.setdefault(topic, {})
+        topics = self._topics_of.setdefault(number, {})
         if on:
-            subscribers[number] = None
+            subscribers[number] = topics[topic] = None
         else:
             subscribers.pop(number, None)
+            topics.pop(topic, None)
 
     def _receipt(self, at_ns: int, number: int, peer: int, size: int, published: bool) -> None:
         """A program has taken up so many bytes of what `peer` sent; that goes the way back."""
@@ -510,11 +516,10 @@ class Scheduler:
 
     def _fall(self, number: int) -> None:
         """A node's program is gone: it subscribes to nothing, and who sent to it need not wait."""
-        for subscribers in self._subscribers.values():
-            subscribers.pop(number, None)
-        for source, subscriber in list(self._published):
-            if number in (source, subscriber):
-                del self._published[source, subscriber]
+        self._facts.forget(self._names[number])
+        for topic in self._topics_of.pop(number, {}):
+            del self._subscribers[topic][number]
+        self._published.pop(number, None)
         back_ns = self.now_ns + self._lookahead_ns + 1
         held = self._held.get(number, {})
         for peer, forgotten in (Counter(held) - self._flying_to(number)).items():

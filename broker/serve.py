@@ -367,7 +367,10 @@ class Bus:
             self.relay.subscribe(self._own(connection, number), str(topic), bool(wanted))
         for _, number, fact, nodes in body.get("facts", ()):
             self._own(connection, number)
-            self._strikes.facts[str(fact)] = tuple(nodes)
+            self._strikes.facts.declare(str(fact), nodes)
+        for number, seconds in body.get("worked", ()):
+            name = self._names[self._own(connection, number)]
+            self._strikes.facts.worked(name, float(seconds))
         for at_ns, number, event, fields in body.get("notes", ()):
             self._observer.note(at_ns, self._names[self._own(connection, number)], event, fields)
         for at_ns, number, returned in body.get("ended", ()):

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from broker.account import Observer
+from broker.facts import Facts
 from broker.network import Network
 from broker.relay import EARLY_NS, Relay
-from broker.troubles import Strike, Troubles
+from broker.troubles import LinkNow, Strike, Troubles
 from broker.wire import Frame, Kind, pack
 from faults import Conditions, Event
 
@@ -54,7 +55,7 @@ class Strikes:
         self._told: deque[_Told] = deque()
         self._conditions = Conditions()
         self._incarnation = dict.fromkeys(self._names, 0)
-        self.facts: dict[str, tuple[str, ...]] = {}
+        self.facts = Facts(self._names, troubles.topology)
         self.near_ns = self._nearest_ns()
 
     @property
@@ -98,6 +99,8 @@ class Strikes:
         for action, number, *_ in told.strike.orders:
             if action == "crash":
                 self._relay.forget(number)
+            if action in ("crash", "boot"):
+                self.facts.forget(self._names[number])
             if action in ("crash", "stop", "boot"):
                 self._observer.restarted(self._names[number])
         for event in told.strike.events:
@@ -105,7 +108,9 @@ class Strikes:
 
     def boot(self, numbers: Sequence[int], now_ns: int) -> None:
         """Starts the programs of nodes that have come, as the faults of now have them."""
-        conditions = self._conditions
+        told = (one.conditions for one in reversed(self._told) if one.at_ns <= now_ns)
+        conditions = next(told, self._conditions)
+        links = self._troubles.links(conditions)
         for number in numbers:
             name = self._names[number]
             actions: list[list[Any]] = []
@@ -113,11 +118,15 @@ class Strikes:
                 actions.append(["skew", number, *skew])
             if (factor := conditions.compute_factor(name)) != 1.0:
                 actions.append(["speed", number, factor])
+            if conditions.is_disk_full(name):
+                actions.append(["disk", number, True])
+            if (left := self._troubles.memory_left(name, conditions)) is not None:
+                actions.append(["memory", number, left])
             if conditions.is_up(name) and not conditions.is_stopped(name):
                 actions.append(["boot", number, self._next_incarnation(number)])
             if conditions.is_paused(name):
                 actions.append(["pause", number, True])
-            self._order(number, now_ns, actions)
+            self._order(number, now_ns, actions, links)
 
     def _nearest_ns(self) -> int:
         """When the nodes have to learn of the next fault."""
@@ -133,8 +142,14 @@ class Strikes:
         self._incarnation[name] += 1
         return self._incarnation[name] - 1
 
-    def _order(self, number: int, at_ns: int, actions: list[list[Any]]) -> None:
+    def _order(
+        self,
+        number: int,
+        at_ns: int,
+        actions: list[list[Any]],
+        links: Sequence[LinkNow] = (),
+    ) -> None:
         connection = self._relay.home(number)
-        if connection is not None and actions:
-            body = pack({"actions": actions})
+        if connection is not None and (actions or links):
+            body = pack({"actions": actions} | ({"links": links} if links else {}))
             self._relay.tell(connection, Frame(Kind.ORDERS, instant_ns=at_ns, body=body))

@@ -17,12 +17,15 @@ from broker.wire import PUBLISH, UNCOUNTED, Frame
 
 @dataclass(slots=True)
 class Said:
-    """What a node has said since it was last asked, with the instants, in nanoseconds."""
+    """What a node has said since it was last asked, with the instants, in nanoseconds, and for how
+    many seconds of its device it has asked.
+    """
 
     frames: list[Frame] = field(default_factory=list)
     notes: list[tuple[int, str, dict[str, Any]]] = field(default_factory=list)
     facts: list[tuple[int, str, list[str]]] = field(default_factory=list)
     topics: list[tuple[int, str, bool]] = field(default_factory=list)
+    worked_s: float = 0.0
 
     def clear(self) -> None:
         """Nothing was said."""

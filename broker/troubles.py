@@ -6,30 +6,33 @@ conditions hold from then on and what that means for each machine.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import faults as fault_language
 from broker.ledger import FaultEntry
-from faults import Conditions, Event, Scenario
+from faults import Conditions, Event, Scenario, Selection
 from topologies import Topology
 
 Order = tuple[Any, ...]
 """What a machine is to do: the action's name, the node's number, and the action's values."""
 LinkNow = tuple[str, str, float, float, float]
-"""A link that is not as in the topology: source, target, bit/s, delay in s, loss."""
+"""A link as it is now: source, target, bit/s, delay in s, loss."""
+GOODBYE_NS = 1_000_000_000
+"""So long a node that leaves may still clean up and say goodbye; then it is gone."""
 
 
-_DOWN = ("crash", "stop")
+_DOWN = ("crash", "stop", "leave")
 
 
 @dataclass(frozen=True, slots=True)
 class Strike:
     """What has begun and ended at an instant.
 
-    `orders` are in the order of the run's nodes; `links` are all links that differ from the
-    topology now, or None where that has not changed.
+    `orders` are in the order of the run's nodes; `links` are those that have changed, or None where
+    none has.
     """
 
     events: tuple[Event, ...]
@@ -56,7 +59,9 @@ class Troubles:
     """The faults still to come, and those that hold (`conditions`).
 
     `applied` are the events that were, with every selector resolved; `pending` those to come;
-    `lost` are the nodes that are down and that nothing to come will bring back.
+    `lost` are the nodes that are down and that nothing to come will bring back. A node that leaves
+    is stopped, and away `GOODBYE_NS` later; one that leaves at the very beginning was never there.
+    `topology` is the network's.
     """
 
     def __init__(
@@ -72,10 +77,11 @@ class Troubles:
             else sorted(faults, key=lambda event: event.at_ns)
         )
         self._events = list(reversed(events))
-        self._topology = topology
+        self.topology = topology
         self._numbers = {name: number for number, name in enumerate(names)}
         self._incarnation = dict.fromkeys(names, 0)
-        self._links: dict[tuple[str, str], LinkNow] = {}
+        self._leaving: dict[str, tuple[int, Event]] = {}
+        self._selection: Selection | None = None
         self.conditions = Conditions()
         self.applied: list[Event] = []
         self.lost: dict[str, None] = {}
@@ -87,8 +93,11 @@ class Troubles:
         return tuple(reversed(self._events))
 
     def next_ns(self) -> int | None:
-        """When the next event comes, or None."""
-        return self._events[-1].at_ns if self._events else None
+        """When something happens next, or None."""
+        coming = [at_ns for at_ns, _ in itertools.islice(self._leaving.values(), 1)]
+        if self._events:
+            coming.append(self._events[-1].at_ns)
+        return min(coming, default=None)
 
     def first_orders(self) -> list[Order]:
         """The orders with which a run begins, faults at its very beginning apart."""
@@ -102,25 +111,48 @@ class Troubles:
         """Applies the events that are due; None when there is none."""
         before = self.conditions
         struck: list[Event] = []
+        gone = self._part(now_ns)
         while self._events and self._events[-1].at_ns <= now_ns:
             event = self._resolve(self._events.pop(), facts)
-            begins = event.phase == "begin"
-            change = self.conditions.begin if begins else self.conditions.end
-            self.conditions = change(event)
+            self._take(event)
             struck.append(event)
-            if begins and event.kind in _DOWN and event.fault not in self._ending:
+            if event.fault not in self._ending and event.kind in _DOWN:
                 self.lost |= dict.fromkeys(event.nodes)
-        if not struck:
+        if not struck and not gone:
             return None
         self.applied += struck
-        touched = {node for event in struck for node in event.nodes}
+        numbers = self._numbers
+        touched = {node for event in (*gone, *struck) for node in event.nodes if node in numbers}
         orders = [
             order
-            for name in self._numbers
-            if name in touched
+            for name in sorted(touched, key=numbers.__getitem__)
             for order in self._orders(name, before)
         ]
-        return Strike(tuple(struck), tuple(orders), self._links_now(struck))
+        links = self._links_of(struck, self.conditions)
+        return Strike(tuple(struck), tuple(orders), links)
+
+    def _take(self, event: Event) -> None:
+        """The event holds, or is over, from now on."""
+        if event.phase == "end":
+            self._leaving.pop(event.fault, None)
+            self.conditions = self.conditions.end(event)
+        elif event.kind == "leave" and event.at_ns > 0:
+            self._leaving[event.fault] = (event.at_ns + GOODBYE_NS, event)
+            self.conditions = self.conditions.begin(replace(event, kind="stop"))
+        else:
+            self.conditions = self.conditions.begin(event)
+
+    def _part(self, now_ns: int) -> list[Event]:
+        """Those who are leaving and have had their time are away."""
+        gone: list[Event] = []
+        while self._leaving:
+            fault, (until_ns, event) = next(iter(self._leaving.items()))
+            if until_ns > now_ns:
+                break
+            del self._leaving[fault]
+            self.conditions = self.conditions.end(replace(event, phase="end")).begin(event)
+            gone.append(event)
+        return gone
 
     def _resolve(self, event: Event, facts: Mapping[str, tuple[str, ...]]) -> Event:
         """The event with what only a run can know filled in: an end means the nodes of its
@@ -131,7 +163,13 @@ class Troubles:
             return replace(event, nodes=begun.nodes, links=begun.links, selector=None)
         if event.selector is None:
             return event
-        return fault_language.resolve(event, facts, self._topology)
+        return fault_language.resolve(event, facts, self._chooser)
+
+    @property
+    def _chooser(self) -> Selection:
+        if self._selection is None:
+            self._selection = Selection(self.topology)
+        return self._selection
 
     def _orders(self, name: str, before: Conditions) -> list[Order]:
         now, number = self.conditions, self._numbers[name]
@@ -151,16 +189,31 @@ class Troubles:
             orders.append(("pause", number, now.is_paused(name)))
         if now.skew(name) != before.skew(name):
             orders.append(("skew", number, *now.skew(name)))
+        if now.is_disk_full(name) != before.is_disk_full(name):
+            orders.append(("disk", number, now.is_disk_full(name)))
+        left = self.memory_left(name, now)
+        if left is not None and left != self.memory_left(name, before):
+            orders.append(("memory", number, left))
         return orders
 
-    def _links_now(self, struck: Sequence[Event]) -> tuple[LinkNow, ...] | None:
-        touched = {ends for event in struck if event.kind == "degrade" for ends in event.links}
-        if not touched:
-            return None
-        for ends, link in self._topology.links.items():
-            if ends in touched:
-                now = self.conditions.link(link)
-                self._links.pop(ends, None)
-                if now is not link:
-                    self._links[ends] = (*ends, now.bandwidth_bps, now.delay_s, now.loss)
-        return tuple(self._links.values())
+    def memory_left(self, name: str, conditions: Conditions) -> int | None:
+        """What a node's device grants under these conditions; None without one."""
+        device = self.topology.nodes[name].device
+        return None if device is None else conditions.memory_bytes(name, device.grant_bytes)
+
+    def links(self, conditions: Conditions) -> tuple[LinkNow, ...]:
+        """All links that are not as in the topology under these conditions."""
+        return self._links_of(conditions.active.values(), conditions) or ()
+
+    def _links_of(
+        self, events: Iterable[Event], conditions: Conditions
+    ) -> tuple[LinkNow, ...] | None:
+        touched = dict.fromkeys(
+            ends
+            for event in events
+            if event.kind == "degrade"
+            for ends in event.links or self._chooser.links_of(event.nodes, oneway=event.oneway)
+        )
+        links = [conditions.link(self.topology.links[ends]) for ends in touched]
+        now = [(*link.ends, link.bandwidth_bps, link.delay_s, link.loss) for link in links]
+        return tuple(now) or None

@@ -200,6 +200,10 @@ class Worker:
             machine.set_speed(now_ns, *values)
         elif action == "skew":
             machine.skew(now_ns, *values)
+        elif action == "memory":
+            machine.squeeze(*values)
+        elif action == "disk":
+            machine.disk.fill(*values)
 
     def _report(self, end_ns: int, machines: Iterable[Machine]) -> None:
         """Hands over what the nodes sent, and says how they are."""
@@ -232,6 +236,9 @@ def gather(machine: Machine, frames: list[Frame], news: dict[str, list[Any]]) ->
         said, owed = node.said, node._traffic.receipts
         frames += said.frames
         said.frames.clear()
+        if said.worked_s:
+            news.setdefault("worked", []).append([number, said.worked_s])
+            said.worked_s = 0.0
         if said.notes or said.facts or said.topics:
             for what, things in (
                 ("notes", said.notes), ("facts", said.facts), ("topics", said.topics),

@@ -3,8 +3,7 @@
     python docs/faults_reference.py            # writes schemas/scenario.schema.json and faults.md
     python docs/faults_reference.py --check    # says which of them is not current, and fails
 
-`PROOFS` names, file by file, the test that shows each kind's effect on messages. A kind without one
-can be written and expanded, and the table says that no run applies it.
+`PROOFS` names, file by file, the test that shows each kind's effect on messages.
 """
 
 from __future__ import annotations
@@ -24,32 +23,28 @@ from faults.schema import schema  # noqa: E402
 PAGE = REPOSITORY / "docs" / "faults.md"
 SCHEMA = REPOSITORY / "docs" / "schemas" / "scenario.schema.json"
 PROOFS: Mapping[str, Mapping[str, str]] = {
-    "tests/broker/test_crash.py": {
-        "crash": "test_a_restart_calls_the_program_again_as_the_next_incarnation",
-    },
-    "tests/broker/test_troubles.py": {
-        "stop": "test_a_stopped_program_cleans_up_says_goodbye_and_is_started_again",
-        "pause": "test_nothing_happens_in_a_pause_and_all_that_came_due_happens_after_it",
-        "skew": "test_sleeps_end_early_by_a_fast_clock_and_late_by_a_slow_one",
-    },
-    "tests/broker/test_node.py": {
-        "slow": "test_a_slower_device_ends_later",
-    },
-    "tests/broker/network/test_routes.py": {
-        "degrade": "test_a_slower_link_is_felt_at_once_and_its_end_too",
-        "traffic": "test_background_traffic_takes_its_share_and_no_more",
-    },
-    "tests/broker/network/test_datagrams.py": {
-        "loss": "test_losses_are_told_when_they_happen_and_a_fragment_loses_the_train",
-        "corrupt": "test_a_damaged_one_arrives_as_such_and_is_no_message",
-        "duplicate": "test_a_duplicate_is_a_second_fate_of_the_same_number",
-        "reorder": "test_a_reordered_one_skips_the_delay",
-    },
-    "tests/broker/network/test_chance.py": {
-        "burst_loss": "test_losses_have_the_mean_and_the_bursts_that_were_asked_for",
-    },
-    "tests/broker/network/test_transfers.py": {
-        "partition": "test_a_partition_stalls_a_stream_until_the_doubled_timer_fires_after_it",
+    "tests/broker/test_faults.py": {
+        "crash": "test_a_crashed_node_is_gone_and_comes_back_with_its_disk_and_nothing_else",
+        "stop": "test_who_is_stopped_may_clean_up_and_is_started_again",
+        "pause": "test_a_paused_node_answers_late_and_loses_nothing",
+        "leave": "test_who_leaves_says_goodbye_and_then_is_gone_until_it_joins_again",
+        "join": "test_who_joins_was_not_there_before",
+        "slow": "test_four_times_slower_computes_four_times_as_long",
+        "squeeze": "test_squeezed_memory_refuses_what_is_more_and_takes_nothing_that_is_held",
+        "skew": "test_a_skewed_clock_is_ahead_and_runs_fast_until_it_is_right_again",
+        "full_disk": "test_a_full_disk_can_be_read_and_deleted_from_and_not_be_written",
+        "degrade": "test_a_tenth_of_the_bandwidth_makes_a_transfer_ten_times_as_long",
+        "loss": "test_a_lossy_link_loses_its_share_of_datagrams_each_by_itself",
+        "burst_loss": "test_a_burst_of_losses_takes_as_many_in_a_row_as_it_says",
+        "corrupt": "test_a_damaged_datagram_is_no_message_and_a_stream_sends_it_again",
+        "duplicate": "test_a_doubled_datagram_comes_twice_and_a_stream_once",
+        "reorder": "test_a_reordered_datagram_overtakes_those_whose_delay_it_skips",
+        "cut": "test_a_cut_link_carries_nothing_and_what_has_another_way_takes_it",
+        "flap": "test_a_flapping_link_is_down_and_up_and_down",
+        "partition": "test_a_one_way_partition_lets_the_other_way_through",
+        "nat": "test_who_is_behind_a_nat_hears_only_those_whom_it_has_called",
+        "traffic": "test_traffic_of_others_takes_its_rate_of_what_a_transfer_has",
+        "trace": "test_a_recorded_bandwidth_is_what_a_link_has_at_most",
     },
 }
 SAME_AS = {
@@ -73,9 +68,8 @@ def kinds() -> Iterator[str]:
     yield "|---|---|---|---|---|"
     for kind in KINDS:
         said = models["Fault"]["properties"][kind]
-        test = f"`{proofs[kind]}`" if kind in proofs else "no run applies it yet"
         what, settings = _described(said, models)
-        yield f"| `{kind}` | {what} | {settings} | {SAME_AS.get(kind, '')} | {test} |"
+        yield f"| `{kind}` | {what} | {settings} | {SAME_AS.get(kind, '')} | `{proofs[kind]}` |"
 
 
 def processes() -> Iterator[str]:

@@ -306,7 +306,7 @@ def _refuse_so_many(number: int, selection: Selection, place: Place) -> None:
 def _refuse_ample(event: Event, selection: Selection, place: Place) -> None:
     """Memory that is no less than what every node has already is a slip of the pen."""
     amount = event.change.memory if event.change is not None else None
-    if amount is None or amount.how == "relative" or not event.nodes:
+    if amount is None or amount.how == "relative" or not event.nodes or selection.concrete:
         return
     devices = [selection.topology.nodes[node].device for node in event.nodes]
     if all(device is not None and amount.value >= device.grant_bytes for device in devices):
@@ -319,7 +319,7 @@ def _refuse_idle(event: Event, worse: Worse, selection: Selection, place: Place)
     """An absolute value that is no worse than what every link has already is a slip of the pen; so
     are bursts where nothing is lost, and overtaking where there is no delay to skip.
     """
-    if not event.links:
+    if not event.links or selection.concrete:
         return
     links = [selection.topology.links[ends] for ends in event.links]
     change = event.change or Change()

@@ -32,7 +32,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, StrictBool, model_validator
 
 from faults import recordings
 from faults.entries import Fault
@@ -52,6 +52,9 @@ class ScenarioFile(Settings):
 
     name: str | None = Field(default=None, description="its name; else the file's")
     description: str = Field(default="", description="a sentence for people")
+    concrete: StrictBool = Field(
+        default=False, description="a run wrote it, so that what changes nothing is no slip"
+    )
     timeline: tuple[Fault, ...] = Field(default=(), description="faults at stated times")
     processes: tuple[Process, ...] = Field(default=(), description="faults by the laws of chance")
 
@@ -69,6 +72,7 @@ class Scenario:
     Attributes:
         name: the file's own, or else the file's name.
         description: a sentence for people.
+        concrete: a run wrote it (`faults.concrete`), so that what changes nothing is no slip.
         timeline: faults at stated times, in the file's order.
         processes: faults by chance.
         recordings: the traces that the timeline plays, by the file names in it.
@@ -77,6 +81,7 @@ class Scenario:
 
     name: str
     description: str = ""
+    concrete: bool = False
     timeline: tuple[Fault, ...] = ()
     processes: tuple[Process, ...] = ()
     recordings: Mapping[str, Recording] = field(default_factory=dict, repr=False)
@@ -126,6 +131,7 @@ def _scenario(document: Document, folder: Path) -> Scenario:
     return Scenario(
         name=whole.name or Path(document.file).stem,
         description=whole.description,
+        concrete=whole.concrete,
         timeline=whole.timeline,
         processes=whole.processes,
         recordings=played,

@@ -37,11 +37,20 @@ class Choice:
 class Selection:
     """The nodes and links of one topology, ready to be chosen from many times.
 
-    The *document* is that of the selectors, for errors; the *seed* is of what is drawn.
+    The *document* is that of the selectors, for errors; the *seed* is of what is drawn. The
+    document is *concrete* where a run wrote it.
     """
 
-    def __init__(self, topology: Topology, document: Document | None = None, seed: int = 0) -> None:
+    def __init__(
+        self,
+        topology: Topology,
+        document: Document | None = None,
+        seed: int = 0,
+        *,
+        concrete: bool = False,
+    ) -> None:
         self.topology = topology
+        self.concrete = concrete
         self.document = document or Document("scenario", None, failure=ScenarioError)
         self._seed = seed
         self._position = {name: index for index, name in enumerate(topology.nodes)}

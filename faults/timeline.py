@@ -25,7 +25,7 @@ def expand(scenario: Scenario, topology: Topology, seed: int) -> tuple[Event, ..
 
     Raises ScenarioError, naming fault and selector, when the scenario doesn't fit the topology.
     """
-    selection = Selection(topology, scenario.origin, seed)
+    selection = Selection(topology, scenario.origin, seed, concrete=scenario.concrete)
     spans: list[Lasting] = []
     for index, fault in enumerate(scenario.timeline):
         name = fault.id or str(index + 1)

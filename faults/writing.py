@@ -28,6 +28,8 @@ def write(scenario: Scenario) -> str:
     lines = [f"name: {_word(scenario.name)}"]
     if scenario.description:
         lines.append(f"description: {_word(scenario.description)}")
+    if scenario.concrete:
+        lines.append("concrete: true")
     for key, entries in (("timeline", scenario.timeline), ("processes", scenario.processes)):
         rows = [f"  - {_yaml(content(entry))}" for entry in entries]
         if rows:
@@ -65,7 +67,7 @@ def concrete(events: Iterable[Event], *, name: str) -> str:
         f"  - {_yaml(_entry(begin, ends.get(begin.fault), position))}"
         for position, begin in enumerate(sorted(begins.values(), key=lambda e: e.order), start=1)
     ]
-    head = f"name: {_word(name)}\ntimeline:"
+    head = f"name: {_word(name)}\nconcrete: true\ntimeline:"
     return "\n".join([head, *entries]) + "\n" if entries else f"{head} []\n"
 
 

@@ -31,6 +31,7 @@ from atlas.protocol import (
     ask,
     parse,
 )
+from atlas.roles.patience import keep
 from atlas.roles.settings import RunSettings
 from broker import Message, Node
 
@@ -129,7 +130,7 @@ class Aggregator:
             flops=2.0 * size * len(ordered),
         )
         kept = {"mean": _plain(mean), "merged": _plain(merged)}
-        await self._node.disk.write(_file(number), msgpack.packb(kept))
+        await keep(self._node, _file(number), msgpack.packb(kept))
         self._merged[number] = merged
         del self._updates[number]
         self._node.note(

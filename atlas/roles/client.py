@@ -31,6 +31,7 @@ from atlas.protocol import (
     parse,
 )
 from atlas.roles.host import ADAM_FLOPS
+from atlas.roles.patience import try_to_keep
 from atlas.roles.settings import RunSettings
 from atlas.roles.span import PAUSE_S, Pace, Shunned, SpanCaller, Where
 from atlas.semantics import sketch
@@ -269,7 +270,9 @@ class Client:
     # The disk.
 
     async def _save(self) -> None:
-        """Keeps what a later life needs to go on from the beginning of this round."""
+        """Keeps what a later life needs to go on from the beginning of this round; without room for
+        it that life goes on from an earlier one, and comes to the same.
+        """
         manifest, buffers = (None, []) if self._adapter is None else pack(self._adapter)
         state = {
             "round": self._round,
@@ -277,7 +280,7 @@ class Client:
             "manifest": manifest,
             "tensors": [bytes(buffer) for buffer in buffers],
         }
-        await self._node.disk.write(STATE, msgpack.packb(state))
+        await try_to_keep(self._node, STATE, msgpack.packb(state))
 
     async def _resume(self) -> None:
         state = msgpack.unpackb(await self._node.disk.read(STATE))

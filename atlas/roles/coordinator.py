@@ -222,9 +222,13 @@ class _Desk:
         aggregators = {
             name: self._elect(members) for name, members in zip(names, found.members, strict=True)
         }
+        self._node.declare("the elected aggregator", [aggregators[names[0]]])
+        self._node.declare("the elected aggregators", list(aggregators.values()))
         for name, members, lent in zip(names, found.members, plan.lent, strict=True):
             self._node.declare(f"hosts of {name}", lent)
+            self._node.declare(f"the elected aggregator of {name}", [aggregators[name]])
             for member in members:
+                self._node.declare(f"the elected aggregator of {member}", [aggregators[name]])
                 self._node.declare(f"hosts of the neighborhood of {member}", lent)
                 chain = _as_message(plan.chains[member], plan)
                 self._note_pairing(member, name, chain)

@@ -23,6 +23,7 @@ from atlas.protocol import (
 from atlas.roles.aggregator import Aggregator
 from atlas.roles.client import Client
 from atlas.roles.host import Host
+from atlas.roles.patience import hold
 from atlas.roles.settings import RunSettings
 from atlas.tasks import ClientData
 from broker import Message, Node
@@ -60,7 +61,7 @@ async def _train(
     node: Node, settings: RunSettings, data: ClientData, aggregator: Aggregator
 ) -> None:
     labels = settings.most_labels(data)
-    with node.reserve(settings.ends_bytes(labels), "the client's own part"):
+    with await hold(node, settings.ends_bytes(labels), "the client's own part"):
         client = Client(node, settings, data)
         await client.prepare()
         introduce = functools.partial(_introduce, node, settings, data)

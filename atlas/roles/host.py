@@ -201,7 +201,7 @@ class Host:
         cost = self._settings.span_cost(span)
         needed = cost.session_bytes + (0 if span in self._bases else cost.base_bytes)
         leaving = [other for other in self._hosted if other == key or other in self._stale()]
-        free = self._node.device.grant_bytes - self._node.reserved_bytes
+        free = self._node.memory_bytes - self._node.reserved_bytes
         free += sum(self._hosted[other].memory.size_bytes for other in leaving)
         for held, base in self._bases.items():
             staying = base.users - sum(Range(*other[1:]) == held for other in leaving)

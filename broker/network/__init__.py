@@ -16,6 +16,8 @@ that does not give way.
     laws        the published laws of TCP's throughput
     chance      jitter and losses, from seeded streams
     segments    what a message is on the wire
+    lookahead   how soon a message can be anywhere
+    calls       who has called whom across NATs
     routes      who reaches whom, shortest by delay
     paths       a route with all that a flow needs to know of it
     ways        the topology under the conditions of now

@@ -25,7 +25,7 @@ class Carrier:
         self._agenda, self._ways, self._shares = agenda, ways, shares
         self._transport = transport
         self._fortune = Fortune(seed)
-        self._trains: dict[int, Train] = {}
+        self._trains: dict[str, dict[int, Train]] = {}
         self._copies: dict[int, int] = {}
         self.duplicated = 0
 
@@ -39,30 +39,40 @@ class Carrier:
         if not self._ways.conditions.is_up(destination):
             self._agenda.fates.append(Fate(number, at_ns, "destination down"))
             return
+        relays = self._ways.by_way_of(source, destination)
+        if relays is None and not self._ways.conditions.blocked(source, destination):
+            self._agenda.fates.append(Fate(number, at_ns, "behind a NAT"))
+            return
         train = datagrams.train(
             self._agenda.name(), number, source, destination, size, self._transport
         )
-        self._trains[train.index] = train
+        train.relays = relays or ()
+        self._ways.call(source, destination)
+        self._add(train)
         self._agenda.in_flight += 1
         self.hop(train, at_ns)
+
+    def _add(self, train: Train) -> None:
+        self._trains.setdefault(train.destination, {})[train.index] = train
 
     def hop(self, train: Train, at_ns: int) -> None:
         """A datagram has come to a node: it has arrived, or goes on over the next link."""
         train.wake_ns = NEVER
-        if train.arriving or train.at_node == train.destination:
+        if train.relays and train.at_node == train.relays[0]:
+            train.relays = train.relays[1:]
+        if train.arriving or (train.at_node == train.destination and not train.relays):
             self._lose(train, at_ns, "corrupt" if train.corrupt else "")
             return
-        links = None
+        link = None
         if not self._ways.conditions.blocked(train.source, train.destination):
-            links = self._ways.route(train.at_node, train.destination)
-        if not links:
+            link = self._ways.next_link(train.at_node, train.goal)
+        if link is None:
             self._lose(train, at_ns, "no route")
             return
-        link = links[0]
         fortune = self._fortune
         if train.copy == 0 and fortune.happens(train, link, "duplicate", link.duplicate):
             twin = train.twin(self._agenda.name())
-            self._trains[twin.index] = twin
+            self._add(twin)
             self._copies[train.number] = self._copies.get(train.number, 1) + 1
             self._agenda.in_flight += 1
             self.duplicated += 1
@@ -91,7 +101,7 @@ class Carrier:
             self._shares.push_back(resource, at_ns, resource.free_ns - was_free_ns)
         train.at_node = link.target
         wake_ns = at_ns + taken + fortune.delay_ns(train, link)
-        if link.target == train.destination:
+        if link.target == train.destination and not train.relays:
             train.arriving = True
             wake_ns += train.lag_ns
         self._agenda.wake(train, wake_ns)
@@ -101,7 +111,10 @@ class Carrier:
 
     def end(self, train: Train, at_ns: int, reason: str) -> Fate:
         """A copy has ended, for this reason."""
-        del self._trains[train.index]
+        bound = self._trains[train.destination]
+        del bound[train.index]
+        if not bound:
+            del self._trains[train.destination]
         train.wake_ns = NEVER
         self._agenda.in_flight -= 1
         left = self._copies.pop(train.number, 1) - 1
@@ -109,16 +122,17 @@ class Carrier:
             self._copies[train.number] = left
         return Fate(train.number, at_ns, reason, train.copy, not left)
 
-    def lose_ends(self, now_ns: int, name: str) -> None:
-        """A node died: what was for it is lost."""
-        for train in [train for train in self._trains.values() if train.destination == name]:
-            self._lose(train, now_ns, "destination crashed")
+    def lose_ends(self, now_ns: int, name: str, how: str) -> None:
+        """A node has crashed, or left: what was for it is lost."""
+        for train in list(self._trains.get(name, {}).values()):
+            self._lose(train, now_ns, f"destination {how}")
 
     def certain_ns(self, until_ns: int) -> int:
         """Until when no datagram arrives that still has links before it; `until_ns` at most."""
-        for train in self._trains.values():
-            if not train.arriving and train.wake_ns < until_ns:
-                links = self._ways.route(train.at_node, train.destination) or ()
-                least_ns = sum(to_ns(least_delay_s(link)) for link in links)
-                until_ns = min(until_ns, train.wake_ns + least_ns)
+        for bound in self._trains.values():
+            for train in bound.values():
+                if not train.arriving and train.wake_ns < until_ns:
+                    links = self._ways.onward(train.at_node, train.goal)
+                    least_ns = sum(to_ns(least_delay_s(link)) for link in links)
+                    until_ns = min(until_ns, train.wake_ns + least_ns)
         return until_ns

@@ -21,11 +21,11 @@ from topologies import Link, Transport
 
 class Train:
     """One copy of a datagram under way. Its first packet is at `at_node` at `wake_ns`, its last
-    `lag_ns` later.
+    `lag_ns` later; it still has to go by way of `relays`.
     """
 
     __slots__ = ("arriving", "at_node", "copy", "corrupt", "destination", "index", "lag_ns",
-                 "number", "packets", "size", "source", "twins", "wake_ns")  # fmt: skip
+                 "number", "packets", "relays", "size", "source", "twins", "wake_ns")  # fmt: skip
 
     def __init__(
         self, index: int, number: int, source: str, destination: str, size: int, packets: int
@@ -36,14 +36,20 @@ class Train:
         self.size, self.packets = size, packets
         self.lag_ns = 0
         self.wake_ns = 0
+        self.relays: tuple[str, ...] = ()
         self.corrupt = self.arriving = False
+
+    @property
+    def goal(self) -> str:
+        """Where it goes next: a relay, or its destination."""
+        return self.relays[0] if self.relays else self.destination
 
     def twin(self, index: int) -> Train:
         """The same once more."""
         twin = Train(index, self.number, self.source, self.destination, self.size, self.packets)
         self.twins += 1
         twin.at_node, twin.copy, twin.lag_ns = self.at_node, self.twins, self.lag_ns
-        twin.wake_ns, twin.corrupt = self.wake_ns, self.corrupt
+        twin.wake_ns, twin.corrupt, twin.relays = self.wake_ns, self.corrupt, self.relays
         return twin
 
 

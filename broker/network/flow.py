@@ -141,6 +141,10 @@ class Fluid(Flow):
             self.drained = drained if drained < self.goal else self.goal
         self.since_ns = max(self.since_ns, now_ns)
 
+    def has_places(self, now_ns: int) -> bool:
+        """Whether it has places in queues, which are free once it takes that back."""
+        return self.path is not None and (self.busy_ns > now_ns or self.lined_up > self.drained)
+
     def take_back(self, now_ns: int) -> None:
         """What has not left yet of trains is before the rest of the queue again."""
         if self.lined_up > self.drained:

@@ -74,8 +74,9 @@ class Network:
 
     def lookahead_ns(self, nodes: Sequence[str]) -> int:
         """No message between two different ones of `nodes`, sent from now on, arrives sooner than
-        this after it was sent, so long as no fault changes the links. Where none reaches another,
-        that is as long as streams wait for a way.
+        this after it was sent, until a fault makes a link sooner; one that makes links worse, or
+        takes them away, does not change it. Where none ever reaches another, that is as long as
+        streams wait for a way.
         """
         least = self._ways.least_ns(nodes)
         return round(self._transport.timeout_s * 1e9) if least is None else least
@@ -153,13 +154,12 @@ class Network:
         """
         self._run_through(at_ns - 1)
         self._agenda.now = max(self._agenda.now, at_ns)
-        dead = self._ways.update(conditions)
-        if dead is None:
-            return
-        for name in dead:
-            self._streams.lose_ends(at_ns, name)
-            self._carrier.lose_ends(at_ns, name)
-        self._streams.move(at_ns, self._ways.generation, conditions.traffic())
+        changed = self._ways.update(conditions)
+        for name in changed.dead:
+            how = "left" if conditions.has_left(name) else "crashed"
+            self._streams.lose_ends(at_ns, name, how)
+            self._carrier.lose_ends(at_ns, name, how)
+        self._streams.move(at_ns, changed)
 
     def advance(self, to_ns: int) -> list[Fate]:
         """Time is `to_ns` now; returns all fates until then that were not returned yet."""

@@ -79,13 +79,17 @@ class Resource:
 class Leg:
     """A link as it is now, with what every way over it needs to know of it.
 
-    `jitter_most_ns` is by how much jitter can shorten its delay; the rest as in `Path`.
+    `jitter_most_ns` is by how much jitter can shorten its delay; the rest as in `Path`. It is
+    `stale` once the link is another.
     """
 
-    __slots__ = ("byte_ns", "delay_ns", "jitter_most_ns", "link", "losses", "per_bit", "resource")
+    __slots__ = (
+        "byte_ns", "delay_ns", "jitter_most_ns", "link", "losses", "per_bit", "resource", "stale",
+    )  # fmt: skip
 
     def __init__(self, link: Link, resource: Resource) -> None:
         self.link, self.resource = link, resource
+        self.stale = False
         self.per_bit = 1 / link.bandwidth_bps if link.medium else 1.0
         self.byte_ns = 8e9 / link.bandwidth_bps
         self.delay_ns = to_ns(link.delay_s)
@@ -122,8 +126,9 @@ class Path:
     """
 
     __slots__ = (
-        "_congestion", "_legs", "_slowest", "_standing", "_uses", "bandwidth_bps", "hops", "jitter",
-        "jitter_most_ns", "losses", "neck", "per_bit", "per_byte_ns", "plain", "queue_bytes",
+        "_back", "_congestion", "_legs", "_slowest", "_standing", "_uses", "bandwidth_bps", "hops",
+        "jitter", "jitter_most_ns", "losses", "neck", "per_bit", "per_byte_ns", "plain",
+        "queue_bytes",
         "resources", "rtt_ns", "speed", "travel_ns",
     )  # fmt: skip
 
@@ -147,7 +152,7 @@ class Path:
             if leg.link.jitter_s > 0:
                 self.jitter_most_ns += leg.jitter_most_ns
                 self.jitter = _jitter([leg.link for leg in legs if leg.link.jitter_s > 0])
-        self._legs = tuple(legs)
+        self._legs, self._back = tuple(legs), tuple(back)
         self.losses = losses
         self.resources = tuple(taken)
         self.per_bit = tuple(taken.values())
@@ -168,6 +173,15 @@ class Path:
         self._congestion = transport.congestion
         self._standing = -1
         self._uses: tuple[Use, ...] | None = None
+
+    def is_as(self, other: Path | None) -> bool:
+        """Whether both are the same, link by link as they are now."""
+        return other is not None and (self._legs, self._back) == (other._legs, other._back)
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether one of its links is another now, there or back."""
+        return any(leg.stale for leg in (*self._legs, *self._back))
 
     @property
     def delay_s(self) -> float:

@@ -10,7 +10,7 @@ import math
 
 from broker.network.agenda import NEVER, Agenda, Fate
 from broker.network.paths import Resource
-from broker.network.sender import Stream
+from broker.network.sender import NO_WAY, Stream
 from broker.network.shares import Shares, enlist, unlist
 
 _fate = tuple.__new__
@@ -87,7 +87,7 @@ class Progress:
         stream.since_ns = at_ns
         if stream.stalled_ns >= 0:
             stream.stalled_ns = -1
-            stream.generation = -1
+            stream.generation = NO_WAY
             self._lose_queue(stream, at_ns, "stream timeout")
             return
         if stream.path is not None:

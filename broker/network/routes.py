@@ -1,17 +1,17 @@
 """Who reaches whom over which links: shortest by delay, then by hops, then by name.
 
 A node with one neighbor only never lies between others, so searches run over the rest (in a star of
-10,000 nodes: over one), and each goes on only as far as somebody asks. Delays are whole nanoseconds
-here, so equal ones are equal.
+10,000 nodes: over one), and each goes on only as far as somebody asks. A link that goes or comes
+back at such a node moves nobody else's route; one between others has routes searched again. Delays
+are whole nanoseconds here, so equal ones are equal.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from itertools import pairwise
 
-from broker.network.chance import least_delay_s
 from topologies import Link
 
 Pair = tuple[str, str]
@@ -40,87 +40,83 @@ class _Search:
             if name in found:
                 continue
             found[name] = path
-            for neighbor, link_ns in graph.outgoing.get(name, {}).items():
-                if neighbor not in found and neighbor not in graph.leaves:
+            for neighbor, link_ns in graph.inner.get(name, {}).items():
+                if neighbor not in found:
                     heapq.heappush(open_, (delay_ns + link_ns, hops + 1, (*path, neighbor)))
         return found.get(target)
 
 
 class Routes:
-    """The shortest routes over `links`, each given as one that is up."""
+    """The shortest routes over `links`, which are up until they are dropped.
+
+    `leaves` are the nodes with one neighbor, and that neighbor, whether the links are up or not;
+    `inner` the delays of the links between others that are up, by source and target.
+    """
 
     def __init__(self, links: Iterable[Link]) -> None:
-        self.outgoing: dict[str, dict[str, int]] = {}
-        self._least: dict[str, dict[str, int]] = {}
-        self._links: dict[Pair, Link] = {}
+        links = tuple(links)
         neighbors: dict[str, str | None] = {}
         for link in links:
-            a, b = link.ends
-            self._links[link.ends] = link
-            self.outgoing.setdefault(a, {})[b] = to_ns(link.delay_s)
-            self._least.setdefault(a, {})[b] = to_ns(least_delay_s(link))
-            for here, there in ((a, b), (b, a)):
+            for here, there in (link.ends, link.ends[::-1]):
                 if neighbors.setdefault(here, there) != there:
                     neighbors[here] = None
         self.leaves: Mapping[str, str] = {
             name: only for name, only in neighbors.items() if only is not None
         }
+        self.inner: dict[str, dict[str, int]] = {}
+        self._outer: dict[Pair, None] = {}
         self._searches: dict[str, _Search] = {}
+        for link in links:
+            self.put(link)
+
+    def is_inner(self, ends: Pair) -> bool:
+        """Whether this link can lie between others."""
+        return ends[0] not in self.leaves and ends[1] not in self.leaves
+
+    def put(self, link: Link) -> bool:
+        """The link is up, with this delay; says whether others' routes may be other ones now."""
+        if not self.is_inner(link.ends):
+            self._outer[link.ends] = None
+            return False
+        targets, delay_ns = self.inner.setdefault(link.source, {}), to_ns(link.delay_s)
+        if targets.get(link.target) == delay_ns:
+            return False
+        targets[link.target] = delay_ns
+        self._searches.clear()
+        return True
+
+    def drop(self, ends: Pair) -> bool:
+        """The link is not up; says whether others' routes may be other ones now."""
+        self._outer.pop(ends, None)
+        if self.inner.get(ends[0], {}).pop(ends[1], None) is None:
+            return False
+        self._searches.clear()
+        return True
 
     def path(self, source: str, target: str) -> tuple[Pair, ...] | None:
         """The ends of each link on the way, or None without one."""
         if source == target:
             return ()
-        head: tuple[str, ...] = (source,)
-        tail: tuple[str, ...] = (target,)
-        names: tuple[str, ...]
-        if (source, target) in self._links and (source in self.leaves or target in self.leaves):
+        if (source, target) in self._outer:
             return ((source, target),)
         first, last = self.leaves.get(source, source), self.leaves.get(target, target)
-        if first != source:
-            if (source, first) not in self._links:
-                return None
-            head = (source, first)
-        if last != target:
-            if (last, target) not in self._links:
-                return None
-            tail = (last, target)
-        if head[-1] == tail[0]:
-            names = (*head, *tail[1:])
-        else:
-            search = self._searches.get(head[-1])
-            if search is None:
-                if len(self._searches) >= _MOST_SEARCHES:
-                    del self._searches[next(iter(self._searches))]
-                search = self._searches[head[-1]] = _Search(self, head[-1])
-            between = search.path(tail[0])
-            if between is None:
-                return None
-            names = (*head, *between[1:], *tail[1:])
-        return tuple(pairwise(names))
+        if first != source and (source, first) not in self._outer:
+            return None
+        if last != target and (last, target) not in self._outer:
+            return None
+        between = self._between(first, last)
+        if between is None:
+            return None
+        head = () if first == source else (source,)
+        tail = () if last == target else (target,)
+        return tuple(pairwise((*head, *between, *tail)))
 
-    def links(self, pairs: Iterable[Pair]) -> tuple[Link, ...]:
-        """The links with these ends."""
-        return tuple(self._links[pair] for pair in pairs)
-
-    def least_ns(self, nodes: Sequence[str]) -> int | None:
-        """The least delay between two different ones of `nodes`, jitter at its most favorable; None
-        where none reaches another.
-
-        One search from all of them at once, in which a node may be reached from two of them; it is
-        over when one of `nodes` is reached from another.
-        """
-        wanted = frozenset(nodes)
-        seen: dict[str, list[str]] = {}
-        open_ = [(0, name, name) for name in sorted(wanted)]
-        while open_:
-            delay_ns, name, origin = heapq.heappop(open_)
-            origins = seen.setdefault(name, [])
-            if origin in origins or len(origins) == 2:
-                continue
-            if name in wanted and origin != name:
-                return delay_ns
-            origins.append(origin)
-            for neighbor, link_ns in self._least.get(name, {}).items():
-                heapq.heappush(open_, (delay_ns + link_ns, neighbor, origin))
-        return None
+    def _between(self, first: str, last: str) -> tuple[str, ...] | None:
+        if first == last:
+            return (first,)
+        search = self._searches.get(first)
+        if search is None:
+            if len(self._searches) >= _MOST_SEARCHES:
+                del self._searches[next(iter(self._searches))]
+            search = self._searches[first] = _Search(self, first)
+        return search.path(last)

@@ -44,6 +44,8 @@ HYSTART_WINDOW, HYSTART_SAMPLES = 16, 8  # Linux: from so many segments on, once
 HYSTART_LEAST_NS, HYSTART_MOST_NS = 4e6, 16e6
 HYSTART_SPACING_NS = 1e6  # Linux: 2 ms from one acknowledgment of two segments to the next
 REPAIRED, TIMED_OUT = 1, 2
+NO_WAY, ANOTHER_WAY = -1, -2
+"""A stream's `generation` before it has had a way, and where that may be another one now."""
 
 
 class Stream(Fluid):
@@ -60,7 +62,7 @@ class Stream(Fluid):
     ) -> None:
         segment = transport.segment_bytes + transport.header_bytes
         super().__init__(index, source, destination, seed, segment)
-        self.generation = -1
+        self.generation = NO_WAY
         self.window = Window(transport.congestion, transport.initial_window)
         self.rto_least_ns = round(transport.minimum_rto_s * 1e9)
         self.round_end = 0

@@ -19,19 +19,27 @@ from broker.network.flow import Background, Flow
 from broker.network.paths import Resource
 from broker.network.progress import Progress
 from broker.network.routes import Pair
-from broker.network.sender import TIMED_OUT, TRAIN_SEGMENTS, Stream
+from broker.network.sender import (
+    ANOTHER_WAY,
+    NO_WAY,
+    TIMED_OUT,
+    TRAIN_SEGMENTS,
+    Stream,
+)
 from broker.network.shares import Shares, enlist, unlist
-from broker.network.ways import Ways
-from faults.conditions import Traffic
+from broker.network.ways import Changed, Ways
 from topologies import Transport
+
+Noise = tuple[str, str, str]
+"""Background traffic: the fault, and where it flows from and to."""
 
 
 class Streams(Progress):
     """The streams of a network, by their pair of nodes, and the traffic in the background."""
 
     __slots__ = (
-        "_background", "_full_bytes", "_header_bytes", "_longest", "_most_head", "_seed",
-        "_streams", "_timeout_ns", "_transport", "_ways", "generation",
+        "_at", "_freed", "_full_bytes", "_header_bytes", "_longest", "_most_head", "_noise",
+        "_noise_at", "_seed", "_streams", "_timeout_ns", "_transport", "_ways", "generation",
     )  # fmt: skip
 
     def __init__(
@@ -44,7 +52,10 @@ class Streams(Progress):
         self._longest = TRAIN_SEGMENTS * self._most_head
         self._timeout_ns = round(transport.timeout_s * 1e9)
         self._streams: dict[Pair, Stream] = {}
-        self._background: list[Flow] = []
+        self._at: dict[str, list[Stream]] = {}
+        self._freed: dict[Resource, None] = {}
+        self._noise: dict[Noise, tuple[float, Flow | None]] = {}
+        self._noise_at: dict[str, dict[Noise, None]] = {}
         self.generation = 0
 
     # Sending.
@@ -281,6 +292,8 @@ class Streams(Progress):
             index = self._agenda.name()
             stream = Stream(index, source, destination, self._seed, self._transport)
             self._streams[source, destination] = stream
+            for end in (source, destination):
+                self._at.setdefault(end, []).append(stream)
         if stream.generation != self.generation:
             stream.rebase(at_ns)
             self._take_way(stream, at_ns)
@@ -292,13 +305,17 @@ class Streams(Progress):
         """Puts the stream on the way of now; without one it stalls, with one again it resumes once
         its retransmission timer, doubled each time, has fired.
         """
-        known = stream.generation >= 0
+        known = stream.generation != NO_WAY
         path = self._ways.path(stream.source, stream.destination)
         stream.generation = self.generation
         if path is None:
             if stream.stalled_ns < 0:
                 stream.stop(at_ns, at_ns + self._timeout_ns)
                 stream.stalled_ns = at_ns
+            return
+        if self._ways.call(stream.source, stream.destination):
+            self._open_back(stream, at_ns)
+        if known and stream.stalled_ns < 0 and path.is_as(stream.path):
             return
         fresh = not known or not stream.full
         stream.close_pipe()
@@ -314,15 +331,21 @@ class Streams(Progress):
         elif not stream.waiting and not fresh:
             stream.begin_round(at_ns)
 
-    def move(self, at_ns: int, generation: int, traffic: Iterable[Traffic]) -> None:
-        """The ways have changed: all that is under way is planned anew."""
-        self.generation = generation
-        busy = [
-            stream
-            for stream in self._streams.values()
-            if stream.waiting or stream.goal_ns > at_ns or stream.queue or stream.busy_ns > at_ns
-        ]
-        touched = self._replace_background(traffic)
+    def _open_back(self, stream: Stream, at_ns: int) -> None:
+        """Who is called from behind a NAT reaches the caller from now on."""
+        back = self._streams.get((stream.destination, stream.source))
+        if back is not None and back.generation != NO_WAY:
+            back.generation = ANOTHER_WAY
+            if back.waiting:
+                self._take_way(back, at_ns)
+                self._agenda.wake(back, back.aim())
+
+    def move(self, at_ns: int, changed: Changed) -> None:
+        """Ways have changed: what is under way on them is planned anew."""
+        self.generation = self._ways.generation
+        busy = self._concerned(at_ns, changed)
+        touched: dict[Resource, None] = {}
+        self._make_noise(changed, touched)
         for stream in busy:
             stream.rebase(at_ns)
             stream.take_back(at_ns)
@@ -333,7 +356,8 @@ class Streams(Progress):
                     touched.update(dict.fromkeys(stream.path.resources))
                     unlist(stream)
                 self._take_way(stream, at_ns)
-        self._shares.touch(at_ns, touched, busy)
+        if touched or busy:
+            self._shares.touch(at_ns, touched, busy)
         for stream in busy:
             if stream.waiting or stream.drained >= stream.enqueued:
                 continue
@@ -343,46 +367,126 @@ class Streams(Progress):
                 self._enlist(stream)
                 self._shares.touch(at_ns, stream.path.resources)
 
-    def _replace_background(self, traffic: Iterable[Traffic]) -> dict[Resource, None]:
-        """The traffic in the background is this now; gives what it used or uses."""
-        touched: dict[Resource, None] = {}
-        for flow in self._background:
-            touched.update(dict.fromkeys(flow.path.resources))
+    def _concerned(self, at_ns: int, changed: Changed) -> list[Stream]:
+        """The streams under way of which the way is another now, or is none."""
+        concerned: Iterable[Stream] = self._streams.values()
+        if not changed.everybody:
+            found = {stream.index: stream for name in changed.nodes for stream in self._of(name)}
+            for stream in concerned if changed.stale else ():
+                if stream.path is not None and stream.path.is_stale:
+                    found[stream.index] = stream
+            concerned = [found[index] for index in sorted(found)]
+            for stream in concerned:
+                if stream.generation != NO_WAY:
+                    stream.generation = ANOTHER_WAY
+        busy = [
+            stream
+            for stream in concerned
+            if (stream.waiting or stream.goal_ns > at_ns or stream.queue or stream.busy_ns > at_ns)
+            and not self._keeps_its_way(stream)
+        ]
+        return self._with_those_behind(busy, at_ns)
+
+    def _with_those_behind(self, busy: list[Stream], at_ns: int) -> list[Stream]:
+        """With all who queue where places get free: those move up."""
+        freed, self._freed = self._freed, {}
+        for stream in busy:
+            if stream.has_places(at_ns):
+                freed.update(dict.fromkeys(stream.path.resources))
+        found = {stream.index: stream for stream in busy}
+        more = bool(freed)
+        while more:
+            more = False
+            for stream in self._streams.values():
+                if stream.index in found or not stream.has_places(at_ns):
+                    continue
+                if any(resource in freed for resource in stream.path.resources):
+                    found[stream.index] = stream
+                    freed.update(dict.fromkeys(stream.path.resources))
+                    more = True
+        return [found[index] for index in sorted(found)]
+
+    def _keeps_its_way(self, stream: Stream) -> bool:
+        path = self._ways.path(stream.source, stream.destination)
+        if stream.generation == NO_WAY or (stream.stalled_ns < 0) != (path is not None):
+            return False
+        if path is not None and not path.is_as(stream.path):
+            return False
+        stream.generation = self.generation
+        return True
+
+    def _make_noise(self, changed: Changed, touched: dict[Resource, None]) -> None:
+        """Background traffic begins, ends, or takes other ways; `touched` is what it uses or used.
+
+        It has been asked for by whom it flows to, so that a NAT lets it through.
+        """
+        for event, begins in changed.noise:
+            rate_bps = event.change.rate_bps if event.change is not None else None
+            for source, target in event.links if rate_bps else ():
+                noise = (event.fault, source, target)
+                self._silence(noise, touched)
+                for end in (source, target):
+                    if begins:
+                        self._noise_at.setdefault(end, {})[noise] = None
+                    else:
+                        self._noise_at[end].pop(noise, None)
+                if begins and rate_bps:
+                    self._noise[noise] = (rate_bps, None)
+                    self._sound(noise, touched)
+                else:
+                    self._noise.pop(noise, None)
+        heard: Iterable[Noise] = tuple(self._noise)
+        if not (changed.everybody or changed.stale):
+            heard = {one: None for name in changed.nodes for one in self._noise_at.get(name, ())}
+        for noise in heard:
+            self._sound(noise, touched)
+
+    def _sound(self, noise: Noise, touched: dict[Resource, None]) -> None:
+        rate_bps, flow = self._noise[noise]
+        path = self._ways.path(noise[1], noise[2], called=True)
+        if flow is not None and path is not None and path.is_as(flow.path):
+            return
+        self._silence(noise, touched)
+        if path is not None:
+            flow = Background(self._agenda.name())
+            flow.path, flow.cap_bps, flow.goal_ns = path, rate_bps, NEVER
+            self._noise[noise] = (rate_bps, flow)
+            enlist(flow)
+            for resource in path.resources:
+                resource.background[flow.index] = rate_bps
+            touched.update(dict.fromkeys(path.resources))
+
+    def _silence(self, noise: Noise, touched: dict[Resource, None]) -> None:
+        rate_bps, flow = self._noise.get(noise, (0.0, None))
+        if flow is not None:
+            self._noise[noise] = (rate_bps, None)
             unlist(flow)
             for resource in flow.path.resources:
                 del resource.background[flow.index]
-        self._background = []
-        for source in traffic:
-            path = self._ways.path(source.source, source.target)
-            if path is not None:
-                flow = Background(self._agenda.name())
-                flow.path, flow.cap_bps, flow.goal_ns = path, source.rate_bps, NEVER
-                self._background.append(flow)
-                enlist(flow)
-                touched.update(dict.fromkeys(path.resources))
-                for resource in path.resources:
-                    resource.background[flow.index] = source.rate_bps
-        return touched
+            touched.update(dict.fromkeys(flow.path.resources))
+
+    def _of(self, name: str) -> Sequence[Stream]:
+        return self._at.get(name, ())
 
     # Ends.
 
-    def lose_ends(self, now_ns: int, name: str) -> None:
-        """A node died: what it had not sent out is lost, and all that was for it."""
+    def lose_ends(self, now_ns: int, name: str, how: str) -> None:
+        """A node crashed, or left: what it had not sent out is lost, and all that was for it."""
         agenda = self._agenda
-        for stream in self._streams.values():
+        for stream in self._of(name):
+            if stream.has_places(now_ns):
+                self._freed.update(dict.fromkeys(stream.path.resources))
             if stream.destination == name:
                 stream.settle(now_ns)
-                reason = "destination crashed"
+                reason = f"destination {how}"
                 for item in stream.transit:
                     agenda.fates.append(Fate(item[1], now_ns, reason))
                 agenda.in_flight -= len(stream.transit)
                 stream.transit.clear()
-            elif stream.source == name:
+            else:
                 stream.settle(now_ns)
                 stream.take_back(now_ns)
-                reason = "source crashed"
-            else:
-                continue
+                reason = f"source {how}"
             self._lose_queue(stream, now_ns, reason)
             stream.connect_anew()
 

@@ -46,6 +46,24 @@ processes:
   - churn: {nodes: role=client, mean_up: 4 s, mean_down: 500 ms, until: 30 s}
 """
 
+SCARCE = """
+name: scarce
+timeline:
+  - {at: 100 ms, full_disk: "*", for: 3 s}
+  - {at: 200 ms, squeeze: {nodes: any 50 % of role=host, memory: 1 KiB}, for: 2 s}
+  - {at: 500 ms, squeeze: {nodes: client-3, memory: 1 KiB}, for: 3 s}
+  - {at: 900 ms, crash: client-3, for: 500 ms}
+"""
+CHOSEN = """
+name: chosen
+timeline:
+  - {at: 1 s, crash: busiest host, for: 1 s}
+  - {at: 1.2 s, crash: the elected aggregator, for: 1 s}
+  - {at: 2.5 s, stop: the elected aggregator of client-7, for: 1 s}
+  - {at: 3 s, leave: hosts of client-1, for: 3 s}
+  - {at: 1.5 s, nat: {nodes: client-6, gateway: gateway-1}}
+"""
+
 
 class Quiet:
     """A view for nobody."""
@@ -176,6 +194,28 @@ def test_crashes_of_clients_and_aggregators_and_partitions_change_no_bit(
 
     assert life.trained.run.faults
     assert summary.steps_lost == summary.steps_twice == 0
+    assert_same_adapters(life.trained, calm.trained)
+
+
+def test_squeezed_memory_and_full_disks_are_waited_out_and_change_no_bit(
+    prepared: Prepared, calm: Life
+) -> None:
+    life = live(prepared, SCARCE)
+
+    assert life.events("disk full")
+    assert life.trained.run.virtual_seconds > 3.5  # what client-3 needs it gets by then
+    assert_same_adapters(life.trained, calm.trained)
+
+
+def test_a_scenario_can_strike_whom_only_the_run_can_name(prepared: Prepared, calm: Life) -> None:
+    life = live(prepared, CHOSEN)
+    struck = {event.fault: event.nodes for event in life.trained.run.faults}
+    aggregators = {note.fields["aggregator"] for note in calm.events("aggregated")}
+
+    assert all(struck[fault] for fault in ("1", "2", "3", "4"))
+    assert all(name.startswith("host-") for name in struck["1"] + struck["4"])
+    assert {*struck["2"], *struck["3"]} <= aggregators
+    assert len(struck["1"]) == len(struck["2"]) == len(struck["3"]) == 1
     assert_same_adapters(life.trained, calm.trained)
 
 

@@ -16,8 +16,8 @@ import time
 import uuid
 
 import broker
-from broker import Message, Node
-from faults import Event
+from broker import DeviceMemoryError, Message, Node
+from faults import Event, Scenario
 from faults.event import Amount, Change, Kind
 from tests.broker.worlds import SECOND, crash, partition, slow, strike
 from topologies import Device, Link, Topology, Transport
@@ -85,6 +85,11 @@ def troubles() -> list[Event]:
         *partition(["a"], ["s", "d"], 1.2, 1.5),
         *_from_to(0.4, 1.6, "worse", "degrade", (), links, worse),
         *_from_to(0.3, 2.0, "noise", "traffic", ("a", "s"), (("s", "a"),), noisy),
+        *strike("leave", "d", 0.9, 2.2),
+        *strike("squeeze", "a", 0.3, 0.5, memory=Amount("absolute", 500)),
+        *strike("full_disk", "c", 0.5, 0.7),
+        *_from_to(1.6, 1.8, "cable", "cut", (), (("c", "hub"), ("hub", "c")), Change()),
+        *_from_to(1.9, 2.3, "router", "nat", ("a",), (("a", "hub"),), Change()),
         Event(round(2.4 * SECOND), "chosen", "begin", "crash", selector="favorite of all"),
         Event(round(2.6 * SECOND), "chosen", "end", "crash", selector="favorite of all"),
     ]
@@ -147,9 +152,12 @@ async def ask(node: Node, seen: list[object]) -> None:
         with contextlib.suppress(TimeoutError):
             reply = await node.request("s", {"i": i}, payload, purpose="asks", timeout=0.8)
             seen.append((reply.header["i"], reply.arrived_at, reply.sent_at))
-        with node.reserve(1_000):
+        with contextlib.suppress(DeviceMemoryError), node.reserve(1_000):
             await node.compute(lambda i=i: sum(range(i)), flops=node.random.randrange(10**7))
-        await node.disk.write("steps", str(i).encode())
+        try:
+            await node.disk.write("steps", str(i).encode())
+        except OSError as error:
+            seen.append(error.errno)
         node.note("step", i=i, at=time.monotonic())
         await node.publish("news", {"i": i})
 
@@ -184,14 +192,18 @@ async def flood(node: Node, _: list[object]) -> None:
 
 
 def everything(
-    seed: int = 1, processes: int = 1, transport: str | None = None, workers: int | None = None
+    seed: int = 1,
+    processes: int = 1,
+    transport: str | None = None,
+    workers: int | None = None,
+    faults: Scenario | None = None,
 ) -> tuple[str, broker.Run]:
     """A digest of all that can be seen of one run of it, and the run."""
     notes: list[str] = []
     run = broker.run(
         {**dict.fromkeys(NAMES[:-1], live), "s": serve},
         topology=topology(),
-        faults=troubles(),
+        faults=troubles() if faults is None else faults,
         seed=seed,
         processes=processes,
         transport=transport,  # type: ignore[arg-type]

@@ -48,7 +48,8 @@ def test_the_world_has_everything_in_it(once):
         run.ledger.bytes_by_purpose().keys()
     )
     assert {event.kind for event in run.faults} == {
-        "crash", "stop", "pause", "slow", "skew", "degrade", "partition", "traffic",
+        "crash", "stop", "pause", "leave", "slow", "squeeze", "skew", "full_disk", "degrade", "cut",
+        "partition", "nat", "traffic",
     }  # fmt: skip
     assert run.faults[-1].nodes == ("d",)
     assert len(run.ledger) > 500

@@ -6,15 +6,17 @@ Bounds on times are generous: a loaded machine may be late, and never early.
 from __future__ import annotations
 
 import asyncio
+import errno
 import threading
 import time
 
 import pytest
 
 import broker
+import faults as fault_language
 from broker import BrokerError, Node, ProgramError, wall
 from tests.broker.harbor import WORD, harbor
-from tests.broker.worlds import SECOND, crash, network
+from tests.broker.worlds import GRANT, SECOND, crash, network
 from topologies import Topology
 
 NETWORK = network("a-hub", "b-hub", bandwidth_bps=1e8, delay_s=0.01)
@@ -116,6 +118,71 @@ def test_a_crash_strikes_at_its_time_and_the_dead_say_nothing():
         returned = wall.join(here.endpoint, {"a": count_lives, "b": listen_a_while}, word=WORD)
         assert returned == {"a": 2, "b": 0}
         assert here.close().sent == 0
+
+
+AFFLICTED = """
+name: afflicted
+timeline:
+  - {at: 0 s, nat: {nodes: late}}
+  - {at: 300 ms, leave: mover, for: 3 s}
+  - {at: 500 ms, join: late}
+  - {at: 400 ms, squeeze: {nodes: busiest node, memory: 10 %}, for: 600 ms}
+  - {at: 400 ms, full_disk: full, for: 600 ms}
+  - {at: 400 ms, cut: {link: [full, hub]}, for: 600 ms}
+"""
+
+
+async def feel(node: Node) -> tuple[int, int]:
+    """What is left of its memory, and why it can't write, while that is so."""
+    await node.compute(int, flops=1e8)
+    while node.memory_bytes == GRANT:  # noqa: ASYNC110 - nothing else tells it
+        await asyncio.sleep(0.02)
+    left, why = node.memory_bytes, 0
+    try:
+        await node.disk.write("note", b"")
+    except OSError as error:
+        why = error.errno
+    while node.memory_bytes < GRANT:  # noqa: ASYNC110 - as above
+        await asyncio.sleep(0.02)
+    await node.disk.write("note", b"")
+    return left, why
+
+
+async def move(node: Node) -> float:
+    try:
+        await asyncio.sleep(0 if node.incarnation else 3600)
+    finally:
+        if not node.incarnation:
+            await node.send("caller", {"goodbye": node.name})
+    return node.now
+
+
+async def call(node: Node) -> dict[str, object]:
+    message = await node.receive()
+    await asyncio.sleep(2 - node.now)
+    for peer in ("mover", "late"):
+        await node.send(peer, {}, datagram=True)
+    return message.header
+
+
+async def come(node: Node) -> float:
+    await asyncio.sleep(2.5 - node.now)
+    return asyncio.get_running_loop().time()
+
+
+def test_nodes_that_come_and_go_and_what_takes_room_and_ways_are_as_in_virtual_time():
+    star = network("full-hub", "mover-hub", "caller-hub", "late-hub", bandwidth_bps=1e8)
+    programs = {"full": feel, "mover": move, "caller": call, "late": come}
+    scenario = fault_language.parse(AFFLICTED)
+    virtual = broker.run(programs, topology=star, faults=scenario)
+    real = broker.run(programs, topology=star, faults=scenario, clock="wall")
+    for run in (virtual, real):
+        assert run.returned["full"] == (GRANT // 10, errno.ENOSPC)
+        assert run.returned["caller"] == {"goodbye": "mover"}
+        assert run.returned["mover"] >= 3.3
+        assert run.ledger.fates() == {"behind a NAT": 1, "delivered": 1, "destination down": 1}
+        assert [e.nodes for e in run.faults if e.kind == "squeeze"] == [("full",)] * 2
+    assert virtual.returned["late"] == 2.5
 
 
 def test_work_that_takes_longer_than_its_price_holds_up_only_who_waits_for_it():

@@ -122,8 +122,8 @@ LIFE_FAULTS = [
     *degrade("s", "hub", 0.5, 0.2, 2.0),
     *partition(["a"], ["s"], 0.7, 0.9),
     *slow("c", 3.0, 0.3, 1.5),
-    Event(3 * SECOND, "chosen", "begin", "crash", selector="favorite of all"),
-    Event(4 * SECOND, "chosen", "end", "crash", selector="favorite of all"),
+    Event(2_600_000_000, "chosen", "begin", "crash", selector="favorite of all"),
+    Event(3_600_000_000, "chosen", "end", "crash", selector="favorite of all"),
 ]
 
 

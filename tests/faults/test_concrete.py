@@ -93,6 +93,21 @@ def test_a_resolved_degrade_comes_back_with_its_links(small):
     assert faults.expand(faults.parse(written), small, 1) == (resolved,)
 
 
+def test_what_changed_nothing_for_whom_a_run_chose_is_no_slip_where_a_run_wrote_it(small):
+    text = """
+timeline:
+  - {at: 1 s, degrade: {nodes: host of phone-0, bandwidth: 1 Tbit/s}}
+  - {at: 1 s, squeeze: {nodes: host of phone-0, memory: 1 TiB}}
+"""
+    facts = {"host of phone-0": ("box-1",)}
+    events = [faults.resolve(e, facts, small) for e in faults.expand(faults.parse(text), small, 1)]
+    written = faults.concrete(events, name="x")
+    assert faults.expand(faults.parse(written), small, 1) == tuple(events)
+    assert faults.write(faults.parse(written)).splitlines()[1] == "concrete: true"
+    with pytest.raises(faults.ScenarioError, match="no worse than what"):
+        faults.expand(faults.parse(written.replace("concrete: true\n", "")), small, 1)
+
+
 def test_a_run_that_stopped_early_is_written_as_far_as_it_came(small):
     text = """
 timeline:

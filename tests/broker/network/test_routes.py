@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import networkx
 import pytest
@@ -10,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.network import Network
-from faults import Conditions
+from faults import Conditions, Event
+from faults.event import Amount, Change
 from tests.broker.worlds import SECOND, STEADY, crash, degrade, directed, network
 from topologies import Link
 
@@ -74,13 +76,41 @@ def test_nothing_arrives_sooner_than_lookahead_says(links, seed):
             assert fate.at_ns - at_ns >= ahead
 
 
-def test_lookahead_is_of_the_nodes_that_are_asked_about_and_of_now():
+def test_lookahead_is_of_the_nodes_that_are_asked_about_and_holds_whatever_gets_worse():
     model = Network(network("a-b", "b-c", "c-d"), 0)
     assert model.lookahead_ns(["a", "d"]) == 30_000_000
     assert model.lookahead_ns(["d", "a", "c"]) == 10_000_000
     assert model.lookahead_ns(["a"]) == 600 * SECOND
     model.apply(0, Conditions().begin(crash("b", 0)[0]))
-    assert model.lookahead_ns(["a", "d"]) == 600 * SECOND
+    assert model.lookahead_ns(["a", "d"]) == 30_000_000
+
+
+@settings(STEADY, max_examples=100)
+@given(meshes(), st.data())
+def test_lookahead_holds_while_links_get_sooner_and_are_as_ever_again(links, data):
+    topology = directed(*links)
+    nodes = tuple(topology.nodes)
+    model = Network(topology, 0)
+    asked = nodes[:: data.draw(st.integers(1, 2))]
+    promised = model.lookahead_ns(asked)
+    conditions = Conditions()
+    changes = (Change(reorder=Amount("absolute", 0.1)), Change(jitter=Amount("plus", 0.002)))
+    for number in data.draw(st.lists(st.integers(0, 5), max_size=12)):
+        fault = f"sooner {number}"
+        ends = links[number % len(links)].ends
+        event = Event(
+            0, fault, "begin", "degrade", links=(ends,), change=changes[number % len(changes)]
+        )
+        ended = fault in conditions.active
+        change = conditions.end if ended else conditions.begin
+        conditions = change(replace(event, phase="end") if ended else event)
+        model.apply(0, conditions)
+        soonest = Network(
+            directed(*[conditions.link(link) for link in topology.links.values()]), 0
+        ).lookahead_ns(asked)
+        assert model.lookahead_ns(asked) <= soonest
+        if not conditions.active:
+            assert model.lookahead_ns(asked) == promised
 
 
 def test_a_star_of_ten_thousand_nodes_is_no_trouble():
@@ -92,9 +122,6 @@ def test_a_star_of_ten_thousand_nodes_is_no_trouble():
 
 
 def test_background_traffic_takes_its_rate_and_no_more():
-    from faults import Event
-    from faults.event import Change
-
     def takes(rate_bps: float) -> float:
         model = Network(network("a-b", "b-c"), 0)
         change = Change(rate_bps=rate_bps)

@@ -118,6 +118,7 @@ class Scheduler:
         self._subscribers: dict[str, dict[int, None]] = {}
         self._topics_of: dict[int, dict[str, None]] = {}
         self._published: dict[int, dict[int, int]] = {}
+        self._readers_of: dict[int, dict[int, None]] = {}
         self._receipts: list[tuple[int, int, int, int]] = []
         self._held: dict[int, dict[int, int]] = {}
         self._arriving: list[Fate] = []
@@ -452,6 +453,7 @@ class Scheduler:
                     self._tap(source, destination, copy)
                 continue
             published[frame.source] = held + size
+            self._readers_of.setdefault(frame.source, {})[subscriber] = None
             self._hand_over(copy)
 
     def _unpublish(self, source: int, subscriber: int, size: int) -> None:
@@ -520,6 +522,8 @@ class Scheduler:
         for topic in self._topics_of.pop(number, {}):
             del self._subscribers[topic][number]
         self._published.pop(number, None)
+        for subscriber in self._readers_of.pop(number, {}):
+            self._published.get(subscriber, {}).pop(number, None)
         back_ns = self.now_ns + self._lookahead_ns + 1
         held = self._held.get(number, {})
         for peer, forgotten in (Counter(held) - self._flying_to(number)).items():

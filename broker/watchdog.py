@@ -9,6 +9,7 @@ work that is waited for is no hang: it has a deadline of its own. The driver pay
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import logging
 import sys
@@ -42,8 +43,9 @@ class Watchdog:
 
     def __exit__(self, *_: object) -> None:
         self._enough.set()
+        with contextlib.suppress(HangError):  # one that came too late: it is over
+            self._thread.join()
         self._thread.join()
-        self._interrupt(None)
 
     def _watch(self) -> None:
         seen: tuple[str, int] | None = None
@@ -65,12 +67,16 @@ class Watchdog:
                     name, held_s, to_seconds(now_ns), stack,
                 )  # fmt: skip
             if held_s >= DEADLINE_S:
-                self._interrupt(HangError)
+                self._interrupt()
 
-    def _interrupt(self, error: type[BaseException] | None) -> None:
-        """Raises `error` in the watched thread where it next executes Python; None: no more."""
+    def _interrupt(self) -> None:
+        """Raises `HangError` in the watched thread where it next executes Python.
+
+        There is no taking it back: with no error, Python 3.11 looks for one at every step from then
+        on, and hangs when it is traced.
+        """
         ctypes.pythonapi.PyThreadState_SetAsyncExc(
-            ctypes.c_ulong(self._watched), ctypes.py_object(error) if error else None
+            ctypes.c_ulong(self._watched), ctypes.py_object(HangError)
         )
 
 

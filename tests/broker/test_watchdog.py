@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +18,7 @@ from tests.broker.test_run import line_of
 from tests.broker.worlds import network
 
 PAIR = network("a-b")
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -95,3 +99,14 @@ def test_a_process_that_has_fallen_silent_is_named_with_its_nodes(monkeypatch, c
         broker.run(programs, topology=PAIR, processes=2)
     assert "worker 1 (b): no answer for " in caplog.text
     assert time.monotonic() - began < 60
+
+
+def test_after_a_run_python_can_be_traced_as_before():
+    """Taking an interruption back that never was makes Python 3.11 hang when it is traced."""
+    code = (
+        "import cProfile; from tests.broker.worlds import life; life(); "
+        "cProfile.Profile().runcall(lambda: sum(len(str(n)) for n in range(1_000))); print('done')"
+    )
+    command = [sys.executable, "-c", code]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert (ended.returncode, ended.stdout) == (0, "done\n")

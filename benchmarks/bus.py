@@ -1,6 +1,6 @@
 """How fast and how exact the bus is, beside zmq.proxy in the same rounds.
 
-    python benchmarks/bus.py [--only wall|virtual|fuzz] [--rounds 5] [--out FILE]
+    python benchmarks/bus.py [--only wall|virtual|hour|fuzz] [--rounds 5] [--out FILE]
     python benchmarks/bus.py --table [--out FILE]      # what was measured, as Markdown
 
 Sender, broker and receiver are separate processes. Each row is measured in each round, next to its
@@ -210,6 +210,17 @@ def virtual(rounds: int) -> list[Row]:
     return [*rows, _plain("cost a message, 1,000 nodes over 10", growth, "x", 3.0, at_most=True)]
 
 
+def hour() -> list[Row]:
+    """A thousand nodes that each tell one of the others something every ten seconds."""
+    topology = ends.star(1_000, 0.1, 3_600)
+    programs = {f"n{i}": ends.gossip for i in range(1_000)}
+    begin = time.perf_counter()
+    run = broker.run(programs, topology=topology, seed=1)
+    took_s = time.perf_counter() - begin
+    what = f"1,000 nodes for an hour of virtual time, {len(run.ledger):,} messages"
+    return [_plain(what, [took_s], "s", 60, at_most=True)]
+
+
 def fuzz(count: int = FUZZED) -> list[Row]:
     """Packets with something wrong with them: no crash, no hang, no leak."""
     with ends.process(ends.bus, ends.chain(1, 0.001, 1e9), "ipc") as middle:
@@ -338,6 +349,7 @@ def table(results: dict[str, Any]) -> str:
 PARTS: dict[str, Sequence[Callable[[int], list[Row]]]] = {
     "wall": (small, large, delays, bandwidths),
     "virtual": (virtual,),
+    "hour": (lambda _: hour(),),
     "fuzz": (lambda _: fuzz(),),
 }
 

@@ -352,6 +352,21 @@ async def chat(node: Node) -> int:
     return heard
 
 
+async def gossip(node: Node) -> None:
+    """Reads what comes, and tells somebody something every ten seconds or so."""
+    peers = node.peers()
+    until_s = float(node.place.attributes["seconds"])
+
+    async def listen() -> None:
+        async for _ in node:
+            pass
+
+    asyncio.create_task(listen())  # noqa: RUF006 - the node's loop keeps it
+    while node.now < until_s:
+        await asyncio.sleep(20 * node.random.random())
+        await node.send(node.random.choice(peers), {"news": 1}, [b"x" * 80])
+
+
 class Bare:
     """As much of a node as `chat` wants, with nothing between it and its peers."""
 

@@ -77,8 +77,13 @@ def _flapping(
         if oneway:
             rows = [(ends,) for ends in selection.links_of(nodes, oneway=True)]
     events = [Event(0, "", "begin", "cut", links=row, oneway=len(row) == 1) for row in rows]
-    keys = [f"{key}:{'→'.join(event.links[0])}" for event in events]
+    keys = [f"{key}:{_pair(event)}" for event in events]
     return events, _up_and_down(keys, flapping, selection, place, "cuts")
+
+
+def _pair(event: Event) -> str:
+    """A pair of neighbors, whichever of its directions comes first in the topology."""
+    return "→".join(event.links[0]) if event.oneway else "↔".join(sorted(event.links[0]))
 
 
 def _crashes(

@@ -120,7 +120,7 @@ def _on_links(
     event = replace(event, oneway=whom.oneway)
     for part in _strike(event, whom.nodes or (), selection, (*place, "nodes")):
         struck = replace(part, links=selection.links_of(part.nodes, oneway=part.oneway))
-        if struck.nodes and not struck.links:
+        if struck.nodes and not struck.links and not selection.concrete:
             problem = f"{', '.join(struck.nodes)} has no link that could be struck"
             raise selection.document.error(problem, (*place, "nodes"))
         yield struck
@@ -162,6 +162,8 @@ def _trace(
         raise selection.document.error(problem, (*place, "as"), "Leave it out")
     steps, length_ns = _steps(trace, selection, place, recording)
     until_ns = fault.for_ or length_ns
+    if len({value for _, value in steps}) == 1:
+        steps, length_ns = steps[:1], until_ns
     _refuse_so_many(len(steps) * -(-until_ns // length_ns), selection, place)
     event = Event(fault.at, name, "begin", "degrade")
     for part in _on_links(event, trace, selection, place):
@@ -289,13 +291,25 @@ def _traffic(fault: Fault, name: str, selection: Selection, place: Place) -> Eve
     if not pairs:
         remedy = "Name two different nodes, which need not be neighbors"
         raise selection.document.error("this traffic has nowhere to go", place, remedy)
-    for source, target in pairs:
-        if target not in selection.reach(source):
-            problem = f"there is no way from {source} to {target}"
-            remedy = "Traffic flows along links, each of which has its direction"
-            raise selection.document.error(problem, (*place, "to"), remedy)
+    _refuse_unreached(sources, targets, selection, (*place, "to"))
     change = Change(rate_bps=background.rate)
     return Event(fault.at, name, "begin", "traffic", links=pairs, change=change)
+
+
+def _refuse_unreached(
+    sources: Sequence[str], targets: Sequence[str], selection: Selection, place: Place
+) -> None:
+    """Everybody has to have a way to everybody; looked for from the side that is smaller."""
+    back = len(targets) < len(sources)
+    few, many = (targets, sources) if back else (sources, targets)
+    for one in few:
+        reached = selection.reach(one, back=back)
+        for other in many:
+            if other not in reached:
+                source, target = (other, one) if back else (one, other)
+                problem = f"there is no way from {source} to {target}"
+                remedy = "Traffic flows along links, each of which has its direction"
+                raise selection.document.error(problem, place, remedy)
 
 
 def _refuse_so_many(number: int, selection: Selection, place: Place) -> None:

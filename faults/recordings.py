@@ -49,8 +49,8 @@ class Opportunities:
         """Bits per second, averaged over windows."""
         counts: dict[int, int] = {}
         for at_ms in self.at_ms:
-            # The opportunity of the last millisecond is that of the very end of the last window.
-            window = min(at_ms * MILLISECOND, self.length_ns - 1) // window_ns
+            # An opportunity at a window's very end is what it has waited for.
+            window = max(at_ms * MILLISECOND - 1, 0) // window_ns
             counts[window] = counts.get(window, 0) + 1
         windows = range(-(-self.length_ns // window_ns))
         return tuple(

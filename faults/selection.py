@@ -59,7 +59,6 @@ class Selection:
         for ends in topology.links:
             for end in ends:
                 self._links.setdefault(end, []).append(ends)
-        self._reach: dict[str, frozenset[str]] = {}
         self._known: dict[str, tuple[str, ...] | None] = {}
 
     def choose(self, selector: Sequence[str], place: Place, draw: str = "") -> Choice:
@@ -113,7 +112,8 @@ class Selection:
         found = tuple(ends for ends in ways if ends in self._order)
         if not found:
             neighbors = {end for ends in self._links.get(a, ()) for end in ends} - {a}
-            listed = ", ".join(self.in_order(neighbors)) or "nobody"
+            listed = ", ".join(self.in_order(neighbors)[:8]) or "nobody"
+            listed += ", …" if len(neighbors) > 8 else ""
             arrow = "→" if oneway else "↔"
             problem = f"there is no link {a} {arrow} {b}: {a} is joined to {listed}"
             remedy = "Name two neighbors, or write degrade: {nodes: …} for all the links of a node"
@@ -157,18 +157,19 @@ class Selection:
             edge = list(beyond)
         return {node: found[node] for node in nodes if node in found}
 
-    def reach(self, source: str) -> frozenset[str]:
-        """The nodes that something sent by this one can get to, itself included."""
-        if source not in self._reach:
-            found = {source}
-            ahead = [source]
-            while ahead:
-                here = ahead.pop()
-                beyond = {b for a, b in self._links.get(here, ()) if a == here} - found
-                found |= beyond
-                ahead.extend(beyond)
-            self._reach[source] = frozenset(found)
-        return self._reach[source]
+    def reach(self, start: str, *, back: bool = False) -> set[str]:
+        """The nodes that something sent by this one can get to, itself included; with *back* those
+        from which something can get to it.
+        """
+        near, far = (1, 0) if back else (0, 1)
+        found = {start}
+        ahead = [start]
+        while ahead:
+            here = ahead.pop()
+            beyond = {ends[far] for ends in self._links.get(here, ()) if ends[near] == here} - found
+            found |= beyond
+            ahead.extend(beyond)
+        return found
 
     def in_order(self, nodes: Iterable[str]) -> tuple[str, ...]:
         """These nodes, in the topology's order."""

@@ -153,6 +153,9 @@ def random_geometric(
         rules: how delays follow from distances.
     """
     _check(nodes=nodes)
+    for name, length_km in (("side_km", side_km), ("radius_km", radius_km)):
+        if length_km is not None and not 0 < length_km < math.inf:
+            raise TopologyError(f"{name} is {length_km}, and has to be more than 0", key=name)
     made = _Made("random-geometric", seed, rules)
     places = made.stream("places")
     spots = [(places.uniform(0, side_km), places.uniform(0, side_km)) for _ in range(nodes)]
@@ -380,7 +383,7 @@ def _bridges(
     whole, *parts = sorted(nx.connected_components(graph), key=lambda part: (-len(part), min(part)))
     for part in parts:
         near = min(
-            (math.dist(spots[a], spots[b]), a, b) for a in sorted(part) for b in sorted(whole)
+            (math.dist(spots[a], spots[b]), a, b) for a in part for b in whole
         )
         yield near[1], near[2]
         whole |= part

@@ -48,6 +48,7 @@ _KINDS = {
     "Wavelength": 10e9, "Dark": 10e9, "Fiber": 10e9, "Fibre": 10e9, "Optical": 10e9,
 }  # fmt: skip
 _WORD = re.compile(r"[a-z0-9]+(?:-[0-9]+)?")
+_GIGABIT = re.compile(r"(?:\b(\d+)[ -]?)?gigabit")
 Place = tuple[float, float]
 
 
@@ -163,6 +164,8 @@ class Rules(LinkRules):
         for text in words:
             if not isinstance(text, str):
                 continue
+            if gigabit := _GIGABIT.search(text.casefold()):
+                return float(gigabit[1] or 1) * 1e9, "kind-of-link"
             said = {_plain(word) for word in _WORD.findall(text.casefold())}
             for kind, speed in self.bandwidths.items():
                 if _plain(kind.casefold()) in said:

@@ -36,6 +36,17 @@ def test_links_flap_each_by_itself_with_the_stated_means(small):
     )
 
 
+def test_links_flap_alike_whichever_of_their_directions_comes_first(small):
+    turned = small.of(small.name, small.nodes.values(), reversed(small.links.values()))
+    assert turned == small
+    one, other = (
+        {(event.at_ns, event.phase, frozenset(event.links)) for event in expand(text, network)}
+        for text in [FLAPPING % "nodes: role=host"]
+        for network in (small, turned)
+    )
+    assert one == other
+
+
 def test_a_link_between_two_flapping_nodes_flaps_once(small):
     events = expand(FLAPPING % "nodes: 'gate-*'", small)
     links = {event.links for event in events}

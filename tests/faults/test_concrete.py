@@ -128,6 +128,17 @@ def test_what_does_nothing_is_only_refused_where_a_person_wrote_it(entry, small)
     assert faults.expand(faults.parse(written), small, 1) == (event,)
 
 
+def test_whom_a_run_chose_may_have_no_link_that_a_fault_could_strike():
+    text = "nodes: {a: {}, b: {}}\nlinks: [{from: a, to: b, bandwidth: 1 Mbit/s, delay: 1 ms}]\n"
+    oneway = topologies.parse(text)
+    text = "timeline:\n  - {at: 1 s, cut: {nodes: busiest node, oneway: true}}\n"
+    (event,) = faults.expand(faults.parse(text), oneway, 1)
+    resolved = faults.resolve(event, {"busiest node": ("b",)}, oneway)
+    assert not resolved.links
+    written = faults.concrete([resolved], name="x")
+    assert faults.expand(faults.parse(written), oneway, 1) == (resolved,)
+
+
 def test_a_run_that_stopped_early_is_written_as_far_as_it_came(small):
     text = """
 timeline:

@@ -7,7 +7,7 @@ import json
 import pytest
 
 import faults
-from faults import Amount, ScenarioError, recordings
+from faults import Amount, Change, ScenarioError, recordings
 from faults.recordings import Availability, Bandwidths, Opportunities
 
 SECOND = 10**9
@@ -24,7 +24,15 @@ def test_a_line_of_a_millisecond_is_a_packet_that_could_be_sent():
     assert found == Opportunities((1, 1, 2, 4))
     assert found.length_ns == 4 * 10**6
     packets = [rate * 2e-3 / 12_000 for _, rate in found.steps(2 * 10**6)]
-    assert packets == pytest.approx([2, 2])
+    assert packets == pytest.approx([3, 1])  # that of the second millisecond ends a window
+
+
+@pytest.mark.parametrize("window_ns", [10**9, 5 * 10**8])
+def test_what_comes_evenly_is_played_evenly(window_ns):
+    every = window_ns // 10**6
+    found = recordings.parse("".join(f"{every * n}\n" for n in range(1, 6)), "t")
+    rates = [rate for _, rate in found.steps(window_ns)]
+    assert rates == pytest.approx([12_000 * 10**9 / window_ns] * 5)
 
 
 def test_a_constant_opportunity_is_its_bandwidth_in_any_window():
@@ -121,6 +129,17 @@ def test_a_trace_of_a_bandwidth_is_a_degrade_for_each_value_and_a_cut_where_ther
     ]  # fmt: skip
     assert events[-1].at_ns == 18 * SECOND
     assert faults.expand(faults.parse(faults.concrete(events, name="x")), small, 2) == events
+
+
+def test_a_constant_that_is_short_may_be_played_for_long(small, tmp_path):
+    (tmp_path / "steady.txt").write_text("1\n")
+    path = tmp_path / "s.yaml"
+    path.write_text(
+        "timeline: [{at: 1 s, trace: {file: steady.txt, nodes: box-0, window: 1 ms}, for: 1 h}]\n"
+    )
+    begin, end = faults.expand(faults.load(path), small, 1)
+    assert begin.change == Change(bandwidth=Amount("absolute", 12e6))
+    assert end.at_ns - begin.at_ns == 3600 * SECOND
 
 
 def test_without_for_a_trace_is_played_once(small, tmp_path):

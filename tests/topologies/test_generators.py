@@ -130,6 +130,8 @@ def test_a_fat_tree_has_as_many_hosts_and_switches_as_its_ports_allow():
         (lambda: generators.fat_tree(90), "nodes is "),
         (lambda: generators.small_world(4, neighbors=4), "no such graph"),
         (lambda: generators.small_world(9, rewired=2), "no such graph"),
+        (lambda: generators.random_geometric(9, radius_km=0), "radius_km is 0"),
+        (lambda: generators.random_geometric(9, side_km=-1.0), "side_km is -1"),
     ],
 )
 def test_a_size_that_can_not_be_is_refused(make, words):

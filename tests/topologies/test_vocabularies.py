@@ -85,6 +85,20 @@ def test_zoo_speeds_are_taken_where_stated_and_else_derived_by_kind_of_link(zoo)
     assert len(told) == 10, "both directions of five links; the loop is left out"
 
 
+@pytest.mark.parametrize(
+    ("label", "bandwidth_bps"),
+    [
+        ("Gigabit Ethernet", 1e9),
+        ("10 Gigabit Ethernet", 10e9),
+        ("100-Gigabit", 100e9),
+        ("Ethernet", 100e6),
+        ("10GE", 10e9),
+    ],
+)
+def test_ethernet_is_as_fast_as_its_name_says(label, bandwidth_bps):
+    assert Rules().bandwidth_of(label) == (bandwidth_bps, "kind-of-link")
+
+
 def test_delays_follow_the_great_circle_at_5_us_a_km_with_a_floor(zoo):
     link = zoo.links["Paris", "London-1"]
     assert link.delay_s == pytest.approx(344e3 / 2e8, rel=0.01)

@@ -318,9 +318,7 @@ def _refuse_so_many(number: int, selection: Selection, place: Place) -> None:
         raise selection.document.error(problem, place, "Write longer times, or a shorter for")
 
 
-def _refuse_unfelt(
-    event: Event, whom: Sequence[str], selection: Selection, place: Place
-) -> None:
+def _refuse_unfelt(event: Event, whom: Sequence[str], selection: Selection, place: Place) -> None:
     """A slowdown to the same speed, memory that is no less than what every node has already, and
     either for nodes without a device, unless they were drawn, are slips of the pen.
     """

@@ -164,7 +164,10 @@ def test_a_full_disk_and_a_leave_strike_nodes(small):
         ("{at: 9 s, degrade: {nodes: box-0, delay: 1x}}", "this delay makes no link worse"),
         ("{at: 9 s, degrade: {nodes: box-0, delay: +0 ms}}", "this delay makes no link worse"),
         ("{at: 9 s, degrade: {nodes: box-0, loss: +0 %}}", "this loss makes no link worse"),
-        ("{at: 9 s, loss: {nodes: host of phone-0, chance: 0 %}}", "loss > chance: this loss makes"),
+        (
+            "{at: 9 s, loss: {nodes: host of phone-0, chance: 0 %}}",
+            "loss > chance: this loss makes",
+        ),
         ("{at: 0 s, join: box-0}", "at the start there is nobody to join yet"),
         ("{at: 9 s, join: host of phone-0}", "join: only a run can know"),
         ("{at: 9 s, flap: {nodes: box-0, down: 1 s, up: 1 s}}", "a flap needs an end"),

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 import faults
 from faults import Conditions, Event, Scenario
-from topologies import Link, Node, Topology
+from topologies import Link, Node, Topology, devices
 
 RESULTS = Path(__file__).with_name("results") / "fault_events.json"
 NODES, SMALLER = 10_000, 1_000
@@ -37,9 +37,10 @@ def network(nodes: int) -> Topology:
     gateways = nodes // BEHIND_A_GATEWAY
     names = [f"gateway-{index}" for index in range(gateways)]
     pairs = [(names[index], names[index - 1]) for index in range(gateways)]
+    device = devices()["raspberry-pi-4"]
     places = [Node(name=name, role="gateway") for name in names]
     for index in range(nodes - gateways):
-        places.append(Node(name=f"device-{index}", role="client"))
+        places.append(Node(name=f"device-{index}", role="client", device=device))
         pairs.append((f"device-{index}", names[index % gateways]))
     links = [
         Link(source=here, target=there, bandwidth_bps=1e8, delay_s=0.005)

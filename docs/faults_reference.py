@@ -97,9 +97,10 @@ def _described(said: Mapping[str, Any], models: Mapping[str, Any]) -> tuple[str,
     model = models[said["$ref"].rpartition("/")[2]]
     what = _page(model["description"])
     rows = model if "properties" in model else model["anyOf"][-1]
-    settings = ["*where*"] if WHERE.items() <= rows["properties"].items() else []
+    is_where = WHERE.items() <= rows["properties"].items()
+    settings = ["*where*"] if is_where else []
     for name, setting in rows["properties"].items():
-        if settings and name in WHERE:
+        if is_where and name in WHERE:
             continue
         needed = name in rows.get("required", ())
         default = setting.get("default")

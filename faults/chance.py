@@ -1,8 +1,9 @@
 """Faults by the laws of chance, drawn so that they are the same everywhere.
 
 Each node or link draws from a stream of its own, seeded by the scenario's seed, the process and the
-name: one more or less changes nothing for the others. Times are drawn in whole numbers only: the
-logarithms of different C libraries differ in their last bit.
+name: one more or less changes nothing for the others. Only ``crashes`` draws from one stream for
+all of its nodes. Times are drawn in whole numbers only: the logarithms of different C libraries
+differ in their last bit.
 """
 
 from __future__ import annotations

@@ -18,7 +18,8 @@ SECOND = 10**9
 def random(
     topology: Topology, seed: int, *, intensity: float = 0.5, duration_s: float = 600.0
 ) -> Scenario:
-    """Faults of all kinds on this topology, the same for the same arguments.
+    """Faults on this topology, the same for the same arguments: of all kinds but joins, which would
+    have nodes away from the start, and traces, which are files.
 
     When the duration is over, all of them have ended: what does not recover then, never does.
 
@@ -58,6 +59,7 @@ _Maker: TypeAlias = Callable[[int, int], Entries]
 def _makers(selection: Selection, dice: Dice, intensity: float) -> list[_Maker]:
     """What can happen on this topology, each as likely."""
     nodes = list(selection.topology.nodes)
+    computing = [node.name for node in selection.topology.nodes.values() if node.device]
     joined = [node for node in nodes if selection.links_of([node])]
     sending = [node for node in nodes if selection.links_of([node], oneway=True)]
     links = list(selection.topology.links)
@@ -89,9 +91,16 @@ def _makers(selection: Selection, dice: Dice, intensity: float) -> list[_Maker]:
 
     makers = [at(kind, lambda: dice.one(nodes)) for kind in
               ("crash", "crash", "stop", "pause", "leave", "full_disk")]  # fmt: skip
+    if computing:
+
+        def device() -> dict[str, Any]:
+            return {"nodes": dice.one(computing)}
+
+        makers += [
+            at("slow", lambda: device() | {"compute": f"{dice.between(2, 2 + bad // 5)}x"}),
+            at("squeeze", lambda: device() | {"memory": f"{less()} %"}),
+        ]
     makers += [
-        at("slow", lambda: one() | {"compute": f"{dice.between(2, 2 + bad // 5)}x"}),
-        at("squeeze", lambda: one() | {"memory": f"{less()} %"}),
         at("skew", lambda: one() | {"offset": f"{dice.one('+-')}{dice.between(1, 50 * bad)} ms"}),
         at("skew", lambda: one() | {"drift": f"{dice.one('+-')}{dice.between(1, 5 * bad)} ppm"}),
         at("nat", one),

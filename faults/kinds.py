@@ -29,6 +29,7 @@ MOST_PAIRS = 10_000
 _WORSE = ("degrade", "loss", "burst_loss", "corrupt", "duplicate", "reorder")
 _WHOLE = ("crash", "stop", "pause", "leave", "full_disk")
 _CHANGED = ("slow", "squeeze", "skew")
+_NOTHING = (Amount("relative", 1.0), Amount("plus", 0.0), Amount("absolute", 0.0))
 
 
 def events(
@@ -58,7 +59,7 @@ def _at_once(fault: Fault, name: str, selection: Selection, place: Place) -> Ite
         event = Event(fault.at, name, "begin", _kind(kind), change=_change(fault))
         whom: Sequence[str] = getattr(fault, kind).nodes
         for struck in _strike(event, whom, selection, (*place, "nodes")):
-            _refuse_ample(struck, selection, (*place, "memory"))
+            _refuse_unfelt(struck, whom, selection, place)
             yield struck
     elif kind in _WORSE:
         worse: Worse = getattr(fault, kind)
@@ -317,23 +318,38 @@ def _refuse_so_many(number: int, selection: Selection, place: Place) -> None:
         raise selection.document.error(problem, place, "Write longer times, or a shorter for")
 
 
-def _refuse_ample(event: Event, selection: Selection, place: Place) -> None:
-    """Memory that is no less than what every node has already is a slip of the pen."""
-    amount = event.change.memory if event.change is not None else None
-    if amount is None or amount.how == "relative" or not event.nodes or selection.concrete:
+def _refuse_unfelt(event: Event, whom: Sequence[str], selection: Selection, place: Place) -> None:
+    """A slowdown to the same speed, memory that is no less than what every node has already, and
+    either for nodes without a device, unless they were drawn, are slips of the pen.
+    """
+    change = event.change or Change()
+    if selection.concrete or (change.compute, change.memory) == (None, None):
         return
-    devices = [selection.topology.nodes[node].device for node in event.nodes]
-    if all(device is not None and amount.value >= device.grant_bytes for device in devices):
-        most = max(device.grant_bytes for device in devices if device is not None)
+    if change.compute == 1:
+        problem, remedy = "this slows nothing down", 'Write more than "1x", or leave it out'
+        raise selection.document.error(problem, (*place, "compute"), remedy)
+    given = [selection.topology.nodes[node].device for node in event.nodes]
+    devices = [device for device in given if device is not None]
+    drawn = any(word.startswith("any ") for word in whom)
+    if event.nodes and not devices and not drawn:
+        problem = f"{_few(event.nodes)} {'has' if len(given) == 1 else 'have'} no device, so that \
+this does nothing"
+        remedy = "Name nodes that have a device, or give these one in the topology"
+        raise selection.document.error(problem, (*place, "nodes"), remedy)
+    amount = change.memory
+    if amount is None or amount.how == "relative" or not devices:
+        return
+    most = max(device.grant_bytes for device in devices)
+    if amount.value >= most:
         problem = f"this leaves more than {units.show_size(most)}, which is all that is granted"
-        raise selection.document.error(problem, place, "Write less, or leave it out")
+        raise selection.document.error(problem, (*place, "memory"), "Write less, or leave it out")
 
 
 def _refuse_idle(event: Event, worse: Worse, selection: Selection, place: Place) -> None:
-    """An absolute value that is no worse than what every link has already is a slip of the pen; so
-    are bursts where nothing is lost, and overtaking where there is no delay to skip.
+    """A value that is no worse than what every link has already is a slip of the pen; so are bursts
+    where nothing is lost, and overtaking where there is no delay to skip.
     """
-    if not event.links or selection.concrete:
+    if selection.concrete:
         return
     links = [selection.topology.links[ends] for ends in event.links]
     change = event.change or Change()
@@ -341,15 +357,21 @@ def _refuse_idle(event: Event, worse: Worse, selection: Selection, place: Place)
     def where(name: str) -> Place:
         return (*place, name if name in type(worse).model_fields else "chance")
 
+    remedy = "A degrade never makes a link better: write a worse value, or leave it out"
     for name in CHANGES:
         amount: Amount | None = getattr(change, name)
-        if amount is None or amount.how != "absolute":
+        if amount is None:
             continue
-        if not any(_is_worse(name, amount.value, link) for link in links):
+        if amount in _NOTHING:
+            problem = f"this {name} makes no link worse"
+            raise selection.document.error(problem, where(name), remedy)
+        known = links if amount.how == "absolute" else ()
+        if known and not any(_is_worse(name, amount.value, link) for link in known):
             problem = f"this {name} is no worse than what {_names(links)} already"
-            remedy = "A degrade never makes a link better: write a worse value, or leave it out"
             raise selection.document.error(problem, where(name), remedy)
 
+    if not links:
+        return
     if change.burst and not change.loss and not any(link.loss for link in links):
         problem = f"no loss could come in bursts, for {_names(links)} none"
         raise selection.document.error(problem, where("burst"), "Write loss as well")
@@ -367,6 +389,9 @@ def _is_worse(name: str, value: float, link: Link) -> bool:
 
 
 def _names(links: Sequence[Link]) -> str:
-    shown = ", ".join(f"{link.source} → {link.target}" for link in links[:3])
-    rest = ", …" if len(links) > 3 else ""
-    return f"{shown}{rest} {'has' if len(links) == 1 else 'have'}"
+    shown = _few([f"{link.source} → {link.target}" for link in links])
+    return f"{shown} {'has' if len(links) == 1 else 'have'}"
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")

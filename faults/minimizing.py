@@ -128,10 +128,13 @@ def _weakest(entries: list[_Entry], fails: Callable[[Sequence[_Entry]], bool]) -
     while again:
         again = False
         for index in range(len(entries)):
-            for said in _weaker_entries(content(entries[index])):
+            before = content(entries[index])
+            for said in _weaker_entries(before):
                 try:
                     weaker = _with(entries[index], said)
                 except ValidationError:
+                    continue
+                if content(weaker) == before:
                     continue
                 candidate = [*entries[:index], weaker, *entries[index + 1 :]]
                 if fails(candidate):
@@ -194,8 +197,9 @@ def _double(
 
 
 def _nearer_to_one(text: str) -> str | None:
-    times = round((1 + units.factor(text)) / 2, 2)
-    return units.show_factor(times) if abs(times - 1) > 0.01 else None
+    given = units.factor(text)
+    times = round((1 + given) / 2, 2)
+    return units.show_factor(times) if times not in (given, 1) else None
 
 
 def _relative_or(absolute: Callable[[str], str | None]) -> Callable[[str], str | None]:

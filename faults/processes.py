@@ -56,7 +56,9 @@ class Diurnal(Settings):
     mean_stay: Span = Field(
         default=HOUR, description="after how long, on average, a node comes or goes as it then is"
     )
-    until: Span = Field(default=24 * HOUR, description="nobody leaves after that")
+    until: Span = Field(
+        default=24 * HOUR, description="when it is over: whoever is away then comes back at once"
+    )
     away: Away = Field(default="leave", alias="as", description="what being away means")
 
     @model_validator(mode="after")

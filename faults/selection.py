@@ -65,6 +65,9 @@ class Selection:
         """Whom this selector, which stands at this place, means; *draw* is the name of what is
         drawn, if anything is. Raises ScenarioError.
         """
+        if not selector and not self.concrete:
+            remedy = "Name somebody, or leave the entry out"
+            raise self.document.error("this list names nobody", place, remedy)
         nodes: set[str] = set()
         run_only: list[str] = []
         for word in selector:
@@ -180,9 +183,6 @@ class Selection:
         if word.startswith("any "):
             remedy = 'Write "any 30 %", "any 3", or "any 30 % of role=client"'
             raise self.document.error(f'"{word}" doesn\'t say how many', place, remedy)
-        if " of " in word:
-            self._refuse_slip(word, place)
-            return None
         if "=" in word:
             return self._by_attribute(word, place)
         if _PATTERN & set(word):

@@ -104,7 +104,7 @@ def faults_of(kind: str, topology: Topology) -> st.SearchStrategy[Any]:
     found: dict[str, st.SearchStrategy[Any]] = {
         **dict.fromkeys(("crash", "stop", "pause", "leave", "full_disk"), whom),
         "join": known,
-        "slow": _mapping(nodes=whom, compute=st.floats(1.0, 1e3).map(units.show_factor)),
+        "slow": _mapping(nodes=whom, compute=st.floats(1.001, 1e3).map(units.show_factor)),
         "squeeze": _mapping(nodes=whom, memory=st.floats(0.0, 0.99).map(units.show_fraction)),
         "skew": _mapping(nodes=whom, offset=offset) | _mapping(nodes=whom, drift=drift),
         "partition": _partitions(topology),
@@ -151,11 +151,20 @@ def scenarios(
     """Scenarios that fit this topology, with faults of these kinds, or of all but traces."""
     content: dict[str, Any] = {
         "name": "drawn",
-        "timeline": draw(st.lists(entries(topology, kinds), max_size=max_faults)),
+        "timeline": _joinable(draw(st.lists(entries(topology, kinds), max_size=max_faults))),
     }
     if processes and draw(st.booleans()):
         content["processes"] = [draw(_processes(topology))]
     return Scenario.of(content)
+
+
+def _joinable(timeline: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """At most one join of these, and none where others take nodes away without end."""
+    gone = ("crash", "stop", "leave")
+    stay = not any(kind in said and "for" not in said for said in timeline for kind in gone)
+    joins = [index for index, said in enumerate(timeline) if "join" in said]
+    surplus = joins[1 if stay else 0 :]
+    return [said for index, said in enumerate(timeline) if index not in surplus]
 
 
 @st.composite
@@ -196,8 +205,8 @@ def _worse(kind: str) -> st.SearchStrategy[dict[str, Any]]:
     if kind != "degrade":
         return _mapping(chance=chance)
     changes = {
-        "bandwidth": st.floats(1e-3, 1.0).map(units.show_fraction),
-        "delay": more | st.floats(1.0, 1e3).map(units.show_factor),
+        "bandwidth": st.floats(1e-3, 0.999).map(units.show_fraction),
+        "delay": more | st.floats(1.001, 1e3).map(units.show_factor),
         "jitter": more,
         "loss": chance,
         "duplicate": chance,

@@ -16,6 +16,7 @@ from faults.errors import ScenarioError
 from faults.event import Event
 from faults.scenario import Scenario
 from faults.selection import Selection
+from topologies.document import Place
 from topologies.errors import did_you_mean
 from topologies.model import Topology
 
@@ -27,10 +28,16 @@ def expand(scenario: Scenario, topology: Topology, seed: int) -> tuple[Event, ..
     """
     selection = Selection(topology, scenario.origin, seed, concrete=scenario.concrete)
     spans: list[Lasting] = []
+    joins: list[tuple[int, Event, Place]] = []
     for index, fault in enumerate(scenario.timeline):
         name = fault.id or str(index + 1)
         recording = scenario.recordings.get(fault.trace.file) if fault.trace is not None else None
-        spans.extend(kinds.events(fault, name, selection, ("timeline", index), recording))
+        place = ("timeline", index)
+        found = tuple(kinds.events(fault, name, selection, place, recording))
+        if fault.join is not None and not selection.concrete:
+            joins.append((fault.at, found[0][0], place))
+        spans.extend(found)
+    _refuse_lost(joins, spans, selection)
     for index, process in enumerate(scenario.processes):
         name = process.id or f"{process.kind}-{index + 1}"
         spans.extend(draw(process, name, seed, selection, ("processes", index)))
@@ -79,6 +86,29 @@ def resolve(
     if event.kind in ("degrade", "cut"):
         links = selection.links_of(chosen, oneway=event.oneway)
     return replace(event, selector=None, nodes=chosen, links=links)
+
+
+def _refuse_lost(
+    joins: Sequence[tuple[int, Event, Place]], spans: Sequence[Lasting], selection: Selection
+) -> None:
+    """Who joins was not there before: nobody joins twice, or after having gone without end."""
+    if not joins:
+        return
+    gone: dict[str, int] = {}
+    for event, lasts_ns in spans:
+        if lasts_ns is None and event.kind in ("leave", "crash", "stop"):
+            for node in event.nodes:
+                gone[node] = min(gone.get(node, event.at_ns), event.at_ns)
+    joined: set[str] = set()
+    for at_ns, event, place in joins:
+        for node in event.nodes:
+            if node not in joined and gone.get(node, at_ns) >= at_ns:
+                joined.add(node)
+                continue
+            why = "joins by another fault" if node in joined else "has gone for good before"
+            problem = f"{node} {why}, and a join is of one that was not there from the start"
+            remedy = "To have it go and come back, write a leave with for: 20 s, and no join"
+            raise selection.document.error(problem, (*place, "join"), remedy)
 
 
 def _refuse_twins(spans: Sequence[Lasting], selection: Selection) -> None:

@@ -72,6 +72,8 @@ class Settings(BaseModel):
 
     shorthand: ClassVar[tuple[str, ...]] = ()
     """What may stand for the whole mapping, where a text can: examples."""
+    knows_null: ClassVar[bool] = False
+    """Whether null says that something is left out, as programs write it; people leave it out."""
 
     @classmethod
     def __get_pydantic_json_schema__(
@@ -87,10 +89,13 @@ class Settings(BaseModel):
     def _knows_every_key(cls, given: Any) -> Any:
         if isinstance(given, Mapping):
             known = cls.settings()
-            for key in given:
+            for key, value in given.items():
                 if key not in known:
                     context = {"key": str(key), "remedy": cls.remedy_for(str(key))}
                     raise PydanticCustomError("unknown_setting", "{key}: {remedy}", context)
+                if value is None and not cls.knows_null:
+                    context = {"key": str(key), "remedy": "Write its value, or leave it out"}
+                    raise PydanticCustomError("empty_setting", "{key}: {remedy}", context)
         return given
 
     @classmethod
@@ -359,6 +364,8 @@ def _explain(error: ErrorDetails) -> tuple[str, str | None, Place]:
     context = error.get("ctx", {})
     if error["type"] == "unknown_setting":
         return "there is no such setting", str(context["remedy"]), (str(context["key"]),)
+    if error["type"] == "empty_setting":
+        return "nothing stands here", str(context["remedy"]), (str(context["key"]),)
     inner = context.get("error")
     if isinstance(inner, InputError):
         return inner.problem, inner.remedy, ()

@@ -382,8 +382,6 @@ def _bridges(
     graph.add_edges_from(pairs)
     whole, *parts = sorted(nx.connected_components(graph), key=lambda part: (-len(part), min(part)))
     for part in parts:
-        near = min(
-            (math.dist(spots[a], spots[b]), a, b) for a in part for b in whole
-        )
+        near = min((math.dist(spots[a], spots[b]), a, b) for a in part for b in whole)
         yield near[1], near[2]
         whole |= part

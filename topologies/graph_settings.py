@@ -66,6 +66,8 @@ _Derived = Annotated[dict[str, str], BeforeValidator(marks)]
 class GraphNode(NodeSettings):
     """A node's settings in a graph file: our own, or a device written out in SI numbers."""
 
+    knows_null = True
+
     memory_bytes: int | None = None
     grant_bytes: int | None = None
     flops: float | None = None
@@ -79,6 +81,8 @@ class GraphNode(NodeSettings):
 
 class GraphEdge(Direction):
     """An edge's settings in a graph file: our own, or SI numbers under the names of a `Link`."""
+
+    knows_null = True
 
     loss: Annotated[LossSettings | None, BeforeValidator(_loss)] = None
     duplicate: Annotated[float | None, BeforeValidator(_chance)] = None
@@ -97,6 +101,8 @@ class GraphEdge(Direction):
 class GraphSettings(Settings):
     """What a graph file says of the whole."""
 
+    knows_null = True
+
     name: str | None = None
     description: str = ""
     attributes: str = ""
@@ -113,6 +119,8 @@ class GraphSettings(Settings):
 
 class Graph(Settings):
     """Node-link JSON, as `networkx.node_link_data` writes it."""
+
+    knows_null = True
 
     directed: StrictBool = False
     multigraph: StrictBool = False

@@ -15,7 +15,7 @@ from faults import Event
 SELECTORS = st.sampled_from(
     ["box-0", "phone-*", "role=host", "[phone-0, box-1]", "host of phone-1",
      "[box-0, host of phone-0]",
-     "hosts of neighborhood-1", "[]"]
+     "hosts of neighborhood-1"]
 )  # fmt: skip
 OFFSETS = st.integers(-(10**15), 10**15).filter(bool)
 TIMES = st.integers(1, 10**12).map(topologies.units.show_nanoseconds)
@@ -28,9 +28,9 @@ def scenarios(draw) -> str:
         at, who = draw(TIMES), draw(SELECTORS)
         lasts = f", for: {draw(TIMES)}" if draw(st.booleans()) else ""
         name = f", id: fault-{number}" if draw(st.booleans()) else ""
-        percent = topologies.units.show_fraction(draw(st.floats(1e-3, 1.0)))
+        percent = topologies.units.show_fraction(draw(st.floats(1e-3, 0.999)))
         more = topologies.units.show_duration(draw(st.floats(0.1, 100.0)))
-        times = topologies.units.show_factor(draw(st.floats(1.0, 1000.0)))
+        times = topologies.units.show_factor(draw(st.floats(1.001, 1000.0)))
         offset = topologies.units.show_offset(draw(OFFSETS))
         drift = topologies.units.show_drift(draw(st.floats(-0.999, 10.0)))
         rate = topologies.units.show_bandwidth(draw(st.floats(1.0, 1e12)))
@@ -106,6 +106,26 @@ timeline:
     assert faults.write(faults.parse(written)).splitlines()[1] == "concrete: true"
     with pytest.raises(faults.ScenarioError, match="no worse than what"):
         faults.expand(faults.parse(written.replace("concrete: true\n", "")), small, 1)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "crash: []",
+        "slow: {nodes: [], compute: 2x}",
+        "slow: {nodes: box-0, compute: 1x}",
+        "slow: {nodes: gate-0, compute: 2x}",
+        "squeeze: {nodes: gate-0, memory: 50 %}",
+        "degrade: {nodes: box-0, bandwidth: 100 %, delay: 1x, loss: +0 %}",
+    ],
+)
+def test_what_does_nothing_is_only_refused_where_a_person_wrote_it(entry, small):
+    text = f"timeline:\n  - {{at: 1 s, {entry}}}\n"
+    with pytest.raises(faults.ScenarioError):
+        faults.expand(faults.parse(text), small, 1)
+    (event,) = faults.expand(faults.parse("concrete: true\n" + text), small, 1)
+    written = faults.concrete([event], name="x")
+    assert faults.expand(faults.parse(written), small, 1) == (event,)
 
 
 def test_whom_a_run_chose_may_have_no_link_that_a_fault_could_strike():

@@ -68,6 +68,31 @@ def test_who_joins_has_been_away_from_the_start(small):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("other", "why"),
+    [
+        ("{at: 10 s, leave: box-0}", "box-0 has gone for good before"),
+        ("{at: 10 s, crash: role=host}", "box-0 has gone for good before"),
+        ("{at: 80 s, join: 'box-*'}", "box-0 joins by another fault"),
+    ],
+)
+def test_who_joins_is_not_taken_away_by_another_fault_as_well(other, why, small):
+    text = "timeline:\n  - {at: 60 s, join: [phone-0, box-0]}\n"
+    with pytest.raises(ScenarioError) as caught:
+        faults.expand(faults.parse(f"{text}  - {other}\n", "s.yaml"), small, 1)
+    assert f"> join: {why}" in str(caught.value)
+    assert "write a leave with for" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "other",
+    ["{at: 10 s, leave: box-0, for: 5 s}", "{at: 70 s, leave: box-0}", "{at: 10 s, leave: box-1}"],
+)
+def test_who_joins_may_have_gone_for_a_while_or_go_later(other, small):
+    text = f"timeline:\n  - {{at: 60 s, join: box-0}}\n  - {other}\n"
+    assert faults.expand(faults.parse(text), small, 1)
+
+
 def test_a_flap_is_a_cut_again_and_again_until_it_is_over(small):
     events = expand(
         "{at: 10 s, flap: {link: [box-0, gate-0], down: 2 s, up: 3 s}, for: 11 s}", small
@@ -86,8 +111,9 @@ def test_a_squeeze_leaves_a_share_or_so_many_bytes(small):
     (most,) = expand("{at: 1 s, squeeze: {nodes: box-0, memory: 64 MiB}}", small)
     assert most.change == Change(memory=Amount("absolute", 64 * 2**20))
     assert most.text == "squeeze box-0: memory 64 MiB"
-    # A gateway has no device, and who only a run knows may have any: neither is refused.
-    expand("{at: 1 s, squeeze: {nodes: gate-0, memory: 1 TiB}}", small)
+    # Who only a run knows may have any device, one with a device is enough, and dice may miss it.
+    expand("{at: 1 s, squeeze: {nodes: any 1 of gate-*, memory: 1 TiB}}", small)
+    expand("{at: 1 s, squeeze: {nodes: [gate-0, box-0], memory: 64 MiB}}", small)
     expand("{at: 1 s, squeeze: {nodes: host of phone-0, memory: 1 TiB}}", small)
 
 
@@ -129,6 +155,19 @@ def test_a_full_disk_and_a_leave_strike_nodes(small):
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
+        ("{at: 9 s, crash: []}", "#1 > crash: this list names nobody. Name somebody, or leave"),
+        ("{at: 9 s, slow: {nodes: [], compute: 2x}}", "slow > nodes: this list names nobody"),
+        ("{at: 9 s, slow: {nodes: box-0, compute: 1x}}", "slow > compute: this slows nothing"),
+        ("{at: 9 s, slow: {nodes: 'gate-*', compute: 2x}}", "gate-0, gate-1 have no device"),
+        ("{at: 9 s, squeeze: {nodes: gate-0, memory: 50 %}}", "nodes: gate-0 has no device"),
+        ("{at: 9 s, degrade: {nodes: box-0, bandwidth: 100 %}}", "this bandwidth makes no link"),
+        ("{at: 9 s, degrade: {nodes: box-0, delay: 1x}}", "this delay makes no link worse"),
+        ("{at: 9 s, degrade: {nodes: box-0, delay: +0 ms}}", "this delay makes no link worse"),
+        ("{at: 9 s, degrade: {nodes: box-0, loss: +0 %}}", "this loss makes no link worse"),
+        (
+            "{at: 9 s, loss: {nodes: host of phone-0, chance: 0 %}}",
+            "loss > chance: this loss makes",
+        ),
         ("{at: 0 s, join: box-0}", "at the start there is nobody to join yet"),
         ("{at: 9 s, join: host of phone-0}", "join: only a run can know"),
         ("{at: 9 s, flap: {nodes: box-0, down: 1 s, up: 1 s}}", "a flap needs an end"),

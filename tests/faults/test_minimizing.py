@@ -141,3 +141,20 @@ def test_an_error_of_the_test_itself_is_not_hidden(many):
 
     with pytest.raises(ValueError, match="does not fail"):
         faults.minimize(many, never_fits)
+
+
+@pytest.mark.parametrize(
+    ("fault", "weakest"),
+    [
+        ("degrade: {nodes: a, bandwidth: 50 %}", "bandwidth: 99 %"),
+        ("degrade: {nodes: a, delay: 3x}", "delay: 101 %"),
+        ("squeeze: {nodes: a, memory: 50 %}", "memory: 99 %"),
+        ("slow: {nodes: a, compute: 3x}", "compute: 1.01x"),
+    ],
+)
+def test_a_share_comes_to_an_end_of_getting_weaker(fault, weakest):
+    scenario = faults.parse(f"timeline:\n  - {{at: 1 s, {fault}}}\n")
+    (_, _, only) = faults.write(
+        faults.minimize(scenario, lambda tried: bool(tried.timeline), most_runs=100)
+    ).splitlines()
+    assert weakest in only

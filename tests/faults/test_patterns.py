@@ -122,6 +122,15 @@ def test_a_random_scenario_fits_where_links_go_one_way_only_or_there_are_none():
             assert faults.expand(faults.random(network, seed, intensity=1.0), network, 1)
 
 
+def test_a_random_scenario_slows_and_squeezes_only_what_has_a_device(small):
+    entries = [
+        fault for seed in range(30) for fault in faults.random(small, seed, intensity=1.0).timeline
+    ]
+    struck = {name for fault in entries if fault.slow for name in fault.slow.nodes}
+    struck |= {name for fault in entries if fault.squeeze for name in fault.squeeze.nodes}
+    assert struck == {"phone-0", "phone-1", "phone-2", "box-0", "box-1"}
+
+
 def test_random_scenarios_have_every_kind_and_more_faults_where_they_are_intense(edge_clusters):
     drawn = [faults.random(edge_clusters, seed, intensity=1.0) for seed in range(20)]
     kinds = {fault.kind for scenario in drawn for fault in scenario.timeline}

@@ -6,10 +6,12 @@ import importlib.util
 import json
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 import faults
+import faults.scenario
 from faults.schema import schema
 from topologies.document import parse_yaml
 
@@ -45,6 +47,22 @@ def test_the_page_has_every_kind_process_and_bundled_scenario(reference):
     page = reference.PAGE.read_text(encoding="utf-8")
     for name in (*faults.KINDS, *faults.PROCESSES, *faults.catalog()):
         assert f"\n| `{name}` |" in page
+
+
+def test_each_setting_of_each_kind_and_process_stands_in_its_row(reference):
+    rows = {}
+    for table in (reference.kinds(), reference.processes()):
+        for cells in (row.split(" | ") for row in list(table)[2:]):
+            rows[cells[0].strip("| `")] = cells[2]
+    where = {"link", "nodes", "oneway"}
+    for model in (faults.scenario.Fault, faults.scenario.Process):
+        for info_of, info in model.model_fields.items():
+            kinds = [part for part in get_args(info.annotation) if hasattr(part, "settings")]
+            for name in kinds[0].settings() if kinds else ():
+                row = rows[info_of]
+                assert f"`{name}`" in row or ("*where*" in row and name in where), (info_of, name)
+    assert "`oneway`?" in rows["partition"]
+    assert "`nodes`?" in rows["trace"]
 
 
 TYPES = {"object": dict, "array": list, "string": str, "integer": int, "number": int | float}

@@ -130,6 +130,10 @@ def test_a_partition_is_a_list_of_groups_or_says_that_it_is_one_way():
         ("{at: 30 s, traffic: {from: a, to: b, rate: 0 bit/s}}", '"0 bit/s" is no traffic'),
         ("{at: 30 s, traffic: {from: a, to: b, rate: 50 %}}", "is not a unit of bandwidth"),
         ("{at: 30 s, traffic: {from: a, too: b, rate: 1 bit/s}}", 'Did you mean "to"?'),
+        ("{at: 30 s, crash: a, for: }", "timeline #1 > for: nothing stands here. Write its value"),
+        ("{at: 30 s, crash: a, for: null}", "#1 > for: nothing stands here"),
+        ("{at: 30 s, crash: null}", "#1 > crash: nothing stands here"),
+        ("{at: 30 s, nat: {nodes: a, gateway: }}", "#1 > nat > gateway: nothing stands here"),
         ("{at: 30 s, partition: [[a]]}", "a partition needs two sides"),
         ("{at: 30 s, partition: a}", "a mapping of settings was expected"),
         ("{at: 30 s, partition: {groups: [[a], [b]], oneway: yes}}", "true or false was expected"),
@@ -150,6 +154,11 @@ def test_a_slip_of_the_pen_in_the_timeline_is_answered_with_what_would_be_right(
         ("processes:\n  - flap: {}\n", "The processes are churn"),
         ("processes:\n  - churn: {nodes: a, mean_up: 1 s}\n", "mean_down: this setting is missing"),
         ("timeline: []\ntimeline: []\n", "twice"),
+        ("timeline:\nprocesses: []\n", "timeline: nothing stands here"),
+        (
+            "processes:\n  - crashes: {nodes: a, mean_between: 1 s, mean_down: }\n",
+            "processes #1 > crashes > mean_down: nothing stands here. Write its value, or leave it",
+        ),
         ("", "empty"),
     ],
 )

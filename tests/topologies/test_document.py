@@ -197,3 +197,10 @@ def test_both_readers_of_yaml_say_the_same(name, monkeypatch):
 
 def test_text_that_is_no_unicode_is_refused():
     assert "U+D800" in str(refusal("a: \ud800"))
+
+
+@pytest.mark.parametrize("nothing", ["", "null", "~"])
+def test_a_setting_without_a_value_is_refused_where_it_stands(nothing):
+    error = complaint(f"inner:\n  delay: 1 s\nmany:\n  - delay: 1 s\n    sizes: {nothing}\n")
+    said = "file.yaml:5: many #1 > sizes: nothing stands here. Write its value, or leave it out"
+    assert said in str(error)

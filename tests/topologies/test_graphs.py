@@ -153,3 +153,10 @@ def test_a_broken_graph_file_gets_an_error_and_no_traceback(text):
     with pytest.raises(TopologyError) as caught:
         parse(text, "g.graphml")
     assert str(caught.value).startswith("g.graphml")
+
+
+def test_null_in_a_graph_of_a_program_is_what_it_leaves_out():
+    data = nx.node_link_data(home(), edges="edges")
+    data["edges"][0] |= {"jitter": None, "burst": None}
+    data["nodes"][0] |= {"flops": None}
+    assert parse(json.dumps(data), "home.json") == Topology.from_networkx(home())

@@ -138,7 +138,7 @@ def test_times_drawn_here_are_the_times_drawn_anywhere(small):
             "diurnal: {nodes: phone-1, most: 100 %, least: 0 %, until: 9 d}",
         )
     ]
-    assert first == [10_601_184_378, 61_341_572_835, 10_826_862_885_112]
+    assert first == [20_198_828_854, 61_341_572_835, 10_826_862_885_112]
 
 
 def test_a_process_may_have_a_name_of_its_own(small):

@@ -160,7 +160,7 @@ def test_a_process_may_have_a_name_of_its_own(small):
         ("crashes: {nodes: host of phone-0, mean_between: 1 s}", "has to know before"),
         (FLAPPING % "nodes: host of phone-0", "has to know before"),
         (FLAPPING % "nodes: []", "flapping > nodes: this list names nobody"),
-        ("churn: {nodes: [], mean_up: 1 s, mean_down: 1 s}", "churn > nodes: this list names nobody"),
+        ("churn: {nodes: [], mean_up: 1 s, mean_down: 1 s}", "nodes: this list names nobody"),
         (FLAPPING % "link: [box-0, box-1]", "there is no link box-0 ↔ box-1"),
     ],
 )  # fmt: skip

@@ -61,9 +61,7 @@ def test_a_name_is_a_name_even_when_it_reads_like_a_selector():
 
 
 def test_an_attribute_or_a_pattern_may_hold_any_words():
-    nodes = {
-        name: "{country: Republic of Korea}" for name in ("Bank of Seoul", "Bank of Busan", "c")
-    }
+    nodes = dict.fromkeys(("Bank of Seoul", "Bank of Busan", "c"), "{country: Republic of Korea}")
     listed = ", ".join(f"{name}: {told}" for name, told in (nodes | {"d": "{}"}).items())
     topology = topologies.parse(f"attributes: [country]\nnodes: {{{listed}}}")
     assert only('{at: 1 s, crash: "country=Republic of Korea"}', topology).nodes == tuple(nodes)

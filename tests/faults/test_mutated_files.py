@@ -37,7 +37,7 @@ SCENARIO = """\
 name: evening
 timeline:
   - {at: 30 s, crash: pi-0, for: 20 s}
-  - {at: 40 s, crash: [host of phone, role=host], id: both}
+  - {at: 40 s, crash: [host of phone, role=host], for: 30 s, id: both}
   - {at: 60 s, partition: [[cluster=1], ["pi-[01]", hub]], for: 15 s}
   - {at: 60 s, partition: {groups: [[phone], [hub]], oneway: true}, for: 15 s}
   - {at: 80 s, degrade: {link: [phone, hub], bandwidth: 10%, delay: +150 ms}, for: 1 min}

@@ -27,19 +27,24 @@ from atlas.tasks import step_batch
 from broker import Frame, Note
 from broker.wire import unpack as header_of
 
-from .test_life import HOSTS, Quiet
+from .test_life import Quiet
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 
 SETTINGS = (
     "faults=none",
     "held_out=8",
-    "training={rounds: 1, steps: 3, batch: 4, accumulate: 2, tokens: 48, learning_rate: 0.01, "
+    "training={rounds: 1, steps: 2, batch: 4, accumulate: 2, tokens: 48, learning_rate: 0.01, "
     "clip: 0.05, schedule: cosine, warmup: 1, weight_decay: 0.01}",
     "lora={rank: 4, alpha: 8, targets: [q_proj, v_proj], dropout: 0.2, rslora: true}",
     "split={client_layers: 1, spans: 3}",
 )
-PREFIX = "base_model.model."
+HOSTS = """
+timeline:
+  - {at: 3.2 s, crash: host of client-0, for: 2 s}
+  - {at: 3.9 s, crash: hosts of client-4, for: 10 s}
+  - {at: 5 s, crash: hosts of the neighborhood of client-0, for: 10 s}
+"""
 
 
 @dataclasses.dataclass

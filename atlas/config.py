@@ -58,6 +58,12 @@ class Split(_Section):
     spare: float = Field(
         0.34, ge=0, lt=1, description="the share of a neighborhood's hosts that may be lost"
     )
+    codec: Literal["auto", "fp32", "bf16", "int8"] = Field(
+        "fp32",
+        description="how hidden states and gradients cross; fp32 is exact; auto: for each client "
+        "the first with which crossings take at most a tenth of a step's computation",
+    )
+    packed: bool = Field(True, description="leave out positions that change nothing, as padding")
 
 
 class SignatureSettings(_Section):

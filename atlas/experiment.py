@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import networkx
@@ -29,7 +29,7 @@ import torch
 import broker
 import faults
 import topologies
-from atlas import assets, tasks
+from atlas import assets, crossings, tasks
 from atlas.config import Config, ConfigError
 from atlas.models import AdapterState, ModelSpec, save_adapter, whole_model
 from atlas.models.tensors import unpack
@@ -177,6 +177,7 @@ def prepare(config: Config, view: View) -> Prepared:
         )
         spec = ModelSpec.read(folder, DTYPES[dtype])
         _require_cut(config, spec)
+        settings = replace(settings, codecs=crossings.choose(topology, settings))
         settings.initial_adapter()  # raises where a LoRA target is not one of the model's
         require_readable(folder)
         loaded = tuple(

@@ -7,9 +7,9 @@ models have some whose values are a hundred times all others' (Dettmers et al., 
 and a scale that has to reach them leaves nothing for the rest.
 
 All is a pure function of one tensor, the same bits each time: ties go to the lower channel, halves
-are rounded to even. No value raises an error. What is not finite passes as it is in `fp32`, `bf16`
-and in the channels kept; elsewhere in `int8` it makes NaN of its token, which is what the next
-matrix product would have made of it.
+are rounded to even. No value raises an error. What is not finite passes as it is; `int8` keeps the
+channels that have such values before all others, and where there are more than it keeps, they make
+NaN of their token, as the next matrix product would have done.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Codec = Literal["fp32", "bf16", "int8"]
 CODECS: tuple[Codec, ...] = ("fp32", "bf16", "int8")
 """From the most bytes to the fewest."""
 KEPT = 8
-"""Channels of a tensor that `int8` keeps as they are."""
+"""Channels of a tensor that `int8` keeps as they are, at most one in eight."""
 LEVELS = 127
 SHARE = 0.1
 """The most that crossings may add to a step's computation before a coarser codec is chosen."""
@@ -49,7 +49,7 @@ def encode(values: Tensor, codec: Codec) -> Tensor:
     out = torch.empty(encoded_bytes(codec, count, width, values.dtype.itemsize), dtype=torch.uint8)
     channels, scales, kept, steps = _parts(out, count, width, values.dtype)
     rest = values.to(torch.float32, copy=True)
-    largest = _largest(rest, 0).nan_to_num(0.0, 0.0)
+    largest = _largest(rest, 0).nan_to_num(torch.inf, torch.inf)
     channels.copy_(torch.argsort(largest, descending=True, stable=True)[: len(channels)].sort()[0])
     kept.copy_(values[:, channels])
     rest[:, channels] = 0.0
@@ -83,10 +83,10 @@ def decode(raw: Tensor, codec: Codec, count: int, width: int, dtype: torch.dtype
 def encoded_bytes(codec: Codec, count: int, width: int, element_bytes: int) -> int:
     """Bytes of `count` tokens of `width` channels of a model of `element_bytes` a value.
 
-    In `int8` n(h + 4 + 8e) + 32 bytes: steps, scales and kept channels, and which these are.
+    In `int8` n(h + 4 + ke) + 4k bytes: steps, scales and the k kept channels, and which they are.
     """
     if codec == "int8":
-        kept = min(KEPT, width)
+        kept = _kept(width)
         return count * (width + 4 + kept * element_bytes) + 4 * kept
     return count * width * (min(2, element_bytes) if codec == "bf16" else element_bytes)
 
@@ -111,11 +111,15 @@ def choose(
     Each span is crossed to and from in both directions. Where no codec is enough, the smallest.
     """
     per_byte_s = spans * 2 * 8 * (1 / uplink_bps + 1 / downlink_bps)
-    for codec in CODECS:
-        crossing_s = per_byte_s * boundary_bytes(spec, codec, batch, tokens)
-        if crossing_s <= SHARE * computation_s:
+    sizes = {codec: boundary_bytes(spec, codec, batch, tokens) for codec in CODECS}
+    for codec, size_bytes in sizes.items():
+        if per_byte_s * size_bytes <= SHARE * computation_s:
             return codec
-    return CODECS[-1]
+    return min(CODECS, key=lambda codec: sizes[codec])
+
+
+def _kept(width: int) -> int:
+    return min(KEPT, width // 8)
 
 
 def _as_is(codec: Codec, dtype: torch.dtype) -> bool:
@@ -133,7 +137,7 @@ def _parts(
 
     Channels kept, int32 [k] rising; scales, fp32 [n]; values kept, [n, k]; steps, int8 [n, h].
     """
-    kept = min(KEPT, width)
+    kept = _kept(width)
     layout: tuple[tuple[torch.dtype, tuple[int, ...]], ...] = (
         (torch.int32, (kept,)),
         (torch.float32, (count,)),

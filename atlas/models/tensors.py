@@ -13,7 +13,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from math import prod
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -36,6 +36,9 @@ MOST_BYTES = 2**30
 """What one tensor whose rows were left out may take when it is whole again, unless it is said."""
 
 
+Buffer = bytes | memoryview
+
+
 class ProtocolError(InputError):
     """What came from another node is not what the protocol allows."""
 
@@ -43,8 +46,12 @@ class ProtocolError(InputError):
 class Packed(NamedTuple):
     """Tensors as a message carries them; buffers can be sent on as they came."""
 
-    manifest: list[dict[str, object]]
-    buffers: Sequence[bytes | bytearray | memoryview]
+    manifest: list[dict[str, Any]]
+    buffers: Sequence[Buffer]
+
+    def with_(self, other: Packed) -> Packed:
+        """Both in one message."""
+        return Packed([*self.manifest, *other.manifest], [*self.buffers, *other.buffers])
 
 
 class _Described(BaseModel):
@@ -89,13 +96,13 @@ def pack(
     are sent; a tensor is copied if it is not contiguous, is encoded, or goes in part. Raises
     ProtocolError for another dtype.
     """
-    manifest: list[dict[str, object]] = []
+    manifest: list[dict[str, Any]] = []
     buffers: list[memoryview] = []
     for name, tensor in tensors.items():
         if tensor.dtype not in _NAMES:
             raise ProtocolError(f"{name} is {tensor.dtype}: only float32 and bfloat16 are sent")
         shape = list(tensor.shape)
-        described: dict[str, object] = {
+        described: dict[str, Any] = {
             "name": name,
             "dtype": _NAMES[tensor.dtype],
             "shape": shape,
@@ -116,7 +123,7 @@ def pack(
 
 def unpack(
     manifest: object,
-    buffers: Sequence[bytes | bytearray | memoryview],
+    buffers: Sequence[Buffer | bytearray],
     *,
     limit_bytes: int = MOST_BYTES,
 ) -> dict[str, Tensor]:
@@ -150,9 +157,7 @@ def unpack(
     return tensors
 
 
-def written(
-    manifest: object, buffers: Sequence[bytes | bytearray | memoryview]
-) -> tuple[Codec, Tensor | None]:
+def written(manifest: object, buffers: Sequence[Buffer | bytearray]) -> tuple[Codec, Tensor | None]:
     """How the one tensor of a message was packed, so that the answer can be: its codec and rows.
 
     Rows are bool of its shape but for the last dimension, None where all were sent. Raises
@@ -178,7 +183,7 @@ def touched(gradient: Tensor) -> Tensor:
 
 
 def _entries(
-    manifest: object, buffers: Sequence[bytes | bytearray | memoryview]
+    manifest: object, buffers: Sequence[Buffer | bytearray]
 ) -> Iterator[tuple[_Described, memoryview]]:
     """What a message describes, each with its buffer."""
     try:

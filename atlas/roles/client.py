@@ -13,9 +13,11 @@ from collections.abc import Awaitable, Callable
 
 import msgpack
 import numpy as np
+from torch import Tensor
 
 from atlas.models import AdapterState, Range, Session, Stage, costs, join_adapters, slice_adapter
-from atlas.models.tensors import pack, unpack
+from atlas.models.codec import Codec
+from atlas.models.tensors import Packed, pack, touched, unpack
 from atlas.protocol import (
     ADAPTERS,
     SIGNATURES,
@@ -167,7 +169,7 @@ class Client:
         for step in range(self._settings.training.steps):
             started_s = self._node.now
             batch = self._batch(number, step)
-            loss = await self._gradients(session, batch)
+            loss = await self._gradients(session, batch, self._settings.codec(self._node.name))
             await self._node.compute(session.commit, flops=ADAM_FLOPS * self._own_parameters())
             for span in self._spans:
                 await span.commit()
@@ -199,9 +201,9 @@ class Client:
             weight_decay=training.weight_decay,
         )
 
-    async def _gradients(self, session: Session, batch: Batch) -> float:
+    async def _gradients(self, session: Session, batch: Batch, codec: Codec = "fp32") -> float:
         """One step up to the point where it can be committed: gradients are held everywhere. Its
-        loss.
+        loss. What crosses is encoded once, and goes from host to host as it comes.
         """
         spec, lora = self._settings.spec, self._settings.lora
         shape = (batch.tokens.shape[0], batch.tokens.shape[1])
@@ -210,19 +212,26 @@ class Client:
             lambda: session.embed(batch.tokens),
             flops=costs.forward_flops(spec, lora, ends, *shape),
         )
+        crossing = self._pack("hidden", hidden, codec, batch.needed)
         for span in self._spans:
-            hidden = await span.forward(hidden)
+            crossing = await span.forward(crossing)
+        received = unpack(*crossing)["hidden"]
         labels = int((batch.targets >= 0).sum())
         loss, gradient = await self._node.compute(
-            lambda: session.loss(hidden, batch.targets), flops=costs.head_flops(spec, labels)
+            lambda: session.loss(received, batch.targets), flops=costs.head_flops(spec, labels)
         )
+        crossing = self._pack("gradient", gradient, codec, touched(gradient))
         for span in reversed(self._spans):
-            gradient = await span.backward(gradient)
+            crossing = await span.backward(crossing)
+        returned = unpack(*crossing)["gradient"]
         await self._node.compute(
-            lambda: session.backward(gradient),
+            lambda: session.backward(returned),
             flops=costs.backward_flops(spec, lora, ends, *shape),
         )
         return loss
+
+    def _pack(self, name: str, tensor: Tensor, codec: Codec, rows: Tensor) -> Packed:
+        return pack({name: tensor}, codec, rows if self._settings.split.packed else None)
 
     def _batch(self, number: int, step: int) -> Batch:
         training = self._settings.training

@@ -254,6 +254,7 @@ class _Desk:
                 for (first, last), host in zip(chain.spans, chain.hosts, strict=True)
             ],
             stand_ins=chain.stand_ins,
+            codec=self._settings.codec(client),
         )
 
     def _capability(self, name: str) -> Capability:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from atlas.models import ProtocolError, Range, Session, Stage, costs
-from atlas.models.tensors import pack, unpack
+from atlas.models.tensors import Packed, pack, touched, unpack, written
 from atlas.protocol import (
     ACTIVATIONS,
     ADAPTERS,
@@ -271,15 +271,16 @@ class Host:
         session = hosted.session
         match request:
             case Forward():
-                hidden = self._tensor(message, request)
-                output = await self._forward(hosted, hidden)
-                await self._send(message, {"hidden": output}, ACTIVATIONS)
+                codec, rows = written(request.manifest, message.payload)
+                output = await self._forward(hosted, self._tensor(message, request))
+                await self._send(message, pack({"hidden": output}, codec, rows), ACTIVATIONS)
             case Backward():
-                gradient = self._tensor(message, request)
-                back = await self._backward(hosted, gradient)
-                await self._send(message, {"gradient": back}, GRADIENTS)
+                codec, rows = written(request.manifest, message.payload)
+                back = await self._backward(hosted, self._tensor(message, request))
+                rows = None if rows is None else touched(back)
+                await self._send(message, pack({"gradient": back}, codec, rows), GRADIENTS)
             case Replay():
-                tensors = unpack(request.manifest, message.payload)
+                tensors = self._tensors(message, request)
                 if set(tensors) != {"hidden", "gradient"}:
                     raise ProtocolError(f"{message.source} replays without hidden and gradient")
                 await self._forward(hosted, tensors["hidden"])
@@ -305,7 +306,7 @@ class Host:
                 payload = [np.ascontiguousarray(values, dtype=np.float32).tobytes()]
                 await message.reply(Accepted().header(), payload, purpose=SIGNATURES)
             case Collect():
-                await self._send(message, session.adapter(), ADAPTERS)
+                await self._send(message, pack(session.adapter()), ADAPTERS)
 
     async def _forward(self, hosted: _Hosted, hidden: torch.Tensor) -> torch.Tensor:
         session = hosted.session
@@ -341,14 +342,21 @@ class Host:
             raise _RefusalError(f"the step has not {phase} here")
 
     def _tensor(self, message: Message, request: Forward | Backward) -> torch.Tensor:
-        tensors = unpack(request.manifest, message.payload)
+        tensors = self._tensors(message, request)
         if len(tensors) != 1:
             raise ProtocolError(f"{message.source} sent {len(tensors)} tensors where one belongs")
         return next(iter(tensors.values()))
 
-    async def _send(self, message: Message, tensors: dict[str, torch.Tensor], purpose: str) -> None:
-        manifest, buffers = pack(tensors)
-        await message.reply(Tensors(manifest=manifest).header(), buffers, purpose=purpose)
+    def _tensors(
+        self, message: Message, request: Forward | Backward | Replay
+    ) -> dict[str, torch.Tensor]:
+        """What came, none larger than the largest batch of this run makes it."""
+        limit_bytes = self._settings.largest_hidden_bytes
+        return unpack(request.manifest, message.payload, limit_bytes=limit_bytes)
+
+    async def _send(self, message: Message, packed: Packed, purpose: str) -> None:
+        header = Tensors(manifest=packed.manifest).header()
+        await message.reply(header, packed.buffers, purpose=purpose)
 
 
 class _RefusalError(Exception):

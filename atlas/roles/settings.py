@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import functools
 import itertools
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from atlas import assets
 from atlas.config import Aggregation, SignatureSettings, Split, Training
 from atlas.models import LoraSettings, ModelSpec, Range, costs, initial_adapter
 from atlas.models.adapters import AdapterState
+from atlas.models.codec import Codec, boundary_bytes
 from atlas.pairing import SpanCost, StepCost
 from atlas.tasks import ClientData, Tokenizer, batch
 
@@ -40,6 +42,12 @@ class RunSettings:
     coordinator: str
     clients: tuple[str, ...]
     devices: tuple[str, ...]
+    codecs: Mapping[str, Codec] = field(default_factory=dict)
+    """In which codec each client's hidden states and gradients cross; fp32 where none is named."""
+
+    def codec(self, client: str) -> Codec:
+        """The codec of a client, the same for the whole run."""
+        return self.codecs.get(client, "fp32")
 
     @property
     def spec(self) -> ModelSpec:
@@ -70,9 +78,20 @@ class RunSettings:
         """What one step costs when the layers between are cut into `count` spans."""
         return StepCost(
             own_flops=self.flops(self.ends) + costs.head_flops(self.spec, self.training.batch),
-            boundary_bytes=costs.hidden_bytes(self.spec, self.training.batch, self.training.tokens),
+            boundary_bytes=max(self.boundary_bytes(name) for name in self.clients),
             spans=tuple(self.span_cost(span) for span in self.spans(count)),
         )
+
+    def boundary_bytes(self, client: str) -> int:
+        """Bytes of a hidden state of the client, or of its gradient, at full size."""
+        shape = (self.training.batch, self.training.tokens)
+        return boundary_bytes(self.spec, self.codec(client), *shape)
+
+    @property
+    def largest_hidden_bytes(self) -> int:
+        """Memory of the hidden state of the largest batch that a client of this run makes."""
+        rows = max(self.training.batch, self.signature.batch)
+        return costs.hidden_bytes(self.spec, rows, self.training.tokens)
 
     def span_cost(self, span: Range) -> SpanCost:
         """What hosting `span` costs a device."""

@@ -21,10 +21,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypedDict, TypeVar
 
 import numpy as np
-import torch
 
 from atlas.models import AdapterState, ProtocolError, Range
-from atlas.models.tensors import pack, unpack
+from atlas.models.tensors import Buffer, Packed, pack, unpack
 from atlas.protocol import (
     ACTIVATIONS,
     ADAPTERS,
@@ -168,8 +167,8 @@ class SpanCaller:
         self._round = 0
         self._version = 0
         self._adapter: AdapterState | None = None
-        self._hidden: list[torch.Tensor] = []
-        self._gradients: list[torch.Tensor] = []
+        self._hidden: list[Packed] = []
+        self._gradients: list[Packed] = []
 
     # A round, as the client sees it.
 
@@ -179,13 +178,13 @@ class SpanCaller:
         self._hidden, self._gradients = [], []
         await self._insist(_nothing)
 
-    async def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Hidden state in, hidden state out, [b, t, h]."""
+    async def forward(self, hidden: Packed) -> Packed:
+        """Hidden state in, hidden state out, [b, t, h], packed alike."""
         self._hidden.append(hidden)
         return await self._insist(self._forward)
 
-    async def backward(self, gradient: torch.Tensor) -> torch.Tensor:
-        """Gradient in, gradient out, [b, t, h]."""
+    async def backward(self, gradient: Packed) -> Packed:
+        """Gradient in, gradient out, [b, t, h], packed alike."""
         self._gradients.append(gradient)
         return await self._insist(self._backward, redo=(self._forward,))
 
@@ -218,7 +217,7 @@ class SpanCaller:
 
         async def ask() -> AdapterState:
             reply = await self._request(Collect(**self._state()), (), ADAPTERS)
-            return {name: tensor.clone() for name, tensor in _tensors(reply).items()}
+            return {name: tensor.clone() for name, tensor in unpack(*_packed(reply)).items()}
 
         adapter = await self._insist(ask)
         await self.close()
@@ -283,8 +282,7 @@ class SpanCaller:
     async def _replay(self) -> None:
         """Lets the new host do again what was committed: the same inputs, so the same state."""
         for step in range(self._version):
-            tensors = {"hidden": self._hidden[step], "gradient": self._gradients[step]}
-            manifest, buffers = pack(tensors)
+            manifest, buffers = self._hidden[step].with_(self._gradients[step])
             request = Replay(**self._state(version=step), manifest=manifest)
             await self._request(request, buffers, ACTIVATIONS)
 
@@ -334,22 +332,22 @@ class SpanCaller:
             "step": self._version if version is None else version,
         }
 
-    async def _forward(self) -> torch.Tensor:
-        manifest, buffers = pack({"hidden": self._hidden[self._version]})
-        request = Forward(**self._state(), manifest=manifest)
-        return _only(await self._request(request, buffers, ACTIVATIONS))
+    async def _forward(self) -> Packed:
+        hidden = self._hidden[self._version]
+        request = Forward(**self._state(), manifest=hidden.manifest)
+        return _like(hidden, await self._request(request, hidden.buffers, ACTIVATIONS))
 
-    async def _backward(self) -> torch.Tensor:
-        manifest, buffers = pack({"gradient": self._gradients[self._version]})
-        request = Backward(**self._state(), manifest=manifest)
-        return _only(await self._request(request, buffers, GRADIENTS))
+    async def _backward(self) -> Packed:
+        gradient = self._gradients[self._version]
+        request = Backward(**self._state(), manifest=gradient.manifest)
+        return _like(gradient, await self._request(request, gradient.buffers, GRADIENTS))
 
     async def _send(self, request: HostRequest) -> None:
         assert self.host is not None
         await self._node.send(self.host, request.header(), purpose=CONTROL)
 
     async def _request(
-        self, request: HostRequest, payload: Sequence[memoryview], purpose: str
+        self, request: HostRequest, payload: Sequence[Buffer], purpose: str
     ) -> Message:
         """One request to the host of now. Raises _LostHostError when it is late or refuses."""
         asked_s = self._node.now
@@ -362,7 +360,7 @@ class SpanCaller:
             raise
 
     async def _ask_and_feel_pulse(
-        self, request: HostRequest, payload: Sequence[memoryview], purpose: str
+        self, request: HostRequest, payload: Sequence[Buffer], purpose: str
     ) -> Message:
         """The answer, or _LostHostError as soon as the host is known to be dead or to have
         forgotten.
@@ -383,9 +381,7 @@ class SpanCaller:
                 task.cancel()
             await asyncio.gather(*ending, return_exceptions=True)
 
-    async def _ask(
-        self, request: HostRequest, payload: Sequence[memoryview], purpose: str
-    ) -> Message:
+    async def _ask(self, request: HostRequest, payload: Sequence[Buffer], purpose: str) -> Message:
         assert self.host is not None
         asked_s = self._node.now
         deadline_s = self._pace.deadline_s(request.kind)
@@ -407,15 +403,21 @@ async def _nothing() -> None:
     """What a round's beginning asks for beyond a host that has opened a session."""
 
 
-def _tensors(reply: Message) -> dict[str, torch.Tensor]:
+def _packed(reply: Message) -> Packed:
     body = parse(reply)
     if not isinstance(body, Tensors):
         raise ProtocolError(f"{reply.source} answered {body.kind!r} where tensors belong")
-    return unpack(body.manifest, reply.payload)
+    return Packed(body.manifest, reply.payload)
 
 
-def _only(reply: Message) -> torch.Tensor:
-    tensors = _tensors(reply)
-    if len(tensors) != 1:
-        raise ProtocolError(f"{reply.source} sent {len(tensors)} tensors where one belongs")
-    return next(iter(tensors.values()))
+def _like(asked: Packed, reply: Message) -> Packed:
+    """An answer as it came, which goes on to the next host: of the shape and codec that were sent.
+
+    Its bytes are read by whoever needs the values.
+    """
+    answer = _packed(reply)
+    if answer.manifest != asked.manifest:
+        raise ProtocolError(
+            f"{reply.source} answered {asked.manifest} with tensors of {answer.manifest}"
+        )
+    return answer

@@ -240,6 +240,43 @@ def test_a_chain_of_hosts_that_die_trains_the_adapters_of_one_host(
     assert_same_adapters(lives[3, CHURN].trained, lives[1, None].trained)
 
 
+def test_tensors_in_int8_are_sent_again_as_they_were_so_faults_change_no_bit(
+    prepared: Prepared,
+) -> None:
+    training = prepared.settings.training.model_copy(update={"rounds": 1})
+    exact, coarse = (
+        dataclasses.replace(
+            prepared,
+            settings=dataclasses.replace(
+                prepared.settings,
+                training=training,
+                codecs=dict.fromkeys(prepared.settings.clients, codec),
+            ),
+        )
+        for codec in ("fp32", "int8")
+    )
+    calm = live(coarse)
+    second = [note.time_s for note in calm.events("step") if note.fields["step"] == 1]
+    struck = live(
+        coarse,
+        "name: struck\ntimeline:\n"
+        f"  - {{at: {min(second):.3f} s, crash: hosts of client-0, for: 5 s}}\n"
+        f"  - {{at: {max(second):.3f} s, crash: hosts of client-7, for: 5 s}}\n",
+    )
+
+    assert sum(note.fields["replayed"] for note in struck.events("repaired")) >= 2
+    assert {note.fields["codec"] for note in calm.events("paired")} == {"int8"}
+    assert_same_adapters(struck.trained, calm.trained)
+    plain = live(exact).trained
+    assert list(plain.adapters) == list(calm.trained.adapters)
+    for name, adapter in plain.adapters.items():
+        for parameter, tensor in adapter.items():
+            assert not torch.equal(tensor, calm.trained.adapters[name][parameter])
+    sent, exactly = (life.run.ledger.bytes_by_purpose() for life in (calm.trained, plain))
+    assert sent["activations"] < 0.7 * exactly["activations"]
+    assert sent["signatures"] == exactly["signatures"]
+
+
 def test_two_processes_under_another_hash_seed_give_the_same_digest(
     prepared: Prepared, stormy: Life, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -157,22 +157,23 @@ def unpack(
     return tensors
 
 
-def written(manifest: object, buffers: Sequence[Buffer | bytearray]) -> tuple[Codec, Tensor | None]:
-    """How the one tensor of a message was packed, so that the answer can be: its codec and rows.
+def written(
+    manifest: object, buffers: Sequence[Buffer | bytearray], name: str
+) -> tuple[Codec, Tensor | None]:
+    """How this tensor of a message was packed, so that the answer can be: its codec and its rows.
 
     Rows are bool of its shape but for the last dimension, None where all were sent. Raises
-    ProtocolError as `unpack` does, and if there is not one tensor.
+    ProtocolError as `unpack` does, and if there is no such tensor.
     """
-    entries = list(_entries(manifest, buffers))
-    if len(entries) != 1:
-        raise ProtocolError(f"{len(entries)} tensors came where one belongs")
-    entry, view = entries[0]
-    marked, _ = _divide(entry, view)
-    if marked is None:
-        return entry.codec, None
-    rows = torch.zeros(entry.rows, dtype=torch.bool)
-    rows[torch.from_numpy(marked)] = True
-    return entry.codec, rows.view(entry.shape[:-1])
+    for entry, view in _entries(manifest, buffers):
+        if entry.name == name:
+            marked, _ = _divide(entry, view)
+            if marked is None:
+                return entry.codec, None
+            rows = torch.zeros(entry.rows, dtype=torch.bool)
+            rows[torch.from_numpy(marked)] = True
+            return entry.codec, rows.view(entry.shape[:-1])
+    raise ProtocolError(f"there is no {name} among what came")
 
 
 def touched(gradient: Tensor) -> Tensor:

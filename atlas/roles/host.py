@@ -271,11 +271,11 @@ class Host:
         session = hosted.session
         match request:
             case Forward():
-                codec, rows = written(request.manifest, message.payload)
+                codec, rows = written(request.manifest, message.payload, "hidden")
                 output = await self._forward(hosted, self._tensor(message, request))
                 await self._send(message, pack({"hidden": output}, codec, rows), ACTIVATIONS)
             case Backward():
-                codec, rows = written(request.manifest, message.payload)
+                codec, rows = written(request.manifest, message.payload, "gradient")
                 back = await self._backward(hosted, self._tensor(message, request))
                 rows = None if rows is None else touched(back)
                 await self._send(message, pack({"gradient": back}, codec, rows), GRADIENTS)

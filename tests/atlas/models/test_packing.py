@@ -104,18 +104,18 @@ def test_rows_that_are_not_marked_arrive_as_zeros_and_the_marks_with_them(codec:
     alone = pack({"hidden": values[rows]}, codec)
     assert torch.equal(found[rows], unpack(*alone)["hidden"])
     assert packed.manifest[0]["shape"] == [2, 5, 12]
-    said, marked = written(*packed)
+    said, marked = written(*packed, "hidden")
     assert said == codec
     assert marked is not None
     assert torch.equal(marked, rows)
-    assert written(*alone) == (codec, None)
+    assert written(*alone, "hidden") == (codec, None)
 
 
 def test_what_was_packed_of_an_answer_is_packed_of_it_again() -> None:
     values = torch.randn(3, 7, 40, generator=torch.Generator().manual_seed(0))
     rows = values[..., 0] > 0
     once = pack({"hidden": values}, "int8", rows)
-    codec, marked = written(*once)
+    codec, marked = written(*once, "hidden")
     again = pack({"hidden": values}, codec, marked)
     assert again.manifest == once.manifest
     assert [bytes(buffer) for buffer in again.buffers] == [bytes(part) for part in once.buffers]

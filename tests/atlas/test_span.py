@@ -55,7 +55,7 @@ async def client(node: Node, *, tokens: int = 2, steps: int = 1) -> float:
     for _ in range(steps):
         rows = torch.ones(1, tokens, dtype=torch.bool)
         await caller.forward(pack({"hidden": torch.zeros(1, tokens, 3)}, rows=rows))
-        await caller.commit()
+        await caller.commit(scale=1.0)
     assert caller.host is not None
     node.note("served", host=caller.host)
     return node.now

@@ -262,39 +262,43 @@ def measure_training(result: dict[str, Any], most: int | None) -> None:
                 cut = cut or Cut(seed)
                 started = time.perf_counter()
                 done[name] = train(cut, codec, task)
-                print(f"{name}: {done[name]['loss']:.4f}, {time.perf_counter() - started:.0f} s")
+                seconds = time.perf_counter() - started
+                print(f"{name}: {done[name]['loss']:.4f}, {seconds:.0f} s", flush=True)
                 write(result)
                 most = None if most is None else most - 1
 
 
 def table(result: dict[str, Any]) -> str:
-    """The result as Markdown."""
-    heads = [f"{task}, held-out loss" for task in TASKS]
+    """The result as Markdown; what was not measured yet is a dash."""
     lines = [
         "| codec | bytes a step | without padding | pack + unpack | gradient: cosine, error | "
-        + " | ".join(heads)
-        + " |",
-        "|---" * (5 + len(heads)) + "|",
+        + "".join(f"{task}, held-out loss | " for task in TASKS),
+        "|---" * (5 + len(TASKS)) + "|",
     ]
-    whole = result["bytes"]["bytes_a_step"]["fp32"]["whole"]
+    sizes, whole = result["bytes"]["bytes_a_step"], result["bytes"]["bytes_a_step"]["fp32"]["whole"]
     for codec in CODECS:
-        sizes = result["bytes"]["bytes_a_step"][codec]
         speed = result["speed"][codec]["packed"]
-        errors = result["gradients"][codec].values()
-        cells = [
-            f"`{codec}`",
-            *(f"{size:,} ({size / whole:.0%})" for size in (sizes["whole"], sizes["packed"])),
-            f"{speed['encode_ms'] + speed['decode_ms']:.2f} ms",
-            "equal"
-            if all(error["equal"] for error in errors)
-            else f"{min(error['cosine'] for error in errors):.5f}, "
-            f"{max(error['relative_error'] for error in errors):.3f}",
-        ]
+        cells = [f"{size:,} ({size / whole:.0%})" for size in sizes[codec].values()]
+        cells.append(f"{speed['encode_ms'] + speed['decode_ms']:.2f} ms")
+        cells.append(_errors(result["gradients"][codec]))
         for task in TASKS:
-            losses = [result["training"][f"{task}/{seed}/{codec}"]["loss"] for seed in SEEDS]
-            cells.append(", ".join(f"{loss:.3f}" for loss in losses))
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+            runs = [result.get("training", {}).get(f"{task}/{seed}/{codec}") for seed in SEEDS]
+            cells.append(", ".join(f"{run['loss']:.3f}" if run else "-" for run in runs))
+        lines.append(f"| `{codec}` | {' | '.join(cells)} |")
+    unmeasured = " - |" * len(TASKS)
+    lines += [
+        f"| {variant} | - | - | - | {_errors(result['gradients'][variant])} |{unmeasured}"
+        for variant in VARIANTS
+    ]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _errors(by_task: dict[str, dict[str, Any]]) -> str:
+    """The worst of the tasks."""
+    if all(error["equal"] for error in by_task.values()):
+        return "equal"
+    cosine = min(error["cosine"] for error in by_task.values())
+    return f"{cosine:.5f}, {max(error['relative_error'] for error in by_task.values()):.3f}"
 
 
 def write(result: dict[str, Any]) -> None:

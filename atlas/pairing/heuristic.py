@@ -4,12 +4,15 @@ The start places the clients whose own part takes longest first, each span where
 and then the waiting, grows least; where that strands one without room, a packing for memory is the
 start (`packing`). Then what is slowest (a client's round, or a host's load) loses the job whose
 move, or exchange with another, leaves everything that it touches shorter: the sorted list of times
-falls with each change, so it ends. At last jobs move where that lessens the waiting without
+falls with each change, so it ends. Where that is stuck, a few jobs are taken out and put back in
+another order, a bounded number of times, drawn from a fixed seed. At last jobs move where that lessens the waiting without
 anything getting slower than the slowest. Loads are kept up to date and a job's moves are weighed
 for all hosts at once, so a change costs a few operations on arrays of hosts, or of jobs.
 """
 
 from __future__ import annotations
+
+import hashlib
 
 import numpy as np
 
@@ -19,16 +22,27 @@ from atlas.pairing.packing import infeasible, packed
 CHANGES_PER_JOB = 8
 """At most so many changes, on average, for each job."""
 MOST_PASSES = 3
+MOST_SHAKES, PATIENCE = 400, 40
+"""How often jobs are shaken up in all, and in vain in a row."""
+SHAKING = 400_000
+"""Shakes times (jobs + hosts): large problems get fewer, so that they take seconds."""
+NEAR = 1e-3
+"""Nobody shakes for less than this share of the round."""
+OTHERS, MOST_OUT = 6, 24
+"""How many hosts are emptied beside the slowest's, and of how many jobs at most."""
 
 
 def solve(problem: Problem) -> Placement:
     """A good placement. Raises PairingError where none was found that fits the memory."""
-    starts = [start for start in (greedy(problem), packed(problem)) if start is not None]
-    if not starts:
+    start = greedy(problem)
+    if start is None:
+        start = packed(problem)
+    if start is None:
         raise infeasible(problem)
-    for start in starts:
-        improve(start)
-    return min(starts, key=score)
+    _shorten(start)
+    _shake(start)
+    improve(start)
+    return start
 
 
 def score(placement: Placement) -> tuple[float, float]:
@@ -57,16 +71,21 @@ def greedy(problem: Problem) -> Placement | None:
         return None
     for client in np.argsort(-placement.alone, kind="stable"):
         for span in range(spans):
-            options = _Moves(placement, int(client), span)
-            if not options.can.any():
+            if not _put_best(placement, int(client), span):
                 return None
-            slowest = np.maximum(options.longest, placement.round_s)
-            best = np.where(options.can, slowest, np.inf).min()
-            tied = options.can & (slowest <= best * (1 + RELATIVE))
-            placement.put(
-                int(client), span, int(np.argmin(np.where(tied, options.waiting, np.inf)))
-            )
     return placement
+
+
+def _put_best(placement: Placement, client: int, span: int) -> bool:
+    """Puts a job where the slowest round, and then the waiting, grows least; False without room."""
+    options = _Moves(placement, client, span)
+    if not options.can.any():
+        return False
+    slowest = np.maximum(options.longest, placement.round_s)
+    best = np.where(options.can, slowest, np.inf).min()
+    tied = options.can & (slowest <= best * (1 + RELATIVE))
+    placement.put(client, span, int(np.argmin(np.where(tied, options.waiting, np.inf))))
+    return True
 
 
 class _Moves:
@@ -99,6 +118,49 @@ def _shorten(placement: Placement) -> None:
         critical = _critical(placement)
         if not (_move_one(placement, critical, limit) or _exchange(placement, critical, limit)):
             return
+
+
+def _shake(placement: Placement) -> None:
+    """Takes one job of the slowest away, and others that are drawn, some from a few hosts, some
+    from anywhere; puts them back in another order, each where it costs least then; and keeps what
+    comes out if it is better (a large neighborhood search).
+    """
+    problem = placement.problem
+    digest = hashlib.sha256(f"pairing/{problem.shape}".encode()).digest()
+    generator = np.random.default_rng(int.from_bytes(digest[:8], "little"))
+    clients, spans, hosts = problem.shape
+    failures = 0
+    for _ in range(min(MOST_SHAKES, SHAKING // (clients * spans + hosts))):
+        if failures == PATIENCE or placement.round_s <= problem.bound * (1 + NEAR):
+            return
+        before, was = placement.copy(), score(placement)
+        failures += 1
+        if _rebuilt(placement, generator):
+            _shorten(placement)
+            now = score(placement)
+            failures = 0 if now[0] < was[0] else failures
+            if now < was:
+                continue
+        placement.become(before)
+
+
+def _rebuilt(placement: Placement, generator: np.random.Generator) -> bool:
+    critical = _critical(placement)
+    first = critical[int(generator.integers(len(critical)))]
+    jobs_of = placement.host_of
+    if generator.integers(2):
+        drawn = generator.integers(placement.problem.shape[2], size=1 + generator.integers(OTHERS))
+        emptied = [int(jobs_of[first]), *(int(host) for host in drawn)]
+        among = np.flatnonzero(np.isin(jobs_of, emptied))
+    else:
+        among = np.arange(jobs_of.size)
+    share = min(MOST_OUT, max(2, len(among) // (1 + int(generator.integers(4)))))
+    drawn = generator.permutation(among)[:share]
+    out = dict.fromkeys([first, *(divmod(int(job), jobs_of.shape[1]) for job in drawn)])
+    jobs = list(out)
+    for job in jobs:
+        placement.take(*job)
+    return all(_put_best(placement, *jobs[place]) for place in generator.permutation(len(jobs)))
 
 
 def _critical(placement: Placement) -> list[tuple[int, int]]:

@@ -129,6 +129,11 @@ class Problem:
         refused = ~self.able[spans, hosts] | (self.itself[clients] == hosts)
         return np.where(refused, np.inf, times + self.compute[spans, hosts])
 
+    def second(self, client: int, span: int, host: int) -> float:
+        """The same of one host that is able."""
+        way = self._trips[client, host] + self._bits[span] * self._per_bit[client, host]
+        return float(way + self.compute[span, host])
+
     def _route(self, ways: Ways) -> None:
         def both(name: str) -> tuple[Floats, Floats]:
             of_clients = np.array([getattr(client, name) for client in self.clients], dtype=float)
@@ -210,6 +215,11 @@ class Placement:
         other.alone = self.alone.copy()
         return other
 
+    def become(self, other: Placement) -> None:
+        """What that one is, which must not be used any more."""
+        self.host_of, self.count, self.need = other.host_of, other.count, other.need
+        self.busy, self.alone = other.busy, other.alone
+
     def put(self, client: int, span: int, host: int) -> None:
         """Gives the span to a host; it must have none."""
         self._change(client, span, host, 1)
@@ -229,7 +239,7 @@ class Placement:
             self.need[host] += by * problem.base[span]
         self.need[host] += by * problem.session[span]
         self.busy[:, host] += by * problem.demand[:, span, host]
-        longer = problem.seconds(client, span)[host] - problem.least[client, span]
+        longer = problem.second(client, span, host) - problem.least[client, span]
         self.alone[client] += by * longer
 
     def fits(self, client: int, span: int) -> Bools:

@@ -148,7 +148,7 @@ class _Program:
         )
         self.cost = np.zeros(columns)
         self.cost[-1] = 1.0
-        self.integrality = np.ones(columns)
+        self.integrality: Ints = np.ones(columns, dtype=np.int64)
         self.integrality[-1] = 0
         least = np.zeros(columns)
         least[-1] = min(problem.bound / self.scale, 1.0)

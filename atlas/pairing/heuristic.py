@@ -5,9 +5,10 @@ and then the waiting, grows least; where that strands one without room, a packin
 start (`packing`). Then what is slowest (a client's round, or a host's load) loses the job whose
 move, or exchange with another, leaves everything that it touches shorter: the sorted list of times
 falls with each change, so it ends. Where that is stuck, a few jobs are taken out and put back in
-another order, a bounded number of times, drawn from a fixed seed. At last jobs move where that lessens the waiting without
-anything getting slower than the slowest. Loads are kept up to date and a job's moves are weighed
-for all hosts at once, so a change costs a few operations on arrays of hosts, or of jobs.
+another order, a bounded number of times, drawn from a fixed seed. At last jobs move where that
+lessens the waiting without anything getting slower than the slowest. Loads are kept up to date and
+a job's moves are weighed for all hosts at once, so a change costs a few operations on arrays of
+hosts, or of jobs.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def improve(placement: Placement) -> None:
 
 def greedy(problem: Problem) -> Placement | None:
     """Each span where it costs least, the slowest clients' first; None where one is stranded."""
-    clients, spans, _ = problem.shape
+    spans = problem.shape[1]
     placement = Placement(problem)
     if not np.isfinite(placement.alone).all():
         return None
@@ -228,7 +229,9 @@ def _exchanged(placement: Placement, client: int, span: int) -> Floats:
     other = placement.alone[partners] - now + problem.seconds_on(partners, theirs, here)
 
     demand = problem.demand
-    busy_here = placement.busy[:, here, None] - demand[:, span, here, None] + demand[:, theirs, here]
+    busy_here = (
+        placement.busy[:, here, None] - demand[:, span, here, None] + demand[:, theirs, here]
+    )
     busy_there = placement.busy[:, there] - demand[:, theirs, there] + demand[:, span, there]
 
     lose = np.where(placement.count[span, here] == 1, problem.base[span], 0) + problem.session[span]

@@ -12,8 +12,6 @@ HiGHS is bounded by nodes, never by time, so that the same question always has t
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, linear_sum_assignment, milp
 from scipy.sparse import csr_array
@@ -35,7 +33,7 @@ def packed(problem: Problem) -> Placement | None:
 
 def numbers(problem: Problem) -> Ints | None:
     """n [K, H], or None where none was found (up to `MOST_CELLS`: where there is none)."""
-    clients, spans, hosts = problem.shape
+    _, spans, hosts = problem.shape
     counts, left = _filled(problem)
     if not left.any():
         return counts
@@ -110,7 +108,9 @@ def _fill(problem: Problem, left: Ints, free: int, counts: Ints, most: Ints | No
         number = np.maximum(number, 0)
         if not number.any():
             return taken
-        share = np.where(number > 0, number * problem.session / (bases + number * problem.session + 1), -1)
+        share = np.where(
+            number > 0, number * problem.session / (bases + number * problem.session + 1), -1
+        )
         best = int(np.argmax(share))
         taken[best] += number[best]
 
@@ -210,9 +210,7 @@ def _dealt(problem: Problem, counts: Ints) -> Placement:
     return placement
 
 
-def infeasible(
-    problem: Problem, place: Callable[[Problem], object] | None = None
-) -> PairingError:
+def infeasible(problem: Problem) -> PairingError:
     """Says which client's which span has no place, and what would give it one."""
     _, left = _filled(problem)
     span = int(np.argmax(left > 0)) if left.any() else 0

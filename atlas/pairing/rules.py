@@ -43,11 +43,11 @@ class _Rule:
         return self._place(problem, seed)
 
 
-def _semantic(problem: Problem, seed: int) -> Placement:
+def _semantic(problem: Problem, _: int) -> Placement:
     return heuristic.solve(problem)
 
 
-def _cheapest(problem: Problem, seed: int) -> Placement:
+def _cheapest(problem: Problem, _: int) -> Placement:
     """In the order given each client takes what is quickest for it alone and has room."""
     placement = _in_turn(problem, range(problem.shape[0]), lambda times: int(np.argmin(times)))
     return placement or _packed(problem)
@@ -93,12 +93,12 @@ def _packed(problem: Problem) -> Placement:
     return placement
 
 
-def _titanic(problem: Problem, seed: int) -> Placement:
+def _titanic(problem: Problem, _: int) -> Placement:
     """TITANIC's integer program: Su, Hu, Li, Li, INFOCOM 2024, equations 1 to 5, as retold by
     others, for its text is not at hand:
 
-        maximize Σ A(n,k) α(n,k)   with   Σ_n α(n,k) = 1,   Σ_k α(n,k) ≤ 1,
-        α(n,k) = 0 where host n lacks the memory of partition k,   α ∈ {0, 1}
+        maximize Σ A(n,k) x(n,k)   with   Σ_n x(n,k) = 1,   Σ_k x(n,k) ≤ 1,
+        x(n,k) = 0 where host n lacks the memory of partition k,   x ∈ {0, 1}
 
     Its matrix is that of an assignment and totally unimodular, so the linear relaxation has whole
     solutions, and an algorithm for assignments finds one. A(n,k) is minus the mean time of
@@ -132,7 +132,7 @@ def _titanic(problem: Problem, seed: int) -> Placement:
 
 
 def titanic_program(problem: Problem, chains: int) -> tuple[Bools, Floats]:
-    """Where α may be 1, and A, both [chains K, H]; clients are dealt to the chains in turn."""
+    """Where x may be 1, and A, both [chains K, H]; clients are dealt to the chains in turn."""
     clients, spans, _ = problem.shape
     able, gains = [], []
     for chain in range(chains):

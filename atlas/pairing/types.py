@@ -51,7 +51,7 @@ class SpanCost:
 @dataclass(frozen=True)
 class StepCost:
     """What is the same for every client: its own part of a step, a boundary tensor, and how many
-    steps a round has.
+    steps a round has (every batch counted, where several make up one).
     """
 
     own_flops: float

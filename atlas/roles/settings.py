@@ -82,7 +82,7 @@ class RunSettings:
             own_flops=self.flops(self.ends) + costs.head_flops(self.spec, self.training.batch),
             boundary_bytes=costs.hidden_bytes(self.spec, self.training.batch, self.training.tokens),
             spans=tuple(self.span_cost(span) for span in self.spans(count)),
-            steps=self.training.steps,
+            steps=self.training.steps * self.training.accumulate,
         )
 
     def step_costs(self) -> tuple[StepCost, ...]:

@@ -58,6 +58,7 @@ class Problem:
         own: [C], computing the client's own part.
         compute: [K, H], computing a span for one client.
         demand: [3, K, H], what one client's span asks of a host's processor, uplink, downlink.
+        trips: [C, H], the round trips of a span in a round.
         fixed: [3, H], what a host that is a client itself asks of them in any plan.
     """
 
@@ -116,7 +117,7 @@ class Problem:
         Infinite for itself, and for hosts that could not hold it if it were all they held.
         """
         times: Floats = (
-            self._trips[client] + self._bits[span] * self._per_bit[client] + self.compute[span]
+            self.trips[client] + self._bits[span] * self._per_bit[client] + self.compute[span]
         )
         times = np.where(self.able[span], times, np.inf)
         if self.itself[client] >= 0:
@@ -125,13 +126,13 @@ class Problem:
 
     def seconds_on(self, clients: Ints, spans: Ints, hosts: Ints | int) -> Floats:
         """[n], the same of many (client, span, host)."""
-        times = self._trips[clients, hosts] + self._bits[spans] * self._per_bit[clients, hosts]
+        times = self.trips[clients, hosts] + self._bits[spans] * self._per_bit[clients, hosts]
         refused = ~self.able[spans, hosts] | (self.itself[clients] == hosts)
         return np.where(refused, np.inf, times + self.compute[spans, hosts])
 
     def second(self, client: int, span: int, host: int) -> float:
         """The same of one host that is able."""
-        way = self._trips[client, host] + self._bits[span] * self._per_bit[client, host]
+        way = self.trips[client, host] + self._bits[span] * self._per_bit[client, host]
         return float(way + self.compute[span, host])
 
     def _route(self, ways: Ways) -> None:
@@ -153,7 +154,7 @@ class Problem:
                         there[c, h], back[c, h] = out.bandwidth_bps, home.bandwidth_bps
                         delay[c, h] = out.delay_s + home.delay_s
         self._per_bit: Floats = 1 / there + 1 / back
-        self._trips: Floats = 2 * (self.cost.steps + 1) * delay
+        self.trips: Floats = 2 * (self.cost.steps + 1) * delay
 
     def _bound(self) -> float:
         """No plan's slowest round is shorter: every client alone on its best hosts; and all spans

@@ -44,10 +44,10 @@ from topologies import Topology
 
 RESULTS = Path(__file__).with_name("results") / "pairing.json"
 MIB = 2**20
-SMALL = 40
-LIMIT_S = 8.0
+SMALL = 36
+LIMIT_S = 4.0
 NEAR = 1e-6
-SLOWER = (1, 30, 200)
+SLOWER = (1, 100)
 """So many times slower than their profile are the devices of a life: from ways to loads."""
 LOST = ("", "host-0 host-3 host-4 host-5 host-8 host-9 host-10 host-11")
 

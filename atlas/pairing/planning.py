@@ -187,7 +187,7 @@ class _Asked:
         if lost:
             left = Problem(clients, [host for host in pool if host.name not in lost], cost)
             if packing.numbers(left) is None:
-                raise packing.infeasible(left)
+                raise packing.infeasible(left, remedies=False)
         return self.rule.place(Problem(clients, pool, cost, self.ways), self.seed)
 
     def remedied(self, refused: PairingError, cost: StepCost) -> PairingError:

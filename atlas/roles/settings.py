@@ -64,11 +64,11 @@ class RunSettings:
     @property
     def ends(self) -> Range:
         """The layers that clients keep, beside embedding and head."""
-        return Range(0, self.split.client_layers)
+        return Range(0, self.split.kept_layers)
 
     def spans(self, count: int) -> tuple[Range, ...]:
         """The layers between the ends, cut into `count` pieces as equal as can be."""
-        first, last = self.split.client_layers, self.spec.layers
+        first, last = self.split.kept_layers, self.spec.layers
         cuts = [first + (last - first) * piece // count for piece in range(count + 1)]
         return tuple(Range(a, b) for a, b in itertools.pairwise(cuts))
 
@@ -90,6 +90,7 @@ class RunSettings:
             own_flops=self.flops(self.ends) + costs.head_flops(self.spec, self.training.batch),
             boundary_bytes=max(self.boundary_bytes(name) for name in self.clients),
             spans=tuple(self.span_cost(span) for span in self.spans(count)),
+            steps=self.training.steps * self.training.accumulate,
         )
 
     def boundary_bytes(self, client: str) -> int:
@@ -103,6 +104,12 @@ class RunSettings:
         rows = max(self.training.batch, self.signature.batch)
         return costs.hidden_bytes(self.spec, rows, self.training.tokens)
 
+    def step_costs(self) -> tuple[StepCost, ...]:
+        """The ways in which the layers between may be cut, the coarsest first."""
+        between = self.spec.layers - self.split.kept_layers
+        counts = range(1, between + 1) if self.split.spans == "auto" else (self.split.spans,)
+        return tuple(self.step_cost(count) for count in counts)
+
     def span_cost(self, span: Range) -> SpanCost:
         """What hosting `span` costs a device."""
         shape = (self.training.batch, self.training.tokens)
@@ -112,6 +119,7 @@ class RunSettings:
             costs.span_base_bytes(self.spec, span),
             costs.span_session_bytes(self.spec, span, self.lora, *shape),
             self.flops(span),
+            costs.adapter_bytes(self.spec, self.lora, span),
         )
 
     def flops(self, layers: Range) -> float:

@@ -452,3 +452,30 @@ def test_a_model_folder_and_text_of_ones_own_take_the_place_of_the_bundled_ones(
     assert [task.name for task in prepared.tasks] == ["sums", "stdlib-unicode"]
     assert sorted(prepared.truth.values()) == ["stdlib-unicode"] * 4 + ["sums"] * 4
     assert trained.adapters
+
+
+def test_pairing_by_another_rule_changes_hosts_and_not_the_adapters(
+    prepared: Prepared, calm: Life
+) -> None:
+    split = prepared.settings.split.model_copy(update={"pairing": "titanic"})
+    settings = dataclasses.replace(prepared.settings, split=split)
+    other = live(dataclasses.replace(prepared, settings=settings))
+
+    def hosts(life: Life) -> list[str]:
+        return [span["host"] for note in life.events("paired") for span in note.fields["chain"]]
+
+    assert hosts(other) != hosts(calm)
+    assert len(set(hosts(other))) == len(hosts(other))
+    assert_same_adapters(other.trained, calm.trained)
+
+
+def test_the_cut_is_chosen_before_the_run_and_stands_in_its_config() -> None:
+    assets.forbid_hub()
+    chosen = experiment.prepare(
+        config.load("tiny", ["faults=none", "split.client_layers=auto", *SETTINGS]), Quiet()
+    )
+
+    layers = chosen.config.split.client_layers
+    assert layers == chosen.settings.split.client_layers
+    assert layers in range(1, chosen.settings.spec.layers)
+    assert chosen.config.complete()["split"]["client_layers"] == layers

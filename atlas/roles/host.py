@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from atlas.models import ProtocolError, Range, Session, Stage, costs
-from atlas.models.tensors import pack, unpack
+from atlas.models.tensors import Packed, pack, touched, unpack, written
 from atlas.protocol import (
     ACTIVATIONS,
     ADAPTERS,
@@ -283,16 +283,20 @@ class Host:
         session = hosted.session
         match request:
             case Forward():
+                codec, rows = written(request.manifest, message.payload, "hidden")
                 hidden = self._tensor(message, request)
                 output = await self._forward(hosted, request.micro, hidden)
-                await self._send(message, {"hidden": output}, ACTIVATIONS)
+                await self._send(message, pack({"hidden": output}, codec, rows), ACTIVATIONS)
             case Backward():
+                codec, rows = written(request.manifest, message.payload, "gradient")
                 gradient = self._tensor(message, request)
                 back = await self._backward(hosted, request.micro, gradient)
                 held = await self._norms(hosted)
-                await self._send(message, {"gradient": back}, GRADIENTS, norms=held)
+                rows = None if rows is None else touched(back)
+                packed = pack({"gradient": back}, codec, rows)
+                await self._send(message, packed, GRADIENTS, norms=held)
             case Replay():
-                tensors = unpack(request.manifest, message.payload)
+                tensors = self._tensors(message, request)
                 if set(tensors) != {"hidden", "gradient"}:
                     raise ProtocolError(f"{message.source} replays without hidden and gradient")
                 await self._forward(hosted, request.micro, tensors["hidden"])
@@ -319,7 +323,7 @@ class Host:
                 payload = [np.ascontiguousarray(values, dtype=np.float32).tobytes()]
                 await message.reply(Accepted().header(), payload, purpose=SIGNATURES)
             case Collect():
-                await self._send(message, session.adapter(), ADAPTERS)
+                await self._send(message, pack(session.adapter()), ADAPTERS)
 
     async def _forward(self, hosted: _Hosted, micro: int, hidden: torch.Tensor) -> torch.Tensor:
         """Runs a micro-batch; the first of a step begins the step again."""
@@ -380,22 +384,23 @@ class Host:
             )
 
     def _tensor(self, message: Message, request: Forward | Backward) -> torch.Tensor:
-        tensors = unpack(request.manifest, message.payload)
+        tensors = self._tensors(message, request)
         if len(tensors) != 1:
             raise ProtocolError(f"{message.source} sent {len(tensors)} tensors where one belongs")
         return next(iter(tensors.values()))
 
+    def _tensors(
+        self, message: Message, request: Forward | Backward | Replay
+    ) -> dict[str, torch.Tensor]:
+        """What came, none larger than the largest batch of this run makes it."""
+        limit_bytes = self._settings.largest_hidden_bytes
+        return unpack(request.manifest, message.payload, limit_bytes=limit_bytes)
+
     async def _send(
-        self,
-        message: Message,
-        tensors: dict[str, torch.Tensor],
-        purpose: str,
-        *,
-        norms: list[float] | None = None,
+        self, message: Message, packed: Packed, purpose: str, *, norms: list[float] | None = None
     ) -> None:
-        manifest, buffers = pack(tensors)
-        body = Tensors(manifest=manifest, norms=norms)
-        await message.reply(body.header(), buffers, purpose=purpose)
+        body = Tensors(manifest=packed.manifest, norms=norms)
+        await message.reply(body.header(), packed.buffers, purpose=purpose)
 
 
 class _RefusalError(Exception):

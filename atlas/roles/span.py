@@ -21,10 +21,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypedDict, TypeVar
 
 import numpy as np
-import torch
 
 from atlas.models import AdapterState, ProtocolError, Range
-from atlas.models.tensors import pack, unpack
+from atlas.models.tensors import Buffer, Packed, pack, unpack
 from atlas.protocol import (
     ACTIVATIONS,
     ADAPTERS,
@@ -127,8 +126,8 @@ class State(TypedDict):
 class _Sent:
     """What a host was sent of one step, micro-batch by micro-batch, and how it was committed."""
 
-    hidden: list[torch.Tensor] = field(default_factory=list)
-    gradients: list[torch.Tensor] = field(default_factory=list)
+    hidden: list[Packed] = field(default_factory=list)
+    gradients: list[Packed] = field(default_factory=list)
     scale: float = 1.0
 
 
@@ -189,13 +188,15 @@ class SpanCaller:
         self._committed, self._sent = [], _Sent()
         await self._insist(_nothing)
 
-    async def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Hidden state in, hidden state out, [b, t, h]: the next micro-batch of the step."""
+    async def forward(self, hidden: Packed) -> Packed:
+        """Hidden state in, hidden state out, [b, t, h], packed alike: the next micro-batch of the
+        step.
+        """
         self._sent.hidden.append(hidden)
         return await self._insist(self._forward)
 
-    async def backward(self, gradient: torch.Tensor) -> torch.Tensor:
-        """Gradient in, gradient out, [b, t, h].
+    async def backward(self, gradient: Packed) -> Packed:
+        """Gradient in, gradient out, [b, t, h], packed alike.
 
         Where the step is to be clipped, `norms` of its gradients are known after its last one.
         """
@@ -233,7 +234,7 @@ class SpanCaller:
 
         async def ask() -> AdapterState:
             reply = await self._request(Collect(**self._state()), (), ADAPTERS)
-            return {name: tensor.clone() for name, tensor in _tensors(reply).items()}
+            return {name: tensor.clone() for name, tensor in unpack(*_packed(reply)).items()}
 
         adapter = await self._insist(ask)
         await self.close()
@@ -308,8 +309,7 @@ class SpanCaller:
             await self._repeat(self._sent, self._version, micro, None)
 
     async def _repeat(self, sent: _Sent, step: int, micro: int, scale: float | None) -> None:
-        tensors = {"hidden": sent.hidden[micro], "gradient": sent.gradients[micro]}
-        manifest, buffers = pack(tensors)
+        manifest, buffers = sent.hidden[micro].with_(sent.gradients[micro])
         request = Replay(**self._state(version=step), micro=micro, scale=scale, manifest=manifest)
         await self._request(request, buffers, ACTIVATIONS)
 
@@ -359,27 +359,27 @@ class SpanCaller:
             "step": self._version if version is None else version,
         }
 
-    async def _forward(self) -> torch.Tensor:
+    async def _forward(self) -> Packed:
         micro = len(self._sent.hidden) - 1
-        manifest, buffers = pack({"hidden": self._sent.hidden[micro]})
-        request = Forward(**self._state(), micro=micro, manifest=manifest)
-        return _only(await self._request(request, buffers, ACTIVATIONS))
+        hidden = self._sent.hidden[micro]
+        request = Forward(**self._state(), micro=micro, manifest=hidden.manifest)
+        return _like(hidden, await self._request(request, hidden.buffers, ACTIVATIONS))
 
-    async def _backward(self) -> torch.Tensor:
+    async def _backward(self) -> Packed:
         micro = len(self._sent.gradients) - 1
-        manifest, buffers = pack({"gradient": self._sent.gradients[micro]})
-        request = Backward(**self._state(), micro=micro, manifest=manifest)
-        reply = await self._request(request, buffers, GRADIENTS)
+        gradient = self._sent.gradients[micro]
+        request = Backward(**self._state(), micro=micro, manifest=gradient.manifest)
+        reply = await self._request(request, gradient.buffers, GRADIENTS)
         body = parse(reply)
         self.norms = body.norms if isinstance(body, Tensors) else None
-        return _only(reply)
+        return _like(gradient, reply)
 
     async def _send(self, request: HostRequest) -> None:
         assert self.host is not None
         await self._node.send(self.host, request.header(), purpose=CONTROL)
 
     async def _request(
-        self, request: HostRequest, payload: Sequence[memoryview], purpose: str
+        self, request: HostRequest, payload: Sequence[Buffer], purpose: str
     ) -> Message:
         """One request to the host of now. Raises _LostHostError when it is late or refuses."""
         asked_s = self._node.now
@@ -392,7 +392,7 @@ class SpanCaller:
             raise
 
     async def _ask_and_feel_pulse(
-        self, request: HostRequest, payload: Sequence[memoryview], purpose: str
+        self, request: HostRequest, payload: Sequence[Buffer], purpose: str
     ) -> Message:
         """The answer, or _LostHostError as soon as the host is known to be dead or to have
         forgotten.
@@ -413,9 +413,7 @@ class SpanCaller:
                 task.cancel()
             await asyncio.gather(*ending, return_exceptions=True)
 
-    async def _ask(
-        self, request: HostRequest, payload: Sequence[memoryview], purpose: str
-    ) -> Message:
+    async def _ask(self, request: HostRequest, payload: Sequence[Buffer], purpose: str) -> Message:
         assert self.host is not None
         asked_s = self._node.now
         deadline_s = self._pace.deadline_s(request.kind)
@@ -437,15 +435,21 @@ async def _nothing() -> None:
     """What a round's beginning asks for beyond a host that has opened a session."""
 
 
-def _tensors(reply: Message) -> dict[str, torch.Tensor]:
+def _packed(reply: Message) -> Packed:
     body = parse(reply)
     if not isinstance(body, Tensors):
         raise ProtocolError(f"{reply.source} answered {body.kind!r} where tensors belong")
-    return unpack(body.manifest, reply.payload)
+    return Packed(body.manifest, reply.payload)
 
 
-def _only(reply: Message) -> torch.Tensor:
-    tensors = _tensors(reply)
-    if len(tensors) != 1:
-        raise ProtocolError(f"{reply.source} sent {len(tensors)} tensors where one belongs")
-    return next(iter(tensors.values()))
+def _like(asked: Packed, reply: Message) -> Packed:
+    """An answer as it came, which goes on to the next host: of the shape and codec that were sent.
+
+    Its bytes are read by whoever needs the values.
+    """
+    answer = _packed(reply)
+    if answer.manifest != asked.manifest:
+        raise ProtocolError(
+            f"{reply.source} answered {asked.manifest} with tensors of {answer.manifest}"
+        )
+    return answer

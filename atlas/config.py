@@ -40,10 +40,16 @@ class Training(_Section):
 
     rounds: int = Field(4, ge=1)
     steps: int = Field(5, ge=1, description="steps of each client in each round")
-    batch: int = Field(8, ge=1, description="examples in a step")
+    batch: int = Field(8, ge=1, description="examples that go through the model at once")
+    accumulate: int = Field(1, ge=1, description="batches in a step, whose gradients add up")
     tokens: int = Field(32, ge=4, description="most tokens of an example, answer included")
     learning_rate: float = Field(2e-3, gt=0)
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup: int = Field(0, ge=0, description="steps of the run in which the rate rises from 0")
     weight_decay: float = Field(0.0, ge=0)
+    clip: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="largest global norm of a step's gradients; null: any"
+    )
 
 
 class Split(_Section):
@@ -75,6 +81,20 @@ class Aggregation(_Section):
     )
 
 
+class Recovery(_Section):
+    """What is kept in case a host is lost, and where. It changes bytes and time, and no result."""
+
+    snapshot_every: int = Field(
+        0, ge=0, description="steps between snapshots of the hosts' state; 0: replay alone"
+    )
+    keep: Literal["host", "client"] = Field(
+        "host", description="who keeps parameters and optimizer; the client sends them each step"
+    )
+    hedge: bool = Field(
+        False, description="whether a stand-in is asked, too, when a host's answer is late"
+    )
+
+
 TaskChoice = Annotated[
     Annotated[str, Tag("a name")] | Annotated[TaskSpec, Tag("one's own")],
     Discriminator(lambda value: "a name" if isinstance(value, str) else "one's own"),
@@ -98,6 +118,7 @@ class Config(_Section):
     split: Split = Split()
     signature: SignatureSettings = SignatureSettings()
     aggregation: Aggregation = Aggregation()
+    recovery: Recovery = Recovery()
 
     def complete(self) -> dict[str, Any]:
         """Every value, defaults included, as plain data."""

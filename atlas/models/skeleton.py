@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from atlas.models.dropout import SeededDropout
+from atlas.models.fused import fuse
 from atlas.models.settings import LoraSettings
 from atlas.models.spec import ModelSpec, Range, read_config
 from atlas.models.weights import WRONG_WEIGHTS, base_weights
@@ -191,6 +192,8 @@ def _inject_lora(model: PreTrainedModel, lora: LoraSettings, spec: ModelSpec) ->
             )
     inject_adapter_in_model(peft_config(lora, spec), model, low_cpu_mem_usage=True)
     _seed_dropout(model, lora)
+    if lora.fused:
+        fuse(model, lora.scaling)
 
 
 def _seed_dropout(model: PreTrainedModel, lora: LoraSettings) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,19 +27,24 @@ from atlas.tasks import step_batch
 from broker import Frame, Note
 from broker.wire import unpack as header_of
 
-from .test_life import HOSTS, Quiet
+from .test_life import Quiet
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 
 SETTINGS = (
     "faults=none",
     "held_out=8",
-    "training={rounds: 2, steps: 3, batch: 4, accumulate: 2, tokens: 48, learning_rate: 0.01, "
-    "clip: 0.05, schedule: cosine, warmup: 2, weight_decay: 0.01}",
+    "training={rounds: 1, steps: 2, batch: 4, accumulate: 2, tokens: 48, learning_rate: 0.01, "
+    "clip: 0.05, schedule: cosine, warmup: 1, weight_decay: 0.01}",
     "lora={rank: 4, alpha: 8, targets: [q_proj, v_proj], dropout: 0.2, rslora: true}",
     "split={client_layers: 1, spans: 3}",
 )
-PREFIX = "base_model.model."
+HOSTS = """
+timeline:
+  - {at: 3.2 s, crash: host of client-0, for: 2 s}
+  - {at: 3.9 s, crash: hosts of client-4, for: 10 s}
+  - {at: 5 s, crash: hosts of the neighborhood of client-0, for: 10 s}
+"""
 
 
 @dataclasses.dataclass
@@ -94,13 +100,15 @@ def seeded_dropout(model: nn.Module, draws: Draws) -> Iterator[None]:
     for name, module in model.named_modules():
         if isinstance(module, nn.Dropout) and ".lora_dropout." in name:
             seed = draws.seed_of(f"{name.partition('.lora_dropout.')[0]}.lora_A.weight")
-            hooks.append(
-                module.register_forward_pre_hook(lambda *_, seed=seed: torch.manual_seed(seed))
-            )
+            hooks.append(module.register_forward_pre_hook(functools.partial(_seed, seed)))
     with torch.random.fork_rng():
         yield
     for hook in hooks:
         hook.remove()
+
+
+def _seed(seed: int, *_: object) -> None:
+    torch.manual_seed(seed)
 
 
 def alone(prepared: Prepared, client: str, folder: Path) -> tuple[AdapterState, list[float]]:

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from atlas import assets
-from atlas.config import Aggregation, SignatureSettings, Split, Training
+from atlas.config import Aggregation, Recovery, SignatureSettings, Split, Training
 from atlas.models import LoraSettings, ModelSpec, Range, costs, initial_adapter
 from atlas.models.adapters import AdapterState, layer_of
 from atlas.models.codec import Codec, boundary_bytes
@@ -41,6 +41,7 @@ class RunSettings:
     split: Split
     signature: SignatureSettings
     aggregation: Aggregation
+    recovery: Recovery
     coordinator: str
     clients: tuple[str, ...]
     devices: tuple[str, ...]
@@ -101,8 +102,7 @@ class RunSettings:
     @property
     def largest_hidden_bytes(self) -> int:
         """Memory of the hidden state of the largest batch that a client of this run makes."""
-        rows = max(self.training.batch, self.signature.batch)
-        return costs.hidden_bytes(self.spec, rows, self.training.tokens)
+        return costs.hidden_bytes(self.spec, self.largest_batch, self.training.tokens)
 
     def step_costs(self) -> tuple[StepCost, ...]:
         """The ways in which the layers between may be cut, the coarsest first."""
@@ -133,6 +133,11 @@ class RunSettings:
     def adapter_bytes(self) -> int:
         """Bytes of a whole adapter as it is sent."""
         return costs.adapter_bytes(self.spec, self.lora, self.spec.whole)
+
+    @property
+    def largest_batch(self) -> int:
+        """Most examples that go through the model at once."""
+        return max(self.training.batch, self.signature.batch)
 
     def most_labels(self, data: ClientData) -> int:
         """Most labeled positions that a batch of this text can have."""

@@ -1,17 +1,18 @@
 """What it costs to be ready for the loss of a host, and what it saves when one is lost.
 
-    python benchmarks/recovery.py
+    python benchmarks/recovery.py [--scenario NAME]
 
-Trains the tiny config with replay alone, with a snapshot every 1, 2 and 4 steps, with all parameters
-at the client (as Petals has it), and with hedging, on a calm network, with hosts that come and go,
-and with a host that becomes slow. Adapters have to be the same bytes in all of them. Writes
-`benchmarks/results/recovery.json`: bytes, virtual time of the run, and from the moment a host is
-given up to the one at which another has taken over. What SmolLM2 would take is reckoned from shapes,
-by the formulas below.
+Trains the tiny config with replay alone, with a snapshot every 1, 2 and 4 steps, with all
+parameters at the client (as Petals has it), and with hedging, on a calm network, with hosts that
+come and go, and with a host that becomes slow. Adapters have to be the same bytes in all of them.
+Writes `benchmarks/results/recovery.json`: bytes, virtual time of the run, and from the moment a
+host is given up to the one at which another has taken over; one run of each, for they have no
+noise. What SmolLM2 would take is reckoned from shapes, by the formulas below.
 """
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import hashlib
 import json
@@ -31,7 +32,7 @@ from broker import Note
 RESULT = Path(__file__).with_name("results") / "recovery.json"
 SETTINGS = (
     "faults=none",
-    "training.rounds=2",
+    "training.rounds=1",
     "training.steps=8",
     "examples_per_client=24",
     "held_out=8",
@@ -56,25 +57,26 @@ SCENARIOS = {
         timeline: [{at: 1.5 s, slow: {nodes: host of client-0, compute: 1000x}, for: 20 s}]
         """,
 }
-CONFIDENCE = (
-    "one run of each: virtual time and bytes have no noise, and the seed is that of the config"
-)
 
 
 def main() -> None:
-    """Runs, compares, writes."""
+    """Runs, compares, writes; one scenario alone takes its place among the results of before."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--scenario", choices=SCENARIOS, action="append")
+    chosen = parser.parse_args().scenario or list(SCENARIOS)
     torch.set_num_threads(1)
     assets.forbid_hub()
-    runs: dict[str, dict[str, Any]] = {}
-    for scenario, text in SCENARIOS.items():
+    before = json.loads(RESULT.read_text())["runs"] if RESULT.exists() else {}
+    runs = {name: modes for name, modes in before.items() if name not in chosen}
+    for scenario in chosen:
+        runs[scenario] = {}
         for mode, changes in MODES.items():
-            runs.setdefault(scenario, {})[mode] = figures = _measure(text, changes)
+            runs[scenario][mode] = figures = _measure(SCENARIOS[scenario], changes)
             print(scenario, mode, figures, flush=True)
     digests = {figures["adapters"] for modes in runs.values() for figures in modes.values()}
     result = {
         "settings": list(SETTINGS),
-        "confidence": CONFIDENCE,
-        "runs": runs,
+        "runs": {name: runs[name] for name in SCENARIOS if name in runs},
         "same_adapters": len(digests) == 1,
         "reckoned": _reckoned(),
     }
@@ -135,8 +137,8 @@ def _seconds_to_recover(notes: list[Note]) -> list[float]:
 def _reckoned() -> dict[str, Any]:
     """Bytes of one client's round on SmolLM2-135M, by shapes.
 
-    With a the bytes of the hosted layers' adapter, h those of a hidden state, n steps in a round and
-    p the chance that a host is lost in a step, a round takes 4 n h, and beside that
+    With a the bytes of the hosted layers' adapter, h those of a hidden state, n steps in a round
+    and p the chance that a host is lost in a step, a round takes 4 n h, and beside that
 
         replay alone          p n (a + n h)              2h for each of n/2 steps, on average
         snapshot every k      3a (n - 1) // k + p n (3a + k h)

@@ -102,7 +102,7 @@ class Seat:
         self.mending = True
         """Whether what is sent now is sent because of a fault, and counted so."""
         self.raced = False
-        """Whether another is asked, too, when this one is late: then it is waited for if it lives."""
+        """Whether another is asked when this one is late: then it is waited for while it lives."""
 
     async def ask_room(self) -> None:
         """Whether the host would take the session on; who is dead does not say so."""

@@ -350,6 +350,21 @@ def test_a_late_host_wins_against_a_stand_in_that_is_later_still(
     assert not seen.events("repaired")
 
 
+@pytest.mark.parametrize("recovery", [REPLAY, SNAPSHOTS], ids=["replay", "snapshots"])
+def test_a_client_goes_home_between_two_steps_where_that_pays(
+    settings: RunSettings, calm: Seen, recovery: Recovery
+) -> None:
+    away = crash("home", calm.moment("commit", "home", 0) + 1, 2.5)
+    slow = "{at: 1 ms, slow: {nodes: [other, spare], compute: 8000x}}"
+    seen = live(settings, slow, away, recovery=recovery)
+
+    assert seen.digest == calm.digest
+    (repaired,), (returned,) = seen.events("repaired"), seen.events("returned")
+    assert repaired["host"] == "other"
+    assert returned["host"] == "home"
+    assert 0 < repaired["step"] < returned["step"] < STEPS
+
+
 def test_a_snapshot_that_comes_while_a_stand_in_replays_older_steps_disturbs_nobody() -> None:
     """What the stand-in has still to replay is what it began with."""
     calls: list[tuple[str, int]] = []

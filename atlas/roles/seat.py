@@ -41,7 +41,7 @@ from atlas.protocol import (
     parse,
 )
 from atlas.roles.candidates import Candidate
-from atlas.roles.pace import Pace
+from atlas.roles.pace import MOST_DOUBLINGS, Pace
 from broker import Message, Node
 from topologies import InputError
 
@@ -101,6 +101,8 @@ class Seat:
         self._moving_s = moving_s
         self.mending = True
         """Whether what is sent now is sent because of a fault, and counted so."""
+        self.raced = False
+        """Whether another is asked when this one is late: then it is waited for while it lives."""
 
     async def ask_room(self) -> None:
         """Whether the host would take the session on; who is dead does not say so."""
@@ -303,6 +305,7 @@ class Seat:
         deadline_s = self._pace.deadline_s(self.host, request.kind, size)
         if not isinstance(request, AskRoom | Alive):
             deadline_s += self._moving_s(self.host)
+            deadline_s *= 2.0**MOST_DOUBLINGS if self.raced else 1.0
         try:
             reply = await self._node.request(
                 self.host, request.header(), payload, purpose=purpose, timeout=deadline_s

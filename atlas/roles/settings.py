@@ -17,10 +17,9 @@ import torch
 from atlas import assets
 from atlas.config import Aggregation, Recovery, SignatureSettings, Split, Training
 from atlas.models import LoraSettings, ModelSpec, Range, costs, initial_adapter
-from atlas.models.adapters import AdapterState, layer_of
+from atlas.models.adapters import AdapterState
 from atlas.models.codec import Codec, boundary_bytes
 from atlas.models.dropout import Draws
-from atlas.models.skeleton import lora_shapes
 from atlas.pairing import SpanCost, StepCost
 from atlas.tasks import ClientData, Tokenizer, batch
 
@@ -76,10 +75,6 @@ class RunSettings:
     def initial_adapter(self) -> AdapterState:
         """What every client starts from: A seeded by parameter name, B zero."""
         return initial_adapter(self.spec, self.lora, self.seed)
-
-    def matrices(self, layers: Range) -> int:
-        """How many matrices LoRA has in some layers."""
-        return sum(layer_of(name) in layers for name in lora_shapes(self.spec, self.lora))
 
     def draws(self, client: str, round: int, step: int, micro: int) -> Draws | None:
         """What dropout draws there. Signatures, taken before round 0, are taken without dropout."""

@@ -118,7 +118,7 @@ class SpanCaller:
             await self._return()
         history.send_forward(hidden)
         output = await self._insist(lambda seat: history.forward(seat, half), race="forward")
-        history.halves += 1
+        self._answered()
         return output
 
     async def backward(self, gradient: Packed) -> Packed:
@@ -130,8 +130,13 @@ class SpanCaller:
         history.send_backward(gradient)
         back = await self._insist(lambda seat: history.backward(seat, half), race="backward")
         self._gradients, self.norms = back.parameters, back.norms
-        history.halves += 1
+        self._answered()
         return back.gradient
+
+    def _answered(self) -> None:
+        self._history.halves += 1
+        if self._seat is not None:
+            self._shunned.forgive(self._seat.host)
 
     async def sketch(self, dimensions: int) -> np.ndarray:
         """The sketch, float32 [dimensions], of the gradients held; the host drops them, and so does
@@ -319,6 +324,7 @@ class SpanCaller:
         The loser is closed, so that only one of them will hear of the commit.
         """
         loop, asked_s = asyncio.get_running_loop(), self._node.now
+        first.raced = True
         answer = loop.create_task(call(first))
         rival: asyncio.Task[tuple[Seat, T] | None] | None = None
         try:
@@ -326,15 +332,14 @@ class SpanCaller:
                 return answer.result()
             rival = loop.create_task(self._rival(call, first.host))
             await asyncio.wait([answer, rival], return_when=asyncio.FIRST_COMPLETED)
-            if answer.done() and answer.exception() is None:
+            lost = answer.exception() if answer.done() else None
+            if answer.done() and not isinstance(lost, LostHostError):
                 self._tell_race(first.host, first.host, asked_s)
                 return answer.result()
             found = await rival
             if found is None:
                 return await answer
-            if answer.done():
-                lost = answer.exception()
-                assert isinstance(lost, LostHostError)
+            if isinstance(lost, LostHostError):
                 self._lose(first, lost)
             else:
                 self._close(first)
@@ -346,6 +351,7 @@ class SpanCaller:
             self._settle(winner)
             return value
         finally:
+            first.raced = False
             answer.cancel()
             if rival is not None and not rival.cancel():
                 found = rival.result()

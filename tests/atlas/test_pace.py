@@ -11,7 +11,7 @@ PLANNED_S = 10.0
 
 
 def pace() -> Pace:
-    return Pace(lambda host, kind, sent_bytes: PLANNED_S + sent_bytes / 1000)
+    return Pace(lambda _host, _kind, sent_bytes: PLANNED_S + sent_bytes / 1000)
 
 
 def test_until_there_is_a_measurement_the_plan_counts_as_one() -> None:
@@ -65,7 +65,7 @@ def test_a_quick_sign_of_life_does_not_shorten_the_wait_for_one_behind_a_tensor(
 
 
 def test_no_deadline_and_no_pulse_is_shorter_than_a_second() -> None:
-    quick = Pace(lambda host, kind, sent_bytes: 0.001)
+    quick = Pace(lambda *_: 0.001)
 
     assert quick.deadline_s("host", "forward") == LEAST_S
     assert quick.pulse_s("host", "forward") == LEAST_S

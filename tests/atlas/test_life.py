@@ -23,10 +23,10 @@ SETTINGS = ("training.rounds=2", "training.steps=3", "examples_per_client=24", "
 HOSTS = """
 name: hosts
 timeline:
-  - {at: 750 ms, slow: {nodes: client-2, compute: 4x}, for: 2 s}
-  - {at: 750 ms, degrade: {nodes: client-7, bandwidth: 10 %, delay: +150 ms}, for: 2 s}
-  - {at: 1.6 s, crash: host of client-0, for: 2 s}
-  - {at: 3 s, crash: hosts of the neighborhood of client-4, for: 10 s}
+  - {{at: {0} ms, crash: host of client-0, for: 2 s}}
+  - {{at: {0} ms, slow: {{nodes: client-2, compute: 4x}}, for: 2 s}}
+  - {{at: {0} ms, degrade: {{nodes: client-7, bandwidth: 10 %, delay: +150 ms}}, for: 2 s}}
+  - {{at: {1} ms, crash: hosts of the neighborhood of client-4, for: 10 s}}
 """
 CLIENTS = """
 name: clients
@@ -136,8 +136,24 @@ def calm(prepared: Prepared) -> Life:
 
 
 @pytest.fixture(scope="module")
-def stormy(prepared: Prepared) -> Life:
-    return live(prepared, HOSTS)
+def hosts_die(calm: Life) -> str:
+    """In the middle of client-0's second step, and of a later round of client-4's neighborhood."""
+
+    def ended_s(client: str, round_: int, step: int) -> float:
+        (note,) = (
+            note
+            for note in calm.events("step")
+            if [note.fields[key] for key in ("client", "round", "step")] == [client, round_, step]
+        )
+        return note.time_s
+
+    first = (ended_s("client-0", 0, 0) + ended_s("client-0", 0, 1)) / 2
+    return HOSTS.format(round(1000 * first), round(1000 * (ended_s("client-4", 1, 0) + 0.05)))
+
+
+@pytest.fixture(scope="module")
+def stormy(prepared: Prepared, hosts_die: str) -> Life:
+    return live(prepared, hosts_die)
 
 
 def test_every_client_takes_every_step_once(prepared: Prepared, calm: Life) -> None:
@@ -200,14 +216,18 @@ def test_crashes_of_clients_and_aggregators_and_partitions_change_no_bit(
 
 @pytest.mark.parametrize(
     ("scenario", "recovery"),
-    [(CHURN, {"snapshot_every": 1, "hedge": True}), (HOSTS, {"keep": "client"})],
+    [(CHURN, {"snapshot_every": 1, "hedge": True}), (None, {"keep": "client"})],
     ids=["snapshots", "client"],
 )
 def test_snapshots_hedging_and_parameters_at_the_client_change_no_bit(
-    prepared: Prepared, calm: Life, scenario: str, recovery: dict[str, object]
+    prepared: Prepared,
+    calm: Life,
+    hosts_die: str,
+    scenario: str | None,
+    recovery: dict[str, object],
 ) -> None:
     settings = dataclasses.replace(prepared.settings, recovery=Recovery.model_validate(recovery))
-    life = live(dataclasses.replace(prepared, settings=settings), scenario)
+    life = live(dataclasses.replace(prepared, settings=settings), scenario or hosts_die)
     summary = figures(prepared, life)
 
     assert summary.repairings > 0
@@ -298,10 +318,10 @@ def test_tensors_in_int8_are_sent_again_as_they_were_so_faults_change_no_bit(
 
 
 def test_two_processes_under_another_hash_seed_give_the_same_digest(
-    prepared: Prepared, stormy: Life, monkeypatch: pytest.MonkeyPatch
+    prepared: Prepared, hosts_die: str, stormy: Life, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONHASHSEED", "4242")
-    again = live(prepared, HOSTS, processes=2)
+    again = live(prepared, hosts_die, processes=2)
 
     assert again.trained.run.digest == stormy.trained.run.digest
     assert [note.event for note in again.notes] == [note.event for note in stormy.notes]

@@ -103,6 +103,20 @@ class Aggregation(_Section):
     )
 
 
+class Recovery(_Section):
+    """What is kept in case a host is lost, and where. It changes bytes and time, and no result."""
+
+    snapshot_every: int = Field(
+        0, ge=0, description="steps between snapshots of the hosts' state; 0: replay alone"
+    )
+    keep: Literal["host", "client"] = Field(
+        "host", description="who keeps parameters and optimizer; the client sends them each step"
+    )
+    hedge: bool = Field(
+        False, description="whether a stand-in is asked, too, when a host's answer is late"
+    )
+
+
 TaskChoice = Annotated[
     Annotated[str, Tag("a name")] | Annotated[TaskSpec, Tag("one's own")],
     Discriminator(lambda value: "a name" if isinstance(value, str) else "one's own"),
@@ -126,6 +140,7 @@ class Config(_Section):
     split: Split = Split()
     signature: SignatureSettings = SignatureSettings()
     aggregation: Aggregation = Aggregation()
+    recovery: Recovery = Recovery()
 
     def complete(self) -> dict[str, Any]:
         """Every value, defaults included, as plain data."""

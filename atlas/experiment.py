@@ -171,6 +171,7 @@ def prepare(config: Config, view: View) -> Prepared:
             split=config.split,
             signature=config.signature,
             aggregation=config.aggregation,
+            recovery=config.recovery,
             coordinator=coordinator_name,
             clients=clients,
             devices=devices,

@@ -53,6 +53,13 @@ class Packed(NamedTuple):
         """Both in one message."""
         return Packed([*self.manifest, *other.manifest], [*self.buffers, *other.buffers])
 
+    def parted(self, count: int) -> tuple[Packed, Packed]:
+        """The first so many tensors, and the others."""
+        return (
+            Packed(self.manifest[:count], self.buffers[:count]),
+            Packed(self.manifest[count:], self.buffers[count:]),
+        )
+
 
 class _Described(BaseModel):
     """One tensor of a message. `marked`: its buffer begins with which of its rows are in it."""

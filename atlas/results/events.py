@@ -111,6 +111,28 @@ class Moved(Event):
     round: int = 0
 
 
+class Returned(Event):
+    """The host of the plan has a client's layers again, after another had them."""
+
+    client: str
+    first: int
+    last: int
+    host: str
+    round: int = 0
+    step: int = 0
+
+
+class Hedged(Event):
+    """A stand-in was asked beside a host that was `late`; `host` answered first and goes on."""
+
+    client: str
+    late: str
+    host: str
+    round: int = 0
+    step: int = 0
+    waited_s: float = 0.0
+
+
 class Refused(Event):
     """A host would not serve a client."""
 
@@ -178,6 +200,8 @@ EVENTS: MappingProxyType[str, type[Event]] = MappingProxyType(
         "suspected": Suspected,
         "repaired": Repaired,
         "moved": Moved,
+        "returned": Returned,
+        "hedged": Hedged,
         "refused": Refused,
         "resumed": Resumed,
         "aggregated": Aggregated,

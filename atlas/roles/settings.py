@@ -15,12 +15,11 @@ from pathlib import Path
 import torch
 
 from atlas import assets
-from atlas.config import Aggregation, SignatureSettings, Split, Training
+from atlas.config import Aggregation, Recovery, SignatureSettings, Split, Training
 from atlas.models import LoraSettings, ModelSpec, Range, costs, initial_adapter
-from atlas.models.adapters import AdapterState, layer_of
+from atlas.models.adapters import AdapterState
 from atlas.models.codec import Codec, boundary_bytes
 from atlas.models.dropout import Draws
-from atlas.models.skeleton import lora_shapes
 from atlas.pairing import SpanCost, StepCost
 from atlas.tasks import ClientData, Tokenizer, batch
 
@@ -41,6 +40,7 @@ class RunSettings:
     split: Split
     signature: SignatureSettings
     aggregation: Aggregation
+    recovery: Recovery
     coordinator: str
     clients: tuple[str, ...]
     devices: tuple[str, ...]
@@ -76,10 +76,6 @@ class RunSettings:
         """What every client starts from: A seeded by parameter name, B zero."""
         return initial_adapter(self.spec, self.lora, self.seed)
 
-    def matrices(self, layers: Range) -> int:
-        """How many matrices LoRA has in some layers."""
-        return sum(layer_of(name) in layers for name in lora_shapes(self.spec, self.lora))
-
     def draws(self, client: str, round: int, step: int, micro: int) -> Draws | None:
         """What dropout draws there. Signatures, taken before round 0, are taken without dropout."""
         return Draws(self.seed, client, round, step, micro) if round >= 0 else None
@@ -101,8 +97,7 @@ class RunSettings:
     @property
     def largest_hidden_bytes(self) -> int:
         """Memory of the hidden state of the largest batch that a client of this run makes."""
-        rows = max(self.training.batch, self.signature.batch)
-        return costs.hidden_bytes(self.spec, rows, self.training.tokens)
+        return costs.hidden_bytes(self.spec, self.largest_batch, self.training.tokens)
 
     def step_costs(self) -> tuple[StepCost, ...]:
         """The ways in which the layers between may be cut, the coarsest first."""
@@ -133,6 +128,11 @@ class RunSettings:
     def adapter_bytes(self) -> int:
         """Bytes of a whole adapter as it is sent."""
         return costs.adapter_bytes(self.spec, self.lora, self.spec.whole)
+
+    @property
+    def largest_batch(self) -> int:
+        """Most examples that go through the model at once."""
+        return max(self.training.batch, self.signature.batch)
 
     def most_labels(self, data: ClientData) -> int:
         """Most labeled positions that a batch of this text can have."""

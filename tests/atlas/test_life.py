@@ -10,6 +10,7 @@ import torch
 
 import faults
 from atlas import assets, config, experiment
+from atlas.config import Recovery
 from atlas.experiment import Prepared, Trained
 from atlas.models import save_adapter
 from atlas.protocol import _ADAPTER as BODIES
@@ -24,7 +25,7 @@ name: hosts
 timeline:
   - {at: 750 ms, slow: {nodes: client-2, compute: 4x}, for: 2 s}
   - {at: 750 ms, degrade: {nodes: client-7, bandwidth: 10 %, delay: +150 ms}, for: 2 s}
-  - {at: 1.1 s, crash: host of client-0, for: 2 s}
+  - {at: 1.6 s, crash: host of client-0, for: 2 s}
   - {at: 3 s, crash: hosts of the neighborhood of client-4, for: 10 s}
 """
 CLIENTS = """
@@ -197,6 +198,25 @@ def test_crashes_of_clients_and_aggregators_and_partitions_change_no_bit(
     assert_same_adapters(life.trained, calm.trained)
 
 
+@pytest.mark.parametrize(
+    ("scenario", "recovery"),
+    [(CHURN, {"snapshot_every": 1, "hedge": True}), (HOSTS, {"keep": "client"})],
+    ids=["snapshots", "client"],
+)
+def test_snapshots_hedging_and_parameters_at_the_client_change_no_bit(
+    prepared: Prepared, calm: Life, scenario: str, recovery: dict[str, object]
+) -> None:
+    settings = dataclasses.replace(prepared.settings, recovery=Recovery.model_validate(recovery))
+    life = live(dataclasses.replace(prepared, settings=settings), scenario)
+    summary = figures(prepared, life)
+
+    assert summary.repairings > 0
+    assert summary.steps_lost == summary.steps_twice == 0
+    assert_same_adapters(life.trained, calm.trained)
+    if scenario == CHURN:  # clients that came back went on in the middle of a round
+        assert any(note.fields.get("step") for note in life.events("resumed"))
+
+
 def test_squeezed_memory_and_full_disks_are_waited_out_and_change_no_bit(
     prepared: Prepared, calm: Life
 ) -> None:
@@ -309,7 +329,8 @@ def test_the_books_balance_and_every_byte_has_a_purpose(calm: Life, stormy: Life
         ledger = life.trained.run.ledger
         assert sum(ledger.fates().values()) == len(ledger) == len(life.frames)
         assert set(ledger.bytes_by_purpose()) == {
-            "activations", "adapters", "control", "gradients", "signatures"
+            "activations", "adapters", "control", "gradients", "signatures",
+            *(("recovery",) if life is stormy else ()),
         }  # fmt: skip
         assert sum(ledger.bytes_by_purpose().values()) == ledger.wire_bytes
     assert set(calm.trained.run.ledger.fates()) <= {"delivered", "in flight"}

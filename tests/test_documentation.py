@@ -257,8 +257,10 @@ def test_every_key_of_the_config_is_explained_with_its_default() -> None:
             else:
                 yield prefix + key, value
 
+    words = {"None": "null", "True": "true", "False": "false"}  # as YAML has them
     for key, default in leaves(config.Config().complete()):
         listed = f"[{', '.join(default)}]" if isinstance(default, list) else str(default)
+        listed = words.get(listed, listed)
         assert explained.get(key) == listed, f"{key}: {default}"
 
 

@@ -103,10 +103,15 @@ class Session:
             raise ValueError("no position of the batch has a label, so there is no loss")
         received = hidden.detach().requires_grad_()
         with torch.enable_grad():
-            rows = received.reshape(-1, received.shape[-1]).index_select(0, labeled)
-            loss = cross_entropy(self.stage.logits(rows).float(), labels[labeled])
-        (gradient,) = torch.autograd.grad(loss, received)
-        return loss.item(), gradient
+            rows = received.reshape(-1, received.shape[-1])
+            if self.stage.spec.classes is None:
+                logits = self.stage.logits(rows.index_select(0, labeled), self._parameters)
+            else:
+                logits = self.stage.logits(rows, self._parameters).index_select(0, labeled)
+            loss = cross_entropy(logits.float(), labels[labeled])
+        torch.autograd.backward(loss)
+        assert received.grad is not None
+        return loss.item(), received.grad
 
     def backward(self, gradient: Tensor) -> Tensor | None:
         """Go back through what `forward` or `embed` recorded; the graph is gone afterwards.

@@ -12,6 +12,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -66,16 +67,17 @@ class Absent(nn.Module):
 
     def forward(self, *arguments: object, **named: object) -> object:
         """Zeros in the shape of what the module would answer."""
+        on_meta = {name: _mapped(value, _to_meta) for name, value in named.items()}
         with torch.no_grad():
             answer = self._stood_for[0](
-                *_mapped(arguments, _to_meta), **dict(_mapped(named, _to_meta))
+                *[_mapped(value, _to_meta) for value in arguments], **on_meta
             )
         answer = _mapped(answer, _zeros)
         if self._called is not None:
             self._called(arguments, answer)
         return answer
 
-    def __getattr__(self, name: str) -> object:
+    def __getattr__(self, name: str) -> Any:
         """What else is asked of the module is answered by itself: its kind of attention, say."""
         try:
             return super().__getattr__(name)
@@ -90,8 +92,9 @@ class Hole(Absent):
         super().__init__(layer)
         self._answer = answer
 
-    def forward(self, hidden: Tensor, *_: object, **__: object) -> object:
-        """Return `hidden` as it is."""
+    def forward(self, *arguments: object, **_: object) -> object:
+        """Return the first argument as it is."""
+        hidden = arguments[0]
         return (hidden, *[None] * (self._answer - 1)) if self._answer else hidden
 
 
@@ -122,8 +125,8 @@ def on_meta(
 
 def layer_list(model: PreTrainedModel) -> str:
     """The name of the list of the model's layers. Raises CannotCutError if there is none."""
-    count = model.config.num_hidden_layers
-    found = [
+    count = int(model.config.num_hidden_layers)
+    found: list[str] = [
         name
         for name, module in model.named_modules()
         if isinstance(module, nn.ModuleList) and len(module) == count
@@ -263,11 +266,13 @@ def _refuse_experts(layers: nn.Module) -> None:
 def _rebuild(module: nn.Module, model: PreTrainedModel) -> None:
     """Compute the buffers of a module and all below it; `model` is the smallest around it."""
     model = module if isinstance(module, PreTrainedModel) else model
-    stale = [name for name, buffer in module._buffers.items() if _is_meta(buffer)]
-    for name in stale:
-        module._buffers[name] = torch.empty_like(module._buffers[name], device="cpu")
+    stale = {name: buffer for name, buffer in module._buffers.items() if _is_meta(buffer)}
+    for name, buffer in stale.items():
+        assert buffer is not None
+        module._buffers[name] = torch.empty_like(buffer, device="cpu")
     if stale:
-        model._init_weights(module)
+        initialize: Callable[[nn.Module], None] = model._init_weights
+        initialize(module)
     for child in module.children():
         _rebuild(child, model)
 

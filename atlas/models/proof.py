@@ -14,13 +14,9 @@ from itertools import pairwise
 
 import torch
 from peft import get_peft_model
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    PreTrainedModel,
-)
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from atlas.models.adapters import AdapterState, initial_adapter, join_adapters
 from atlas.models.session import Session
@@ -97,12 +93,12 @@ def whole_step(
     else:
         logits = model(input_ids=tokens, use_cache=False).logits
     loss = cross_entropy(logits.float(), labels[labeled])
-    loss.backward()
+    torch.autograd.backward(loss)
     gradients = {name: parameter.grad for name, parameter in trained.items()}
     return {"loss": loss.detach(), **{n: g for n, g in gradients.items() if g is not None}}
 
 
-def _peft_model(spec: ModelSpec, lora: LoraSettings) -> PreTrainedModel:
+def _peft_model(spec: ModelSpec, lora: LoraSettings) -> nn.Module:
     """The whole model as transformers loads it, with PEFT's adapter, in evaluation mode."""
     if spec.classes is None:
         base = AutoModelForCausalLM.from_pretrained(spec.folder, dtype=spec.dtype)
@@ -114,7 +110,7 @@ def _peft_model(spec: ModelSpec, lora: LoraSettings) -> PreTrainedModel:
             base.config.pad_token_id = 0
     config = peft_config(lora, spec)
     config.inference_mode = False
-    model: PreTrainedModel = get_peft_model(base, config)
+    model: nn.Module = get_peft_model(base, config)
     model.train(False)
     return model
 
@@ -144,7 +140,7 @@ def _looks_ahead(chain: Sequence[Session], tokens: Tensor) -> bool:
         seen.append(_forward(chain, given)[:, :-1])
         for session in chain:
             session.discard()
-    return not torch.allclose(*seen)
+    return not torch.allclose(seen[0], seen[1])
 
 
 def _cut_step(chain: Sequence[Session], tokens: Tensor, targets: Tensor) -> dict[str, Tensor]:

@@ -225,6 +225,7 @@ def _inject_lora(model: PreTrainedModel, lora: LoraSettings, spec: ModelSpec) ->
     """Let PEFT put LoRA, on the meta device, beside the targets in the layers that are there."""
     config = peft_config(lora, spec)
     config.modules_to_save = None
+    config.init_lora_weights = False
     inject_adapter_in_model(config, layers_of(model, spec), low_cpu_mem_usage=True)
 
 

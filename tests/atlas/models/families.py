@@ -90,18 +90,22 @@ FAMILIES: dict[str, Callable[[], hf.PretrainedConfig]] = {
     "starcoder2": lambda: hf.Starcoder2Config(**GROUPED, sliding_window=4),
 }
 
-CLASSIFIERS = (
+CLASSIFIERS = ("gemma3", "gpt2", "gpt_neox", "llama", "opt-projected")
+"""Some of those that transformers also has as sequence classifiers, of each kind one."""
+
+IN_EVERY_WAY = (
     "bloom",
     "falcon",
     "gemma2",
     "gemma3",
     "gpt2",
     "gpt_neox",
+    "granite",
     "llama",
-    "mistral",
+    "olmo2",
     "opt-projected",
     "phi3",
-    "qwen3",
+    "qwen2",
     "smollm3",
 )
-"""Some of those that transformers also has as sequence classifiers."""
+"""Those that are cut in each way there is; the others only in front of each layer at once."""

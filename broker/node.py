@@ -67,6 +67,11 @@ class Message:
         """The topic it was published under, or an empty string."""
         return self.purpose if self._frame.flags & PUBLISH else ""
 
+    @property
+    def asks(self) -> bool:
+        """Whether it came by `request`, and so can be answered."""
+        return bool(self._frame.flags & REQUEST)
+
     async def reply(
         self, header: Header, payload: Sequence[Buffer] = (), *, purpose: str | None = None
     ) -> None:
@@ -76,7 +81,7 @@ class Message:
         is nobody's. Raises BrokerError where the message was no request.
         """
         node, frame = self._node, self._frame
-        if not frame.flags & REQUEST:
+        if not self.asks:
             raise BrokerError(
                 f"node {node.name} answers a message of {self.source} that asked for no answer: "
                 "send it one, or let it come by `request`"
@@ -176,6 +181,7 @@ class Node:
         self._requests: dict[int, asyncio.Future[Message]] = {}
         self._reserved = 0
         self._let_go: list[Callable[[], None]] = []
+        self._on_memory: list[Callable[[], None]] = []
         self._dead = self._reads_no_more = False
         self._traffic = Traffic(loop, surroundings.send_buffer_bytes)
         self._watched: dict[str, Detector] = {}
@@ -467,7 +473,18 @@ class Node:
         """
         self._let_go.append(let_go)
 
+    def on_memory(self, changed: Callable[[], None]) -> None:
+        """Calls `changed` whenever the device grants less or more memory than before (`squeeze`).
+
+        A program that can give something back then does it by releasing reservations.
+        """
+        self._on_memory.append(changed)
+
     # What the machine calls.
+
+    def _tell_memory(self) -> None:
+        for changed in self._on_memory:
+            self._loop.call_soon(changed)
 
     def _deliver(self, frame: Frame) -> None:
         if frame.kind == Kind.RECEIPT:

@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from atlas.models.anatomy import BUILDING, Absent, Hole, body_of, on_meta, rebuild_buffers
+from atlas.models.dropout import SeededDropout
+from atlas.models.fused import fuse
 from atlas.models.settings import LoraSettings
 from atlas.models.spec import ModelSpec, Range, read_config
 from atlas.models.weights import WRONG_WEIGHTS, base_weights, stored_names, weights_stamp
@@ -31,6 +33,7 @@ __all__ = [
     "Exit",
     "body_of",
     "build",
+    "dropouts",
     "layers_of",
     "lora_shape",
     "lora_shapes",
@@ -140,6 +143,11 @@ def score_slots(model: PreTrainedModel, spec: ModelSpec) -> dict[str, nn.Module]
     return {f"{ADAPTER_PREFIX}{head}.weight": model.get_submodule(head)}
 
 
+def dropouts(model: PreTrainedModel) -> tuple[SeededDropout, ...]:
+    """All that has to be told where in a run it is before a forward draws."""
+    return tuple(module for module in model.modules() if isinstance(module, SeededDropout))
+
+
 def lora_shape(slot: nn.Module) -> torch.Size:
     """Shape of the matrix that a slot applies, [out, in]."""
     assert isinstance(slot, nn.Linear)
@@ -186,7 +194,8 @@ def peft_config(lora: LoraSettings, spec: ModelSpec) -> LoraConfig:
         lora_alpha=lora.alpha,
         target_modules=list(targets(spec, lora)),
         fan_in_fan_out=spec.transposed,
-        lora_dropout=0.0,
+        lora_dropout=lora.dropout,
+        use_rslora=lora.rslora,
         bias="none",
         modules_to_save=None if spec.classes is None else [spec.anatomy.head],
         task_type="CAUSAL_LM" if spec.classes is None else "SEQ_CLS",
@@ -227,6 +236,18 @@ def _inject_lora(model: PreTrainedModel, lora: LoraSettings, spec: ModelSpec) ->
     config.modules_to_save = None
     config.init_lora_weights = False
     inject_adapter_in_model(config, layers_of(model, spec), low_cpu_mem_usage=True)
+    _seed_dropout(model, lora)
+    if lora.fused:
+        fuse(model, lora.scaling)
+
+
+def _seed_dropout(model: PreTrainedModel, lora: LoraSettings) -> None:
+    """Put a dropout that knows where in a run it is in the place of each of PEFT's."""
+    for name, module in list(model.named_modules()):
+        if name.endswith(".lora_dropout.default") and isinstance(module, nn.Dropout):
+            of = name.removesuffix(".lora_dropout.default")
+            parameter = f"{ADAPTER_PREFIX}{of}.lora_A.weight"
+            model.set_submodule(name, SeededDropout(lora.dropout, parameter))
 
 
 def _named(there: tuple[str, ...], target: str) -> tuple[str, ...]:

@@ -3,7 +3,8 @@
 An adapter is a plain dict from the names under which PEFT saves its parameters
 (`base_model.model.model.layers.7.self_attn.q_proj.lora_A.weight`) to fp32 tensors: A is [rank, in],
 B is [out, rank]. Layer numbers in it are the whole model's, so parts of different nodes join by
-name alone.
+name alone. A sequence classifier's adapter also has the whole score head [classes, hidden], at the
+end: on a language model it is new, so it has to be learned, as PEFT has it (`modules_to_save`).
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from atlas.models.settings import LoraSettings
-from atlas.models.skeleton import lora_shapes, peft_config
-from atlas.models.spec import ModelSpec, Range
+from atlas.models.skeleton import ADAPTER_PREFIX, lora_shapes, peft_config
+from atlas.models.spec import ModelSpec, Range, read_config
+from atlas.models.weights import base_weights, holds
 from topologies import InputError
 
 AdapterState: TypeAlias = dict[str, Tensor]
@@ -34,24 +36,32 @@ _LAYER = re.compile(r"\.(\d+)\.")
 def initial_adapter(spec: ModelSpec, lora: LoraSettings, seed: int) -> AdapterState:
     """The whole model's adapter to begin with: A uniform in ±1/√in (PEFT's Kaiming rule), B zero.
 
-    Each A is drawn from a generator of its own, seeded by SHA-256 of the seed and the parameter's
-    name: whoever holds whatever layers gets the same values. Raises InputError if a LoRA target is
-    not in the model.
+    A classifier's score head is the one in the folder, or, if that has none, normal with the
+    model's own deviation (`initializer_range`). Each tensor is drawn from a generator of its own,
+    seeded by SHA-256 of the seed and the parameter's name: whoever holds whatever layers gets the
+    same values. Raises InputError if a LoRA target is not in the model.
     """
     state: AdapterState = {}
     for name, shape in lora_shapes(spec, lora).items():
         tensor = torch.zeros(shape)
-        if ".lora_A." in name:
+        if ".lora_B." not in name:
             digest = sha256(f"lora {seed} {name}".encode()).digest()
             generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little"))
-            nn.init.kaiming_uniform_(tensor, a=math.sqrt(5), generator=generator)
+            if ".lora_A." in name:
+                nn.init.kaiming_uniform_(tensor, a=math.sqrt(5), generator=generator)
+            else:
+                tensor = _score_head(spec, name.removeprefix(ADAPTER_PREFIX), tensor, generator)
         state[name] = tensor
     return state
 
 
 def slice_adapter(state: Mapping[str, Tensor], layers: Range) -> AdapterState:
     """The part of an adapter that belongs to some layers; the tensors are not copied."""
-    return {name: tensor for name, tensor in state.items() if layer_of(name) in layers}
+    return {
+        name: tensor
+        for name, tensor in state.items()
+        if (number := layer_of(name)) is not None and number in layers
+    }
 
 
 def join_adapters(parts: Iterable[Mapping[str, Tensor]]) -> AdapterState:
@@ -65,7 +75,7 @@ def join_adapters(parts: Iterable[Mapping[str, Tensor]]) -> AdapterState:
             if name in joined:
                 raise ValueError(f"two parts of the adapter have {name}")
             joined[name] = tensor
-    return {name: joined[name] for name in sorted(joined, key=layer_of)}
+    return {name: joined[name] for name in sorted(joined, key=_place)}
 
 
 def save_adapter(
@@ -118,12 +128,26 @@ def load_adapter(folder: Path, spec: ModelSpec, lora: LoraSettings) -> AdapterSt
     return {name: state[name] for name in shapes}
 
 
-def layer_of(name: str) -> int:
-    """The number of the layer that an adapter's parameter belongs to."""
+def layer_of(name: str) -> int | None:
+    """The number of the layer that an adapter's parameter belongs to; None for the score head."""
     found = _LAYER.search(name)
-    if found is None:
-        raise ValueError(f"{name} names no layer")
-    return int(found[1])
+    return None if found is None else int(found[1])
+
+
+def _place(name: str) -> tuple[bool, int]:
+    """Where a parameter stands in an adapter: by its layer, the score head behind them all."""
+    number = layer_of(name)
+    return number is None, number or 0
+
+
+def _score_head(spec: ModelSpec, name: str, new: Tensor, generator: torch.Generator) -> Tensor:
+    """The score head to begin with, [classes, hidden]."""
+    if holds(spec.folder, name):
+        found = base_weights(spec.folder, [name], torch.float32)[name].detach()
+        if found.shape == new.shape:
+            return found.clone()
+    deviation = getattr(read_config(spec.folder), "initializer_range", None) or 0.02
+    return nn.init.normal_(new, std=float(deviation), generator=generator)
 
 
 def _plain(value: object) -> object:

@@ -14,6 +14,7 @@ every position counts.
 from __future__ import annotations
 
 from atlas.models.settings import LoraSettings
+from atlas.models.skeleton import targets
 from atlas.models.spec import ModelSpec, Range
 
 LORA_BYTES = 16
@@ -21,20 +22,19 @@ LORA_BYTES = 16
 
 
 def layer_parameters(spec: ModelSpec) -> int:
-    """Elements of one frozen layer: 2hq + 2hk + 3hf, norms and biases."""
-    return layer_matrices(spec) + spec.small
+    """Elements of one frozen layer: matrices, norms and biases."""
+    return spec.layer_elements
 
 
 def layer_matrices(spec: ModelSpec) -> int:
-    """Elements of one layer's matrices, 2hq + 2hk + 3hf: what its FLOPs go by."""
-    attention = 2 * spec.hidden * (spec.query_width + spec.key_value_width)
-    return attention + 3 * spec.hidden * spec.intermediate
+    """Elements of one layer's matrices, as Llama 2hq + 2hk + 3hf: what its FLOPs go by."""
+    return sum(into * out for into, out in spec.projections.values())
 
 
 def lora_parameters(spec: ModelSpec, lora: LoraSettings, layers: Range) -> int:
     """LoRA elements of some layers: r (in + out) for each target projection."""
-    widths = _projections(spec)
-    return len(layers) * sum(lora.rank * sum(widths[target]) for target in lora.targets)
+    widths = spec.projections
+    return len(layers) * sum(lora.rank * sum(widths[target]) for target in targets(spec, lora))
 
 
 def whole_step_bytes(
@@ -59,11 +59,10 @@ def ends_bytes(
     for each label: three fp32 rows of the vocabulary (log-probabilities and two gradients), and in
     bf16 the logits too.
     """
-    matrices = spec.vocabulary * spec.hidden * (1 if spec.tied else 2) + spec.hidden
     rows = batch * tokens if labels is None else labels
     logits = 12 if spec.element_bytes == 4 else 12 + 2 * spec.element_bytes
     return (
-        matrices * spec.element_bytes
+        spec.ends_elements * spec.element_bytes
         + span_base_bytes(spec, layers)
         + span_session_bytes(spec, layers, lora, batch, tokens)
         + rows * spec.vocabulary * logits
@@ -100,19 +99,19 @@ def saved_bytes(spec: ModelSpec, lora: LoraSettings) -> int:
     for each query head. In bf16 the norms keep their input in fp32, and PEFT casts each target's
     input to fp32 for itself.
     """
-    targets = set(lora.targets)
+    chosen = set(targets(spec, lora))
     full = 4
     norms = 2 * spec.hidden * full
     if spec.head_norms:
         norms += (spec.query_width + spec.key_value_width) * full
     plain = 2 * spec.query_width + 2 * spec.key_value_width + 3 * spec.intermediate
     if spec.element_bytes == full:
-        inputs = spec.hidden * bool(targets & {"q_proj", "k_proj", "v_proj"})
-        inputs += spec.hidden * bool(targets & {"gate_proj", "up_proj"})
-        inputs += spec.intermediate * ("down_proj" in targets)
+        inputs = spec.hidden * bool(chosen & {"q_proj", "k_proj", "v_proj"})
+        inputs += spec.hidden * bool(chosen & {"gate_proj", "up_proj"})
+        inputs += spec.intermediate * ("down_proj" in chosen)
     else:
-        inputs = sum(_projections(spec)[target][0] for target in lora.targets)
-    return norms + plain * spec.element_bytes + (inputs + lora.rank * len(targets)) * full
+        inputs = sum(spec.projections[target][0] for target in chosen)
+    return norms + plain * spec.element_bytes + (inputs + lora.rank * len(chosen)) * full
 
 
 def hidden_bytes(spec: ModelSpec, batch: int, tokens: int) -> int:
@@ -152,16 +151,3 @@ def backward_flops(
 def head_flops(spec: ModelSpec, labels: int) -> float:
     """FLOPs of the head, forward and back, for that many labeled positions: 4 h vocabulary each."""
     return 4.0 * spec.hidden * spec.vocabulary * labels
-
-
-def _projections(spec: ModelSpec) -> dict[str, tuple[int, int]]:
-    """Widths in and out of the projections of a layer."""
-    return {
-        "q_proj": (spec.hidden, spec.query_width),
-        "k_proj": (spec.hidden, spec.key_value_width),
-        "v_proj": (spec.hidden, spec.key_value_width),
-        "o_proj": (spec.query_width, spec.hidden),
-        "gate_proj": (spec.hidden, spec.intermediate),
-        "up_proj": (spec.hidden, spec.intermediate),
-        "down_proj": (spec.intermediate, spec.hidden),
-    }

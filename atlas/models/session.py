@@ -113,12 +113,16 @@ class Session:
             raise ValueError("no position of the batch has a label, so there is no loss")
         received = hidden.detach().requires_grad_()
         with torch.enable_grad():
-            rows = received.reshape(-1, received.shape[-1]).index_select(0, labeled)
-            logits = self.stage.logits(rows).float()
-            total = cross_entropy(logits, expected[labeled], reduction="sum")
+            rows = received.reshape(-1, received.shape[-1])
+            if self.stage.spec.classes is None:
+                logits = self.stage.logits(rows.index_select(0, labeled))
+            else:
+                logits = self.stage.logits(rows, self.parameters).index_select(0, labeled)
+            total = cross_entropy(logits.float(), expected[labeled], reduction="sum")
             loss = total / (len(labeled) if labels is None else labels)
-        (gradient,) = torch.autograd.grad(loss, received)
-        return loss.item(), gradient
+        torch.autograd.backward(loss)
+        assert received.grad is not None
+        return loss.item(), received.grad
 
     def backward(self, gradient: Tensor) -> Tensor | None:
         """Go back through what `forward` or `embed` recorded; the graph is gone afterwards.

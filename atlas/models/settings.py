@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -12,18 +12,21 @@ class LoraSettings(BaseModel):
     """The low-rank adapters that are trained: W + scaling B A, A [rank, in], B [out, rank].
 
     `targets` are the names of the linear projections inside a layer that get one (PEFT's
-    `target_modules`). A sees its input with a share `dropout` of it left out. With `fused` the
-    update is computed by one function in the model's own number format instead of PEFT's
-    operations: faster, and the same for every cut, but not the same bits as PEFT's. Sources: Hu et
-    al., LoRA: Low-Rank Adaptation of Large Language Models, 2021; Kalajdzievski, A Rank
-    Stabilization Scaling Factor for Fine-Tuning with LoRA, 2023.
+    `target_modules`); `all-linear` means each of them, `auto` those that PEFT chooses for the
+    family: queries and values, by themselves or in one. A sees its input with a share `dropout` of
+    it left out. With `fused` the update is computed by one function in the model's own number
+    format instead of PEFT's operations: faster, and the same for every cut, but not the same bits
+    as PEFT's. Sources: Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, 2021;
+    Kalajdzievski, A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA, 2023.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     rank: Annotated[int, Field(ge=1)] = 8
     alpha: Annotated[int, Field(ge=1)] = 16
-    targets: Annotated[tuple[str, ...], Field(min_length=1)] = ("q_proj", "v_proj")
+    targets: Literal["auto", "all-linear"] | Annotated[tuple[str, ...], Field(min_length=1)] = (
+        "auto"
+    )
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     rslora: bool = False
     fused: bool = False
@@ -35,7 +38,7 @@ class LoraSettings(BaseModel):
 
     @field_validator("targets")
     @classmethod
-    def _each_target_once(cls, targets: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(targets)) != len(targets):
+    def _each_target_once(cls, targets: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        if not isinstance(targets, str) and len(set(targets)) != len(targets):
             raise ValueError("names a projection twice; name each once")
         return targets

@@ -1,44 +1,50 @@
-"""A model with holes: the model's own class, holding only some of its layers.
+"""A model with holes: the model's own class, holding only some of its parts.
 
-The class is built on the meta device, so nothing is allocated. Each layer that is not held is
-replaced by a hole, a module without parameters that returns its input, so that masks, rotary
-embeddings, layer numbers and parameter names stay the model's own. What comes over the wire is put
-in where it belongs by a hook on the layer that gets it. LoRA is injected by PEFT itself into the
-layers held, so what it computes is what PEFT computes.
+The class is built on the meta device, so nothing is allocated. What is not held is replaced: a
+layer by a hole, which returns its input, anything else by a stand-in, which answers with zeros. So
+masks, rotary embeddings, multipliers, layer numbers and parameter names stay the model's own. What
+comes over the wire is put in where it belongs by a hook on the layer that gets it, and what goes
+out is taken by a hook on the layer that makes it. LoRA is injected by PEFT itself into the layers
+held, so what it computes is what PEFT computes.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
-from typing import cast
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
+from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
+from atlas.models.anatomy import BUILDING, Absent, Hole, body_of, on_meta, rebuild_buffers
 from atlas.models.dropout import SeededDropout
 from atlas.models.fused import fuse
 from atlas.models.settings import LoraSettings
 from atlas.models.spec import ModelSpec, Range, read_config
-from atlas.models.weights import WRONG_WEIGHTS, base_weights
+from atlas.models.weights import WRONG_WEIGHTS, base_weights, stored_names, weights_stamp
 from topologies import InputError
+
+__all__ = [
+    "ADAPTER_PREFIX",
+    "Entry",
+    "Exit",
+    "body_of",
+    "build",
+    "dropouts",
+    "layers_of",
+    "lora_shape",
+    "lora_shapes",
+    "lora_slots",
+    "peft_config",
+    "score_slots",
+    "targets",
+]
 
 ADAPTER_PREFIX = "base_model.model."
 """What PEFT puts before a parameter's name when it saves an adapter."""
-
-_BUILDING = threading.Lock()
-"""One model is built at a time: meanwhile PEFT replaces `nn.Module.register_parameter` for all."""
-
-
-class Hole(nn.Module):
-    """Where something is not held: gives back its first argument."""
-
-    def forward(self, value: Tensor, *_: object, **__: object) -> Tensor:
-        """Return `value` as it is."""
-        return value
 
 
 class Entry:
@@ -53,22 +59,40 @@ class Entry:
         layer.register_forward_pre_hook(self._enter)
 
     def put(self, hidden: Tensor) -> Tensor:
-        """Leave `hidden` [b, t, h] at the door; gives a stand-in for `inputs_embeds`, as large."""
+        """Leave `hidden` [b, t, h] at the door; gives token ids [b, t] to run the model on."""
         self._waiting = hidden
-        return hidden.new_zeros(()).expand(hidden.shape)
+        return torch.zeros(hidden.shape[:2], dtype=torch.int64)
 
     def _enter(self, _: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         hidden, self._waiting = self._waiting, None
         return None if hidden is None else (hidden, *arguments[1:])
 
 
+class Exit:
+    """The door by which a hidden state leaves a model behind one of its layers."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        self._left: Tensor | None = None
+        layer.register_forward_hook(self._leave)
+
+    def take(self) -> Tensor:
+        """What the layer gave in the model's last forward, [b, t, h]."""
+        hidden, self._left = self._left, None
+        assert hidden is not None
+        return hidden
+
+    def _leave(self, _: nn.Module, __: object, answer: Tensor | tuple[Tensor, ...]) -> None:
+        self._left = answer if isinstance(answer, Tensor) else answer[0]
+
+
 def build(
     spec: ModelSpec, held: Range, *, embedding: bool, head: bool, lora: LoraSettings | None
 ) -> PreTrainedModel:
-    """The model's own class with only layers `held`, and embedding, or norm and head, if asked for.
+    """The model's own class with only layers `held`, and its front, or back and head, if asked for.
 
     Weights are loaded and shared; LoRA's, if `lora` is given, are injected without storage, to be
-    bound later. The model is in evaluation mode: nothing in it draws random numbers.
+    bound later; so is a classifier's score head. The model is in evaluation mode: nothing in it
+    draws random numbers.
 
     Raises InputError if the range is not within the model or a LoRA target is not a projection of
     its layers.
@@ -77,36 +101,29 @@ def build(
         raise InputError(
             f"layers {held.first} to {held.last} are asked of a model that has {spec.layers}"
         )
-    with _BUILDING:
+    with BUILDING:
         return _build(spec, held, embedding=embedding, head=head, lora=lora)
 
 
 @lru_cache(maxsize=8)
 def lora_shapes(spec: ModelSpec, lora: LoraSettings) -> Mapping[str, torch.Size]:
-    """Shape of each LoRA parameter of the whole model, in the model's order; no weight is read.
+    """Shape of each trained parameter of the whole model, in the model's order; no weight is read.
 
-    Raises InputError if a LoRA target is not a projection of the model's layers.
+    These are LoRA's, and a classifier's score head at the end. Raises InputError if a LoRA target
+    is not a projection of the model's layers.
     """
-    with _BUILDING:
-        model = _on_meta(read_config(spec.folder), spec.dtype)
+    with BUILDING:
+        model = on_meta(read_config(spec.folder), spec.dtype, spec.classes)
         _inject_lora(model, lora, spec)
-        return {name: lora_shape(module) for name, module in lora_slots(model).items()}
+        slots = lora_slots(model) | score_slots(model, spec)
+        return {name: lora_shape(module) for name, module in slots.items()}
 
 
-def body_of(model: PreTrainedModel) -> PreTrainedModel:
-    """The part of a causal language model that its head stands on."""
-    return cast("PreTrainedModel", model.base_model)
-
-
-def layers_of(body: PreTrainedModel, spec: ModelSpec) -> nn.ModuleList:
+def layers_of(model: PreTrainedModel, spec: ModelSpec) -> nn.ModuleList:
     """The list of the model's layers."""
-    for child in body.children():
-        if isinstance(child, nn.ModuleList) and len(child) == spec.layers:
-            return child
-    raise InputError(
-        f"models of the family {spec.family!r} can't be cut: they have no plain list of layers",
-        file=str(spec.folder / "config.json"),
-    )
+    layers = model.get_submodule(spec.anatomy.layers)
+    assert isinstance(layers, nn.ModuleList)
+    return layers
 
 
 def lora_slots(model: PreTrainedModel) -> dict[str, nn.Module]:
@@ -118,15 +135,56 @@ def lora_slots(model: PreTrainedModel) -> dict[str, nn.Module]:
     }
 
 
+def score_slots(model: PreTrainedModel, spec: ModelSpec) -> dict[str, nn.Module]:
+    """A classifier's score head, which is trained whole, by the name under which PEFT saves it."""
+    if spec.classes is None:
+        return {}
+    head = spec.anatomy.head
+    return {f"{ADAPTER_PREFIX}{head}.weight": model.get_submodule(head)}
+
+
 def dropouts(model: PreTrainedModel) -> tuple[SeededDropout, ...]:
     """All that has to be told where in a run it is before a forward draws."""
     return tuple(module for module in model.modules() if isinstance(module, SeededDropout))
 
 
 def lora_shape(slot: nn.Module) -> torch.Size:
-    """Shape of the LoRA matrix that a slot applies, [out, in]."""
+    """Shape of the matrix that a slot applies, [out, in]."""
     assert isinstance(slot, nn.Linear)
     return torch.Size((slot.out_features, slot.in_features))
+
+
+def targets(spec: ModelSpec, lora: LoraSettings) -> tuple[str, ...]:
+    """The projections of a layer that get LoRA, by their names in `spec.projections`.
+
+    `auto` means PEFT's own choice for the family; for a family that PEFT has none for, the first of
+    its choices that the layers have. `all-linear` means all. Else a name means, as with PEFT, each
+    projection that it is the end of: `c_proj` both `attn.c_proj` and `mlp.c_proj`.
+
+    Raises InputError if a name is no projection's.
+    """
+    there = tuple(spec.projections)
+    if lora.targets == "all-linear":
+        return there
+    if lora.targets == "auto":
+        known = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+        for names in (known.get(spec.family, [""]), *known.values()):
+            chosen = [_named(there, name) for name in names]
+            if not isinstance(names, str) and all(chosen):
+                return tuple(name for name in there if any(name in part for part in chosen))
+        raise InputError(
+            f"PEFT has no targets for models of the family {spec.family!r}",
+            key="lora.targets",
+            remedy=f"Name some of {', '.join(there)}",
+        )
+    for target in lora.targets:
+        if not _named(there, target):
+            raise InputError(
+                f"the model's layers have no projection {target!r}",
+                key="lora.targets",
+                remedy=f"Name some of {', '.join(sorted(there))}",
+            )
+    return tuple(name for name in there if any(name in _named(there, t) for t in lora.targets))
 
 
 def peft_config(lora: LoraSettings, spec: ModelSpec) -> LoraConfig:
@@ -134,11 +192,13 @@ def peft_config(lora: LoraSettings, spec: ModelSpec) -> LoraConfig:
     return LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
-        target_modules=list(lora.targets),
+        target_modules=list(targets(spec, lora)),
+        fan_in_fan_out=spec.transposed,
         lora_dropout=lora.dropout,
         use_rslora=lora.rslora,
         bias="none",
-        task_type="CAUSAL_LM",
+        modules_to_save=None if spec.classes is None else [spec.anatomy.head],
+        task_type="CAUSAL_LM" if spec.classes is None else "SEQ_CLS",
         inference_mode=True,
         base_model_name_or_path=str(spec.folder),
     )
@@ -147,21 +207,22 @@ def peft_config(lora: LoraSettings, spec: ModelSpec) -> LoraConfig:
 def _build(
     spec: ModelSpec, held: Range, *, embedding: bool, head: bool, lora: LoraSettings | None
 ) -> PreTrainedModel:
-    config = read_config(spec.folder)
-    config.use_cache = False
-    model = _on_meta(config, spec.dtype)
-    body = body_of(model)
-    layers = layers_of(body, spec)
+    model = on_meta(read_config(spec.folder), spec.dtype, spec.classes)
+    if spec.classes is not None and model.config.pad_token_id is None:
+        model.config.pad_token_id = 0  # without one, a classifier takes no second row
+    stored = _stored(spec, weights_stamp(spec.folder))
+    if head:
+        for slot in score_slots(model, spec).values():
+            slot._parameters["weight"] = None
+    layers = layers_of(model, spec)
     for number in range(spec.layers):
         if number not in held:
-            layers[number] = Hole()
-    if not embedding:
-        body.set_input_embeddings(Hole())
-    if not head:
-        setattr(body, _final_norm(body, spec), Hole())
-        setattr(model, _head_name(model, spec), Hole())
-    _rebuild_buffers(model, config)
-    _load(model, spec)
+            layers[number] = Hole(layers[number], spec.anatomy.answer)
+    for names, wanted in ((spec.anatomy.front, embedding), (spec.anatomy.back, head)):
+        for name in () if wanted else names:
+            model.set_submodule(name, Absent(model.get_submodule(name)))
+    _load(model, spec, stored)
+    rebuild_buffers(model)
     if lora is not None and len(held):
         _inject_lora(model, lora, spec)
     model.requires_grad_(False)
@@ -169,28 +230,12 @@ def _build(
     return model
 
 
-def _on_meta(config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
-    """The whole model of a configuration without any storage."""
-    make: Callable[..., PreTrainedModel] = AutoModelForCausalLM.from_config
-    with torch.device("meta"):
-        return make(config, dtype=dtype)
-
-
 def _inject_lora(model: PreTrainedModel, lora: LoraSettings, spec: ModelSpec) -> None:
     """Let PEFT put LoRA, on the meta device, beside the targets in the layers that are there."""
-    inside = {
-        name.rpartition(".")[2]
-        for name, module in layers_of(body_of(model), spec).named_modules()
-        if isinstance(module, nn.Linear)
-    }
-    for target in lora.targets:
-        if target not in inside:
-            raise InputError(
-                f"the model's layers have no projection {target!r}",
-                key="lora.targets",
-                remedy=f"Name some of {', '.join(sorted(inside))}",
-            )
-    inject_adapter_in_model(peft_config(lora, spec), model, low_cpu_mem_usage=True)
+    config = peft_config(lora, spec)
+    config.modules_to_save = None
+    config.init_lora_weights = False
+    inject_adapter_in_model(config, layers_of(model, spec), low_cpu_mem_usage=True)
     _seed_dropout(model, lora)
     if lora.fused:
         fuse(model, lora.scaling)
@@ -205,45 +250,26 @@ def _seed_dropout(model: PreTrainedModel, lora: LoraSettings) -> None:
             model.set_submodule(name, SeededDropout(lora.dropout, parameter))
 
 
-def _head_name(model: PreTrainedModel, spec: ModelSpec) -> str:
-    get: Callable[[], nn.Module] = model.get_output_embeddings
-    head = get()
-    for name, child in model.named_children():
-        if child is head:
-            return name
-    raise InputError(
-        f"models of the family {spec.family!r} can't be cut: their head was not found",
-        file=str(spec.folder / "config.json"),
-    )
+def _named(there: tuple[str, ...], target: str) -> tuple[str, ...]:
+    """The projections that a target's name means, as PEFT takes it."""
+    return tuple(name for name in there if name == target or name.endswith(f".{target}"))
 
 
-def _final_norm(body: PreTrainedModel, spec: ModelSpec) -> str:
-    if not isinstance(getattr(body, "norm", None), nn.Module):
-        raise InputError(
-            f"models of the family {spec.family!r} can't be cut: their final norm was not found",
-            file=str(spec.folder / "config.json"),
-        )
-    return "norm"
+@lru_cache(maxsize=8)
+def _stored(spec: ModelSpec, stamp: int) -> Mapping[str, str]:  # noqa: ARG001 - files may change
+    """Which parameters have another name in the folder's files, and which."""
+    return stored_names(spec.folder, on_meta(read_config(spec.folder), spec.dtype, spec.classes))
 
 
-def _rebuild_buffers(model: PreTrainedModel, config: PretrainedConfig) -> None:
-    """Make anew the modules whose buffers are computed, and so in no file (rotary embeddings)."""
-    stale = [
-        name
-        for name, module in model.named_modules()
-        if any(buffer.is_meta for buffer in module.buffers(recurse=False))
-    ]
-    for name in stale:
-        model.set_submodule(name, type(model.get_submodule(name))(config))
-
-
-def _load(model: PreTrainedModel, spec: ModelSpec) -> None:
+def _load(model: PreTrainedModel, spec: ModelSpec, stored: Mapping[str, str]) -> None:
     """Put the shared weights in the places of the meta tensors; tied ones are one object."""
     tied: dict[str, str] = model.all_tied_weights_keys
     named = dict(model.named_parameters(remove_duplicate=False))
-    weights = base_weights(spec.folder, [tied.get(name, name) for name in named], spec.dtype)
+    source = {name: tied.get(name, name) for name in named}
+    files = {name: stored.get(origin, origin) for name, origin in source.items()}
+    weights = base_weights(spec.folder, files.values(), spec.dtype)
     for name, meta in named.items():
-        weight = weights[tied.get(name, name)]
+        weight = weights[files[name]]
         if weight.shape != meta.shape:
             raise InputError(
                 f"{name} is {list(weight.shape)}, and config.json asks for {list(meta.shape)}",

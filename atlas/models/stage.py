@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Self, cast
 
 import torch
@@ -47,11 +47,13 @@ class Stage:
         self._dropouts = skeleton.dropouts(front)
         self._lock = threading.Lock()
         self._front = skeleton.body_of(front)
-        numbered = skeleton.layers_of(self._front, spec)
+        numbered = skeleton.layers_of(front, spec)
         self._entry = skeleton.Entry(numbered[min(layers.first, spec.layers - 1)])
+        self._exit = skeleton.Exit(numbered[max(layers.last - 1, 0)])
         self._back = back
         if back is not None:
-            self._back_entry = skeleton.Entry(skeleton.layers_of(skeleton.body_of(back), spec)[0])
+            self.slots |= skeleton.score_slots(back, spec)
+            self._back_entry = skeleton.Entry(skeleton.layers_of(back, spec)[-1])
 
     @classmethod
     def load(
@@ -87,24 +89,29 @@ class Stage:
         Without `draws` nothing is dropped out.
         """
         with self._lock, self._lent(parameters, draws):
-            output = self._front(inputs_embeds=self._entry.put(hidden), use_cache=False)
-        return cast("Tensor", output.last_hidden_state)
+            self._front(input_ids=self._entry.put(hidden))
+            return self._exit.take()
 
     def run_tokens(
         self, tokens: Tensor, parameters: Mapping[str, Tensor], draws: Draws | None = None
     ) -> Tensor:
         """Token ids [b, t] → hidden state [b, t, h] behind the last layer held, with its graph."""
         with self._lock, self._lent(parameters, draws):
-            output = self._front(input_ids=tokens, use_cache=False)
-        return cast("Tensor", output.last_hidden_state)
+            self._front(input_ids=tokens)
+            return self._exit.take()
 
-    def logits(self, rows: Tensor) -> Tensor:
-        """Hidden states [n, h] behind the model's last layer → logits [n, vocabulary]."""
+    def logits(self, rows: Tensor, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Hidden states [n, h] behind the model's last layer → logits [n, vocabulary or classes].
+
+        Each row is run as a text of one token: there are no layers here in which it could see more.
+        A classifier's score head is one of the client's `parameters`.
+        """
         if self._back is None:
             raise RuntimeError("this stage holds no head: only one loaded with ends=True does")
-        with self._lock:
-            output = self._back(inputs_embeds=self._back_entry.put(rows[None]), use_cache=False)
-        return cast("Tensor", output.logits)[0]
+        lent = nullcontext() if parameters is None else self._lent(parameters, None)
+        with self._lock, lent:
+            output = self._back(input_ids=self._back_entry.put(rows[:, None]))
+        return cast("Tensor", output.logits).reshape(len(rows), -1)
 
     @contextmanager
     def _lent(self, parameters: Mapping[str, Tensor], draws: Draws | None) -> Iterator[None]:
@@ -131,6 +138,7 @@ def whole_model(
     KeyError if the adapter lacks a parameter.
     """
     model = skeleton.build(spec, spec.whole, embedding=True, head=True, lora=lora)
-    for name, module in skeleton.lora_slots(model).items():
+    slots = skeleton.lora_slots(model) | skeleton.score_slots(model, spec)
+    for name, module in slots.items():
         module._parameters["weight"] = Parameter(adapter[name].clone(), requires_grad=False)
     return model

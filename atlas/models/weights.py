@@ -17,6 +17,9 @@ from weakref import WeakValueDictionary
 import torch
 from safetensors import SafetensorError, safe_open
 from torch.nn import Parameter
+from transformers import PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightRenaming, rename_source_key
 
 from topologies import InputError
 
@@ -59,6 +62,34 @@ def base_weights(folder: Path, names: Iterable[str], dtype: torch.dtype) -> dict
     return found
 
 
+def stored_names(folder: Path, model: PreTrainedModel) -> dict[str, str]:
+    """Under which names a folder's files have the parameters of a whole model that have others.
+
+    Checkpoints of a family's bare model lack the name that a head puts before all others, and old
+    ones have names that have changed since: both are told apart by transformers' own rules. Raises
+    InputError if the folder has no safetensors.
+    """
+    rules = [rule for rule in get_model_conversion_mapping(model) if type(rule) is WeightRenaming]
+    state = model.state_dict()
+    stored = {}
+    for name in _files(folder.resolve()):
+        if name not in state:
+            here, _ = rename_source_key(name, rules, [], model.base_model_prefix, state)
+            stored[here] = name
+    return stored
+
+
+def weights_stamp(folder: Path) -> int:
+    """What changes when other weights are put into the folder."""
+    files = (folder / "model.safetensors.index.json", folder / "model.safetensors")
+    return max((file.stat().st_mtime_ns for file in files if file.is_file()), default=0)
+
+
+def holds(folder: Path, name: str) -> bool:
+    """Whether the folder's files have a tensor. Raises InputError if there are no safetensors."""
+    return name in _files(folder.resolve())
+
+
 def require_readable(folder: Path) -> None:
     """Raises InputError unless all of a model's weight files are there and whole."""
     for file in sorted(set(_files(folder.resolve()).values())):
@@ -81,6 +112,13 @@ def _files(folder: Path) -> dict[str, Path]:
                 remedy=WRONG_WEIGHTS,
             ) from error
     if not single.is_file():
+        if pickled := sorted(folder.glob("*.bin")):
+            raise InputError(
+                "the model's weights are pickled, and what is pickled can run a stranger's code",
+                file=str(pickled[0]),
+                remedy="Load the model where you trust it and save it with save_pretrained, which "
+                "writes safetensors",
+            )
         raise InputError(
             "the model's weights are not here",
             file=str(single),

@@ -54,12 +54,16 @@ class Link(Event):
 
 
 class Paired(Event):
-    """A client was given its chain of hosts, and for each part of it the ranked stand-ins."""
+    """A client was given its chain of hosts, and for each part of it the ranked stand-ins.
+
+    `codec` is how its hidden states and gradients cross.
+    """
 
     client: str
     neighborhood: str = ""
     chain: tuple[Link, ...] = ()
     stand_ins: tuple[tuple[str, ...], ...] = ()
+    codec: str = "fp32"
 
 
 class Step(Event):

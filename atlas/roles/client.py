@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import msgpack
 import numpy as np
+from torch import Tensor
 
 from atlas.models import (
     AdapterState,
@@ -25,9 +26,10 @@ from atlas.models import (
     join_adapters,
     slice_adapter,
 )
+from atlas.models.codec import Codec
 from atlas.models.dropout import Draws
 from atlas.models.optimizer import FlatAdamW, clip_scale
-from atlas.models.tensors import pack, unpack
+from atlas.models.tensors import Packed, pack, touched, unpack
 from atlas.protocol import (
     ADAPTERS,
     SIGNATURES,
@@ -201,7 +203,8 @@ class Client:
             loss = 0.0
             for micro, batch in enumerate(batches):
                 draws = self._settings.draws(self._node.name, number, step, micro)
-                loss += await self._gradients(session, batch, labels, draws)
+                codec = self._settings.codec(self._node.name)
+                loss += await self._gradients(session, batch, labels, draws, codec)
             await self._commit(session, number, step)
             self._node.note(
                 "step",
@@ -276,11 +279,17 @@ class Client:
         return [*own.values(), *(norm for span in self._spans for norm in span.norms or ())]
 
     async def _gradients(
-        self, session: Session, batch: Batch, labels: int, draws: Draws | None
+        self,
+        session: Session,
+        batch: Batch,
+        labels: int,
+        draws: Draws | None,
+        codec: Codec = "fp32",
     ) -> float:
         """One batch up to the point where its step can be committed: gradients are held everywhere.
 
-        Its loss, as part of that of a step with `labels` labels.
+        Its loss, as part of that of a step with `labels` labels. What crosses is encoded once, and
+        goes from host to host as it comes.
         """
         spec, lora = self._settings.spec, self._settings.lora
         shape = (batch.tokens.shape[0], batch.tokens.shape[1])
@@ -289,19 +298,26 @@ class Client:
             lambda: session.embed(batch.tokens, draws),
             flops=costs.forward_flops(spec, lora, ends, *shape),
         )
+        crossing = self._pack("hidden", hidden, codec, batch.needed)
         for span in self._spans:
-            hidden = await span.forward(hidden)
+            crossing = await span.forward(crossing)
+        received = unpack(*crossing)["hidden"]
         loss, gradient = await self._node.compute(
-            lambda: session.loss(hidden, batch.targets, labels),
+            lambda: session.loss(received, batch.targets, labels),
             flops=costs.head_flops(spec, _labels(batch)),
         )
+        crossing = self._pack("gradient", gradient, codec, touched(gradient))
         for span in reversed(self._spans):
-            gradient = await span.backward(gradient)
+            crossing = await span.backward(crossing)
+        returned = unpack(*crossing)["gradient"]
         await self._node.compute(
-            lambda: session.backward(gradient),
+            lambda: session.backward(returned),
             flops=costs.backward_flops(spec, lora, ends, *shape),
         )
         return loss
+
+    def _pack(self, name: str, tensor: Tensor, codec: Codec, rows: Tensor) -> Packed:
+        return pack({name: tensor}, codec, rows if self._settings.split.packed else None)
 
     def _batch(self, number: int, step: int, micro: int = 0) -> Batch:
         """The text of a micro-batch; the signature's, of round -1, are steps of one."""

@@ -12,10 +12,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import torch
-
 from atlas.models import AdapterState
 from atlas.models.optimizer import FlatAdamW
+from atlas.models.tensors import Packed
 from atlas.roles.seat import Backed, Seat
 
 
@@ -33,8 +32,8 @@ class Known:
 class _Sent:
     """What was sent of one step, micro-batch by micro-batch, and how it was committed."""
 
-    hidden: list[torch.Tensor] = field(default_factory=list)
-    gradients: list[torch.Tensor] = field(default_factory=list)
+    hidden: list[Packed] = field(default_factory=list)
+    gradients: list[Packed] = field(default_factory=list)
     scale: float | None = None
 
 
@@ -80,15 +79,15 @@ class History:
 
     # The step at hand.
 
-    def send_forward(self, hidden: torch.Tensor) -> None:
+    def send_forward(self, hidden: Packed) -> None:
         """The next half is to send this."""
         self._sent.hidden.append(hidden)
 
-    def send_backward(self, gradient: torch.Tensor) -> None:
+    def send_backward(self, gradient: Packed) -> None:
         """The next half is to send this."""
         self._sent.gradients.append(gradient)
 
-    async def forward(self, seat: Seat, half: int) -> torch.Tensor:
+    async def forward(self, seat: Seat, half: int) -> Packed:
         """That half of the step at a host, an even one."""
         micro = half // 2
         parameters = {} if self.kept is None or micro else self.kept.parameters

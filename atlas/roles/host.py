@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from atlas.models import AdapterState, ProtocolError, Range, Session, Stage, costs
-from atlas.models.tensors import pack, unpack
+from atlas.models.tensors import Packed, pack, touched, unpack, written
 from atlas.protocol import (
     CONTROL,
     Accepted,
@@ -317,14 +317,18 @@ class Host:
         match request:
             case Forward():
                 tensors = self._tensors(message, request.manifest)
+                codec, rows = written(request.manifest, message.payload, "hidden")
                 output = await self._forward(hosted, request.micro, tensors)
-                await self._send(message, {"hidden": output})
+                await self._send(message, pack({"hidden": output}, codec, rows))
             case Backward():
                 tensors = self._tensors(message, request.manifest)
+                codec, rows = written(request.manifest, message.payload, "gradient")
                 back = await self._backward(hosted, request.micro, tensors)
                 norms = await self._norms(hosted)
                 held = self._hand_out(hosted) if request.gradients else {}
-                await self._send(message, {"gradient": back, **held}, norms=norms)
+                rows = None if rows is None else touched(back)
+                packed = pack({"gradient": back}, codec, rows).with_(pack(held))
+                await self._send(message, packed, norms=norms)
             case Replay():
                 tensors = self._tensors(message, request.manifest)
                 gradient = {"gradient": tensors.pop("gradient", torch.empty(0))}
@@ -355,9 +359,9 @@ class Host:
             case AskSnapshot() | Collect() if hosted.bare:
                 raise ProtocolError(f"{message.source} asks for parameters that it keeps itself")
             case AskSnapshot():
-                await self._send(message, hosted.session.snapshot())
+                await self._send(message, pack(hosted.session.snapshot()))
             case Collect():
-                await self._send(message, hosted.session.adapter())
+                await self._send(message, pack(hosted.session.adapter()))
 
     async def _forward(self, hosted: _Hosted, micro: int, tensors: AdapterState) -> torch.Tensor:
         """Runs a micro-batch; the first of a step begins the step again, from parameters that came
@@ -425,7 +429,9 @@ class Host:
             )
 
     def _tensors(self, message: Message, manifest: Manifest) -> AdapterState:
-        return unpack(manifest, message.payload)
+        """What came; no tensor is made larger than the largest batch of this run makes it."""
+        limit_bytes = self._settings.largest_hidden_bytes
+        return unpack(manifest, message.payload, limit_bytes=limit_bytes)
 
     def _hidden(self, tensors: AdapterState, name: str) -> torch.Tensor:
         """Takes out a hidden state or its gradient, [b, t, h], for which there is memory."""
@@ -437,15 +443,11 @@ class Host:
         return tensor
 
     async def _send(
-        self,
-        message: Message,
-        tensors: AdapterState,
-        *,
-        norms: list[float] | None = None,
+        self, message: Message, packed: Packed, *, norms: list[float] | None = None
     ) -> None:
         """Answers with tensors, for the purpose for which it was asked."""
-        manifest, buffers = pack(tensors)
-        await message.reply(Tensors(manifest=manifest, norms=norms).header(), buffers)
+        header = Tensors(manifest=packed.manifest, norms=norms).header()
+        await message.reply(header, packed.buffers)
 
 
 class _RefusalError(Exception):

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from atlas.models import AdapterState, ProtocolError, Range
-from atlas.models.tensors import pack, unpack
+from atlas.models.tensors import Buffer, Packed, pack, unpack, written
 from atlas.protocol import (
     ACTIVATIONS,
     ADAPTERS,
@@ -67,11 +67,11 @@ class LostHostError(Exception):
 
 
 class Backed(NamedTuple):
-    """What comes of going back: the gradient [b, t, h] of what went in, those of the parameters
-    where the client keeps them, and norms of all of them where the step is to be clipped.
+    """What comes of going back: the gradient of what went in, packed, those of the parameters where
+    the client keeps them, and norms of all of them where the step is to be clipped.
     """
 
-    gradient: torch.Tensor
+    gradient: Packed
     parameters: AdapterState
     norms: list[float] | None
 
@@ -115,28 +115,29 @@ class Seat:
         await self._request(request, buffers, ADAPTERS)
 
     async def forward(
-        self, step: int, micro: int, hidden: torch.Tensor, parameters: Mapping[str, torch.Tensor]
-    ) -> torch.Tensor:
-        """Hidden state in, hidden state out, [b, t, h]; with parameters where the client keeps
+        self, step: int, micro: int, hidden: Packed, parameters: Mapping[str, torch.Tensor]
+    ) -> Packed:
+        """Hidden state in, hidden state out, packed alike; with parameters where the client keeps
         them.
         """
-        manifest, buffers = pack({"hidden": hidden, **parameters})
+        manifest, buffers = hidden.with_(pack(parameters))
         request = Forward(**self._state(step), micro=micro, manifest=manifest)
-        _, (output,) = await self._tensors(request, buffers, ACTIVATIONS, {"hidden": hidden})
+        _, output, _ = await self._passed(request, buffers, ACTIVATIONS, hidden, {})
         return output
 
     async def backward(
-        self, step: int, micro: int, gradient: torch.Tensor, parameters: AdapterState, norms: int
+        self, step: int, micro: int, gradient: Packed, parameters: AdapterState, norms: int
     ) -> Backed:
-        """Gradient in, gradient out, [b, t, h]; those of these parameters, if there are any; and
+        """Gradient in, gradient out, packed alike; those of these parameters, if there are any; and
         so many norms.
         """
-        manifest, buffers = pack({"gradient": gradient})
+        manifest, buffers = gradient
         request = Backward(
             **self._state(step), micro=micro, manifest=manifest, gradients=bool(parameters)
         )
-        expected = {"gradient": gradient, **parameters}
-        body, (back, *gradients) = await self._tensors(request, buffers, GRADIENTS, expected)
+        body, back, gradients = await self._passed(
+            request, buffers, GRADIENTS, gradient, parameters
+        )
         if norms and len(body.norms or ()) != norms:
             raise self._nonsense(f"other than {norms} norms")
         return Backed(back, dict(zip(parameters, gradients, strict=True)), body.norms)
@@ -145,14 +146,14 @@ class Seat:
         self,
         step: int,
         micro: int,
-        hidden: torch.Tensor,
-        gradient: torch.Tensor,
+        hidden: Packed,
+        gradient: Packed,
         scale: float | None,
     ) -> None:
         """Lets the host do again what another had done; `scale` is that of the commit, if it is
         time for one.
         """
-        manifest, buffers = pack({"hidden": hidden, "gradient": gradient})
+        manifest, buffers = hidden.with_(gradient)
         request = Replay(**self._state(step), micro=micro, scale=scale, manifest=manifest)
         await self._request(request, buffers, ACTIVATIONS)
 
@@ -172,12 +173,12 @@ class Seat:
             expected[f"{name}.exp_avg"] = expected[f"{name}.exp_avg_sq"] = tensor
         expected["step"] = torch.zeros(())
         request = AskSnapshot(**self._state(step))
-        _, tensors = await self._tensors(request, (), RECOVERY, expected)
+        tensors = await self._tensors(request, (), RECOVERY, expected)
         return {name: tensor.clone() for name, tensor in zip(expected, tensors, strict=True)}
 
     async def collect(self, step: int, like: AdapterState) -> AdapterState:
         """The adapter after `step` steps."""
-        _, tensors = await self._tensors(Collect(**self._state(step)), (), ADAPTERS, like)
+        tensors = await self._tensors(Collect(**self._state(step)), (), ADAPTERS, like)
         return {name: tensor.clone() for name, tensor in zip(like, tensors, strict=True)}
 
     async def commit(self, step: int, scale: float) -> None:
@@ -210,17 +211,47 @@ class Seat:
     async def _tensors(
         self,
         request: HostRequest,
-        payload: Sequence[memoryview],
+        payload: Sequence[Buffer],
         purpose: str,
         like: Mapping[str, torch.Tensor],
-    ) -> tuple[Tensors, list[torch.Tensor]]:
-        """The answer and its tensors, in the order of `like`, of its names, shapes and dtypes."""
+    ) -> list[torch.Tensor]:
+        """The answer's tensors, in the order of `like`, of its names, shapes and dtypes."""
+        _, packed = await self._packed(request, payload, purpose)
+        return self._unpacked(packed, like)
+
+    async def _passed(
+        self,
+        request: HostRequest,
+        payload: Sequence[Buffer],
+        purpose: str,
+        sent: Packed,
+        like: Mapping[str, torch.Tensor],
+    ) -> tuple[Tensors, Packed, list[torch.Tensor]]:
+        """The answer; what comes of the tensor sent, packed alike, to go on as it is; and tensors
+        as `_tensors` gives them.
+        """
+        body, packed = await self._packed(request, payload, purpose)
+        passed, others = packed.parted(1)
+        if passed.manifest != sent.manifest:
+            raise self._nonsense(f"{passed.manifest} where {sent.manifest} belongs")
+        try:
+            written(*passed, sent.manifest[0]["name"])
+        except ProtocolError as error:
+            raise self._nonsense(str(error)) from None
+        return body, passed, self._unpacked(others, like)
+
+    async def _packed(
+        self, request: HostRequest, payload: Sequence[Buffer], purpose: str
+    ) -> tuple[Tensors, Packed]:
         reply = await self._request(request, payload, purpose)
         body = parse(reply)
         if not isinstance(body, Tensors):
             raise self._nonsense(f"{body.kind!r} where tensors belong")
+        return body, Packed(body.manifest, reply.payload)
+
+    def _unpacked(self, packed: Packed, like: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
         try:
-            tensors = unpack(body.manifest, reply.payload)
+            tensors = unpack(*packed)
         except ProtocolError as error:
             raise self._nonsense(str(error)) from None
         if tensors.keys() != like.keys():
@@ -228,10 +259,10 @@ class Seat:
         for name, tensor in tensors.items():
             if tensor.shape != like[name].shape or tensor.dtype != like[name].dtype:
                 raise self._nonsense(f"{name} in another shape")
-        return body, [tensors[name] for name in like]
+        return [tensors[name] for name in like]
 
     async def _request(
-        self, request: HostRequest, payload: Sequence[memoryview], purpose: str
+        self, request: HostRequest, payload: Sequence[Buffer], purpose: str
     ) -> Message:
         """The answer, or LostHostError as soon as hope ends."""
         size = sum(len(part) for part in payload)
@@ -246,7 +277,7 @@ class Seat:
             raise
 
     async def _ask_and_feel_pulse(
-        self, request: HostRequest, payload: Sequence[memoryview], purpose: str, size: int
+        self, request: HostRequest, payload: Sequence[Buffer], purpose: str, size: int
     ) -> Message:
         loop = asyncio.get_running_loop()
         pulse_s = self._pace.pulse_s(self.host, request.kind, size)
@@ -267,7 +298,7 @@ class Seat:
             await asyncio.gather(*ending, return_exceptions=True)
 
     async def _ask(
-        self, request: HostRequest, payload: Sequence[memoryview], purpose: str, size: int
+        self, request: HostRequest, payload: Sequence[Buffer], purpose: str, size: int
     ) -> Message:
         """One question. `size`: the bytes that go with it, or that are on the way before it."""
         asked_s = self._node.now

@@ -13,11 +13,11 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
 
 from atlas.config import Recovery
 from atlas.models import AdapterState, Range
 from atlas.models.optimizer import FlatAdamW
+from atlas.models.tensors import Packed
 from atlas.protocol import PATIENCE_S, UnansweredError
 from atlas.roles.candidates import Candidate, Shunned, Where, in_order
 from atlas.roles.history import History, Known
@@ -111,8 +111,8 @@ class SpanCaller:
             round_, known, like=self.like, micros=self._micros, clips=self._clips, kept=kept
         )
 
-    async def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Hidden state in, hidden state out, [b, t, h]: the next micro-batch of the step."""
+    async def forward(self, hidden: Packed) -> Packed:
+        """Hidden state in, hidden state out, packed alike: the next micro-batch of the step."""
         history, half = self._history, self._history.halves
         if not half:
             await self._return()
@@ -121,8 +121,8 @@ class SpanCaller:
         self._answered()
         return output
 
-    async def backward(self, gradient: torch.Tensor) -> torch.Tensor:
-        """Gradient in, gradient out, [b, t, h].
+    async def backward(self, gradient: Packed) -> Packed:
+        """Gradient in, gradient out, packed alike.
 
         Where the step is to be clipped, `norms` of its gradients are known after its last one.
         """

@@ -260,6 +260,43 @@ def test_a_chain_of_hosts_that_die_trains_the_adapters_of_one_host(
     assert_same_adapters(lives[3, CHURN].trained, lives[1, None].trained)
 
 
+def test_tensors_in_int8_are_sent_again_as_they_were_so_faults_change_no_bit(
+    prepared: Prepared, calm: Life
+) -> None:
+    codecs = dict.fromkeys(prepared.settings.clients, "int8")
+    split = prepared.settings.split.model_copy(update={"spans": 2})
+    settings = dataclasses.replace(prepared.settings, codecs=codecs, split=split)
+    coarse = dataclasses.replace(prepared, settings=settings)
+    steady = live(coarse)
+    second = {
+        note.fields["client"]: note.time_s
+        for note in steady.events("step")
+        if (note.fields["round"], note.fields["step"]) == (0, 1)
+    }
+    strikes = [
+        f"{{at: {second[client]} s, crash: hosts of {client}, for: 5 s}}"
+        for client in ("client-0", "client-7")
+    ]
+    struck = live(coarse, f"name: struck\ntimeline: [{', '.join(strikes)}]")
+
+    assert sum(note.fields["replayed"] for note in struck.events("repaired")) >= 2
+    assert_same_adapters(struck.trained, steady.trained)
+    assert {note.fields["codec"] for note in steady.events("paired")} == {"int8"}
+    for name, adapter in steady.trained.adapters.items():
+        for parameter, tensor in adapter.items():
+            assert not torch.equal(tensor, calm.trained.adapters[name][parameter])
+    second_span = steady.events("paired")[0].fields["chain"][1]["first"]
+    came, went_on = set(), []
+    for _, to, frame in steady.frames:
+        header = unpack(frame.body)
+        if to.startswith("client-") and header["kind"] == "tensors":
+            came.add(bytes(frame.payload[0]))
+        elif header["kind"] == "forward" and header["first"] == second_span:
+            went_on.append(bytes(frame.payload[0]))
+    assert went_on
+    assert came.issuperset(went_on), "what one host sends goes on to the next as it came"
+
+
 def test_two_processes_under_another_hash_seed_give_the_same_digest(
     prepared: Prepared, stormy: Life, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -436,3 +473,30 @@ def test_a_model_folder_and_text_of_ones_own_take_the_place_of_the_bundled_ones(
     assert [task.name for task in prepared.tasks] == ["sums", "stdlib-unicode"]
     assert sorted(prepared.truth.values()) == ["stdlib-unicode"] * 4 + ["sums"] * 4
     assert trained.adapters
+
+
+def test_pairing_by_another_rule_changes_hosts_and_not_the_adapters(
+    prepared: Prepared, calm: Life
+) -> None:
+    split = prepared.settings.split.model_copy(update={"pairing": "titanic"})
+    settings = dataclasses.replace(prepared.settings, split=split)
+    other = live(dataclasses.replace(prepared, settings=settings))
+
+    def hosts(life: Life) -> list[str]:
+        return [span["host"] for note in life.events("paired") for span in note.fields["chain"]]
+
+    assert hosts(other) != hosts(calm)
+    assert len(set(hosts(other))) == len(hosts(other))
+    assert_same_adapters(other.trained, calm.trained)
+
+
+def test_the_cut_is_chosen_before_the_run_and_stands_in_its_config() -> None:
+    assets.forbid_hub()
+    chosen = experiment.prepare(
+        config.load("tiny", ["faults=none", "split.client_layers=auto", *SETTINGS]), Quiet()
+    )
+
+    layers = chosen.config.split.client_layers
+    assert layers == chosen.settings.split.client_layers
+    assert layers in range(1, chosen.settings.spec.layers)
+    assert chosen.config.complete()["split"]["client_layers"] == layers

@@ -22,7 +22,7 @@ import broker
 import faults
 import topologies
 from atlas.config import Aggregation, Recovery, SignatureSettings, Split, Training
-from atlas.models import LoraSettings, Range, slice_adapter
+from atlas.models import LoraSettings, Range, slice_adapter, tensors
 from atlas.models.optimizer import FlatAdamW
 from atlas.models.tensors import pack
 from atlas.protocol import Accepted, Refused, Tensors, parse
@@ -129,10 +129,12 @@ async def train(node: Node, settings: RunSettings) -> str:
     generator = torch.Generator().manual_seed(7)
     for step in range(STEPS):
         for _ in range(MICROS):
-            hidden = torch.randn(2, 8, settings.spec.hidden, generator=generator)
+            drawn = torch.randn(2, 8, settings.spec.hidden, generator=generator)
+            hidden = pack({"hidden": drawn})
             for caller in callers:
                 hidden = await caller.forward(hidden)
-            gradient = hidden / hidden.norm()
+            (came,) = tensors.unpack(*hidden).values()
+            gradient = pack({"gradient": came / came.norm()})
             for caller in reversed(callers):
                 gradient = await caller.backward(gradient)
         total = sum(sum(caller.norms or ()) for caller in callers)
@@ -370,8 +372,8 @@ def test_a_snapshot_that_comes_while_a_stand_in_replays_older_steps_disturbs_nob
     calls: list[tuple[str, int]] = []
     history = History(0, Known(0, None), like={}, micros=1, clips=False, kept=None)
     for step in range(3):
-        history.send_forward(torch.full((1, 1, 1), float(step)))
-        history.send_backward(torch.full((1, 1, 1), float(step)))
+        history.send_forward(pack({"hidden": torch.full((1, 1, 1), float(step))}))
+        history.send_backward(pack({"gradient": torch.full((1, 1, 1), float(step))}))
         history.committed(1.0)
 
     class Recording:
@@ -451,8 +453,8 @@ def test_a_host_takes_each_message_in_the_states_it_belongs_to_and_refuses_it_in
         if micro:
             header["micro"] = int(micro[0])
             names = {"forward": ["hidden"], "backward": ["gradient"]}
-            tensors = dict.fromkeys(names.get(kind, ["hidden", "gradient"]), hidden)
-            header["manifest"], payload = pack(tensors)
+            sent = dict.fromkeys(names.get(kind, ["hidden", "gradient"]), hidden)
+            header["manifest"], payload = pack(sent)
         more: dict[str, dict[str, object]] = {
             "open": {"round": 0, "manifest": None},
             "sketch": {"dimensions": 8},

@@ -12,6 +12,7 @@ import broker
 import faults
 import topologies
 from atlas.models import Range
+from atlas.models.tensors import pack
 from atlas.protocol import (
     Accepted,
     Alive,
@@ -58,7 +59,7 @@ async def client(node: Node, *, tokens: int = 2, steps: int = 1) -> float:
     )
     await caller.begin(0, Known(0, None), steps=steps)
     for _ in range(steps):
-        await caller.forward(torch.zeros(1, tokens, 3))
+        await caller.forward(pack({"hidden": torch.zeros(1, tokens, 3)}))
         await caller.commit(scale=1.0, rate=1e-3)
     assert caller.host is not None
     node.note("served", host=caller.host)
@@ -98,14 +99,15 @@ def live(
     bandwidth: str = "10 Mbit/s",
     tokens: int = 2,
     steps: int = 1,
-    **patience: float,
+    opening_s: float = 0.0,
+    thinking_s: float = 0.0,
 ) -> tuple[float, list[Note]]:
     """What became of it: when the client had its answer, and the notes."""
     notes: list[Note] = []
     run = broker.run(
         {
             "client": functools.partial(client, tokens=tokens, steps=steps),
-            "host": functools.partial(host, **patience),
+            "host": functools.partial(host, opening_s=opening_s, thinking_s=thinking_s),
             "other": host,
         },
         topology=topologies.parse(NETWORK.format(bandwidth=bandwidth)),

@@ -455,11 +455,7 @@ def test_a_host_takes_each_message_in_the_states_it_belongs_to_and_refuses_it_in
             names = {"forward": ["hidden"], "backward": ["gradient"]}
             sent = dict.fromkeys(names.get(kind, ["hidden", "gradient"]), hidden)
             header["manifest"], payload = pack(sent)
-<<<<<<< HEAD
         more: dict[str, dict[str, object]] = {
-=======
-        header |= {
->>>>>>> main
             "open": {"round": 0, "manifest": None},
             "sketch": {"dimensions": 8},
             "commit": {"scale": 1.0},

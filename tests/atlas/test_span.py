@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import itertools
+from collections.abc import Sequence
 
 import torch
 
@@ -12,11 +13,7 @@ import broker
 import faults
 import topologies
 from atlas.models import Range
-<<<<<<< HEAD
-from atlas.models.tensors import pack
-=======
 from atlas.models.tensors import pack, touched
->>>>>>> main
 from atlas.protocol import (
     Accepted,
     Alive,
@@ -63,12 +60,8 @@ async def client(node: Node, *, tokens: int = 2, steps: int = 1) -> float:
     )
     await caller.begin(0, Known(0, None), steps=steps)
     for _ in range(steps):
-<<<<<<< HEAD
-        await caller.forward(pack({"hidden": torch.zeros(1, tokens, 3)}))
-=======
         rows = torch.ones(1, tokens, dtype=torch.bool)
         await caller.forward(pack({"hidden": torch.zeros(1, tokens, 3)}, rows=rows))
->>>>>>> main
         await caller.commit(scale=1.0, rate=1e-3)
     assert caller.host is not None
     node.note("served", host=caller.host)
@@ -76,20 +69,19 @@ async def client(node: Node, *, tokens: int = 2, steps: int = 1) -> float:
 
 
 async def host(node: Node, *, opening_s: float = 0.0, thinking_s: float = 0.0) -> None:
-    """Takes its time to open and to compute, and knows its sessions, as hosts do."""
+    """Takes its time to open and to compute, and knows its sessions, as hosts do.
+
+    Its answers say that all rows are zero, which takes few bytes.
+    """
     sessions: set[int] = set()
 
     async def later(message: Message, seconds: float, answer: Accepted | Tensors) -> None:
         await asyncio.sleep(seconds)
-<<<<<<< HEAD
-        await message.reply(answer.header(), message.payload)
-=======
         payload: Sequence[bytes | memoryview] = ()
         if isinstance(answer, Tensors):
             zeros = torch.zeros(answer.manifest[0]["shape"])
             payload = pack({"hidden": zeros}, rows=touched(zeros)).buffers
         await message.reply(answer.header(), payload)
->>>>>>> main
 
     async with asyncio.TaskGroup() as group:
         async for message in node:

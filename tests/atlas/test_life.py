@@ -25,7 +25,7 @@ name: hosts
 timeline:
   - {at: 750 ms, slow: {nodes: client-2, compute: 4x}, for: 2 s}
   - {at: 750 ms, degrade: {nodes: client-7, bandwidth: 10 %, delay: +150 ms}, for: 2 s}
-  - {at: 1.6 s, crash: host of client-0, for: 2 s}
+  - {at: 1.23 s, crash: host of client-0, for: 2 s}
   - {at: 3 s, crash: hosts of the neighborhood of client-4, for: 10 s}
 """
 CLIENTS = """

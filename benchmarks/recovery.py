@@ -37,7 +37,7 @@ SETTINGS = (
     "examples_per_client=24",
     "held_out=8",
 )
-MODES = {
+MODES: dict[str, dict[str, Any]] = {
     "replay": {},
     "snapshot every 4": {"snapshot_every": 4},
     "snapshot every 2": {"snapshot_every": 2},
@@ -66,13 +66,14 @@ def main() -> None:
     chosen = parser.parse_args().scenario or list(SCENARIOS)
     torch.set_num_threads(1)
     assets.forbid_hub()
-    before = json.loads(RESULT.read_text())["runs"] if RESULT.exists() else {}
-    runs = {name: modes for name, modes in before.items() if name not in chosen}
+    runs: dict[str, dict[str, Any]] = {}
     for scenario in chosen:
         runs[scenario] = {}
         for mode, changes in MODES.items():
             runs[scenario][mode] = figures = _measure(SCENARIOS[scenario], changes)
             print(scenario, mode, figures, flush=True)
+    if RESULT.exists():
+        runs = json.loads(RESULT.read_text())["runs"] | runs
     digests = {figures["adapters"] for modes in runs.values() for figures in modes.values()}
     result = {
         "settings": list(SETTINGS),

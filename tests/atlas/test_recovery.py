@@ -455,13 +455,13 @@ def test_a_host_takes_each_message_in_the_states_it_belongs_to_and_refuses_it_in
             names = {"forward": ["hidden"], "backward": ["gradient"]}
             sent = dict.fromkeys(names.get(kind, ["hidden", "gradient"]), hidden)
             header["manifest"], payload = pack(sent)
-        header |= {
+        more: dict[str, dict[str, object]] = {
             "open": {"round": 0, "manifest": None},
             "sketch": {"dimensions": 8},
             "commit": {"scale": 1.0},
             "replay": {"scale": 1.0 if micro == ["1"] else None},
-        }.get(kind, {})
-        return header, payload
+        }
+        return header | more.get(kind, {}), payload
 
     async def asker(node: Node) -> list[tuple[str, bool]]:
         found = []

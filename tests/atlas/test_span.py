@@ -108,14 +108,15 @@ def live(
     bandwidth: str = "10 Mbit/s",
     tokens: int = 2,
     steps: int = 1,
-    **patience: float,
+    opening_s: float = 0.0,
+    thinking_s: float = 0.0,
 ) -> tuple[float, list[Note]]:
     """What became of it: when the client had its answer, and the notes."""
     notes: list[Note] = []
     run = broker.run(
         {
             "client": functools.partial(client, tokens=tokens, steps=steps),
-            "host": functools.partial(host, **patience),
+            "host": functools.partial(host, opening_s=opening_s, thinking_s=thinking_s),
             "other": host,
         },
         topology=topologies.parse(NETWORK.format(bandwidth=bandwidth)),

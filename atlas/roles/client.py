@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 import msgpack
 import numpy as np
 
+from atlas.journal import begin, load
 from atlas.models import AdapterState, Range, Session, Stage, costs, join_adapters, slice_adapter
 from atlas.models.tensors import pack, unpack
 from atlas.protocol import (
@@ -67,7 +68,14 @@ class Client:
         size = costs.span_base_bytes(settings.spec, settings.ends)
         await asyncio.sleep(size / READ_BYTES_PER_SECOND)
         self._ends = await self._node.compute(
-            lambda: Stage.load(settings.spec, settings.ends, ends=True, lora=settings.lora),
+            lambda: load(
+                settings.journal,
+                Stage.load,
+                settings.spec,
+                settings.ends,
+                ends=True,
+                lora=settings.lora,
+            ),
             flops=0,
         )
 
@@ -192,7 +200,9 @@ class Client:
                 part = None if start is None else slice_adapter(start, span.span)
                 group.create_task(span.begin(number, part))
         training = self._settings.training
-        return Session(
+        return begin(
+            self._settings.journal,
+            Session,
             self._ends,
             self._settings.initial_adapter() if start is None else start,
             learning_rate=training.learning_rate,

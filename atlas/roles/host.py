@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from atlas.journal import begin, load
 from atlas.models import ProtocolError, Range, Session, Stage, costs
 from atlas.models.tensors import pack, unpack
 from atlas.protocol import (
@@ -161,7 +162,9 @@ class Host:
         )
         training = self._settings.training
         return await self._node.compute(
-            lambda: Session(
+            lambda: begin(
+                self._settings.journal,
+                Session,
                 stage,
                 adapter,
                 learning_rate=training.learning_rate,
@@ -225,7 +228,8 @@ class Host:
         await asyncio.sleep(size_bytes / READ_BYTES_PER_SECOND)
         settings = self._settings
         return await self._node.compute(
-            lambda: Stage.load(settings.spec, span, lora=settings.lora), flops=0
+            lambda: load(settings.journal, Stage.load, settings.spec, span, lora=settings.lora),
+            flops=0,
         )
 
     def _reserve(self, size_bytes: int, purpose: str) -> Reservation:

@@ -15,6 +15,7 @@ import torch
 
 from atlas import assets
 from atlas.config import Aggregation, SignatureSettings, Split, Training
+from atlas.journal import Journal
 from atlas.models import LoraSettings, ModelSpec, Range, costs, initial_adapter
 from atlas.models.adapters import AdapterState
 from atlas.pairing import SpanCost, StepCost
@@ -26,7 +27,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 @dataclass(frozen=True)
 class RunSettings:
     """The same for all devices of a run. `folder` is the model's, which every device has on its
-    disk.
+    disk; `journal` is the experimenter's, and changes nothing but how long a run takes.
     """
 
     seed: int
@@ -40,6 +41,7 @@ class RunSettings:
     coordinator: str
     clients: tuple[str, ...]
     devices: tuple[str, ...]
+    journal: Journal | None = None
 
     @property
     def spec(self) -> ModelSpec:

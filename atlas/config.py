@@ -55,7 +55,11 @@ class Training(_Section):
 class Split(_Section):
     """Where the model is cut."""
 
-    client_layers: int = Field(2, ge=1, description="layers the client keeps after the embedding")
+    client_layers: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        2,
+        description="layers the client keeps after the embedding; auto: as many as make the "
+        "slowest client's round shortest, by prediction",
+    )
     spans: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         "auto",
         description="pieces that the layers between are cut into; auto: the fewest with which each "
@@ -64,6 +68,24 @@ class Split(_Section):
     spare: float = Field(
         0.34, ge=0, lt=1, description="the share of a neighborhood's hosts that may be lost"
     )
+    codec: Literal["auto", "fp32", "bf16", "int8"] = Field(
+        "fp32",
+        description="how hidden states and gradients cross; fp32 is exact; auto: for each client "
+        "the first with which crossings take at most a tenth of a step's computation",
+    )
+    packed: bool = Field(True, description="leave out positions that change nothing, as padding")
+    pairing: Literal["semantic", "titanic", "cheapest", "random"] = Field(
+        "semantic",
+        description="how hosts are chosen: inside the neighborhoods for the shortest round, or "
+        "blind to the task: by TITANIC's rule, the cheapest for each in turn, or any",
+    )
+
+    @property
+    def kept_layers(self) -> int:
+        """How many layers the client keeps, once that is known."""
+        if self.client_layers == "auto":
+            raise ValueError("how many layers the clients keep is chosen before a run begins")
+        return self.client_layers
 
 
 class SignatureSettings(_Section):
@@ -78,6 +100,20 @@ class Aggregation(_Section):
 
     between: float = Field(
         0.1, ge=0, le=1, description="how far a neighborhood moves towards those that are like it"
+    )
+
+
+class Recovery(_Section):
+    """What is kept in case a host is lost, and where. It changes bytes and time, and no result."""
+
+    snapshot_every: int = Field(
+        0, ge=0, description="steps between snapshots of the hosts' state; 0: replay alone"
+    )
+    keep: Literal["host", "client"] = Field(
+        "host", description="who keeps parameters and optimizer; the client sends them each step"
+    )
+    hedge: bool = Field(
+        False, description="whether a stand-in is asked, too, when a host's answer is late"
     )
 
 
@@ -104,6 +140,7 @@ class Config(_Section):
     split: Split = Split()
     signature: SignatureSettings = SignatureSettings()
     aggregation: Aggregation = Aggregation()
+    recovery: Recovery = Recovery()
 
     def complete(self) -> dict[str, Any]:
         """Every value, defaults included, as plain data."""

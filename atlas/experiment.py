@@ -30,7 +30,7 @@ import torch
 import broker
 import faults
 import topologies
-from atlas import assets, models, tasks
+from atlas import assets, crossings, foresight, models, tasks
 from atlas import config as configs
 from atlas.config import Config, ConfigError
 from atlas.journal import Journal
@@ -120,7 +120,7 @@ def run(
     require_free(out)
     prepared = prepare(config, view)
     with RunFolder(out) as folder:
-        folder.write_config(config.complete())
+        folder.write_config(prepared.config.complete())
         folder.write_manifest(_manifest(prepared))
         return _fill(folder, prepared, started, processes, view, checkpoint)
 
@@ -249,12 +249,15 @@ def prepare(config: Config, view: View) -> Prepared:
             split=config.split,
             signature=config.signature,
             aggregation=config.aggregation,
+            recovery=config.recovery,
             coordinator=coordinator_name,
             clients=clients,
             devices=devices,
         )
         spec = ModelSpec.read(folder, DTYPES[dtype])
         _require_cut(config, spec)
+        if config.split.codec != "auto":
+            settings = replace(settings, codecs=crossings.choose(topology, settings))
         settings.initial_adapter()  # raises where a LoRA target is not one of the model's
         require_readable(folder)
         loaded = tuple(
@@ -274,6 +277,15 @@ def prepare(config: Config, view: View) -> Prepared:
         f"{len(clients)} clients with {len(loaded)} kinds of text, "
         f"{len(devices) - len(clients)} hosts without, on {topology.name}"
     )
+    if config.split.client_layers == "auto":
+        split = foresight.cut(settings, topology, data)
+        config, settings = (
+            config.model_copy(update={"split": split}),
+            replace(settings, split=split),
+        )
+        view.say(f"The clients keep {split.client_layers} of the model's {spec.layers} layers")
+    if config.split.codec == "auto":  # it depends on the cut, which is chosen as if all were fp32
+        settings = replace(settings, codecs=crossings.choose(topology, settings))
     return Prepared(config, _files(folder), topology, scenario, loaded, data, settings)
 
 
@@ -358,7 +370,8 @@ def _roles(topology: Topology) -> tuple[tuple[str, ...], tuple[str, ...], str]:
 
 def _require_cut(config: Config, spec: ModelSpec) -> None:
     """Raises ConfigError where the model has fewer layers than it is to be cut into."""
-    split, between = config.split, spec.layers - config.split.client_layers
+    split = config.split
+    between = spec.layers - (1 if split.client_layers == "auto" else split.client_layers)
     if between < 1:
         raise ConfigError(
             f"clients are to keep {split.client_layers} layers of a model that has {spec.layers}, "

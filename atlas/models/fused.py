@@ -37,7 +37,7 @@ class FusedLora(nn.Module):
         base, dropout = self.base_layer, self.lora_dropout["default"]
         weight = cast("Tensor", base.weight)
         noise = dropout.noise(value) if isinstance(dropout, SeededDropout) else None
-        output: Tensor = _Projection.apply(
+        output: Tensor = _Projection.apply(  # type: ignore[no-untyped-call]
             value,
             weight if isinstance(base, nn.Linear) else weight.T,  # GPT-2 keeps its own transposed
             base.bias,
@@ -57,10 +57,15 @@ def fuse(model: PreTrainedModel, scaling: float) -> None:
 
 
 class _Projection(Function):
-    """y = W x + bias + scaling B A (noise x), rows [n, in] → [n, out]; W and bias are frozen."""
+    """y = W x + bias + scaling B A (noise x), rows [n, in] → [n, out]; W and bias are frozen.
+
+    A [r, in] and B [out, r] are one client's, or with a dimension before, [k, r, in], those of k
+    clients, of whom each has the next n / k rows. Then W is applied to all rows together and each
+    client's A and B to its own, by the same products as for one client alone.
+    """
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         value: Tensor,
         weight: Tensor,
@@ -72,27 +77,40 @@ class _Projection(Function):
     ) -> Tensor:
         rows = value.reshape(-1, value.shape[-1])
         seen = rows if noise is None else rows * noise.reshape(rows.shape)
-        a, b = a.to(value.dtype), b.to(value.dtype)
-        low = (seen @ a.T).mul_(scaling)
-        output = linear(rows, weight, bias).addmm_(low, b.T)
+        ctx.shapes, ctx.scaling = (a.shape, b.shape), scaling
+        a = a.reshape(-1, *a.shape[-2:]).to(value.dtype)
+        b = b.reshape(-1, *b.shape[-2:]).to(value.dtype)
+        output = linear(rows, weight, bias)
+        low = rows.new_empty(len(rows), a.shape[1])
+        for client, own in enumerate(_shares(len(rows), len(a))):
+            torch.mm(seen[own], a[client].T, out=low[own]).mul_(scaling)
+            output[own].addmm_(low[own], b[client].T)
         ctx.save_for_backward(seen, weight, a, b, low, noise)
-        ctx.scaling = scaling
         return output.view(*value.shape[:-1], -1)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         seen, weight, a, b, low, noise = ctx.saved_tensors
         rows = gradient.reshape(-1, gradient.shape[-1])
-        back = (rows @ b).mul_(ctx.scaling)
-        of_b = (rows.T @ low).to(torch.float32)
-        of_a = (back.T @ seen).to(torch.float32)
-        of_value = None
-        if ctx.needs_input_grad[0]:
-            of_value = rows @ weight
-            if noise is None:
-                of_value.addmm_(back, a)
-            else:
-                of_value.addcmul_(back @ a, noise.reshape(of_value.shape))
+        of_value = rows @ weight if ctx.needs_input_grad[0] else None
+        of_a, of_b = [], []
+        for client, own in enumerate(_shares(len(rows), len(a))):
+            back = (rows[own] @ b[client]).mul_(ctx.scaling)
+            of_b.append((rows[own].T @ low[own]).to(torch.float32))
+            of_a.append((back.T @ seen[own]).to(torch.float32))
+            if of_value is not None and noise is None:
+                of_value[own].addmm_(back, a[client])
+            elif of_value is not None:
+                of_value[own].addcmul_(back @ a[client], noise.reshape(of_value.shape)[own])
+        if of_value is not None:
             of_value = of_value.view(*gradient.shape[:-1], -1)
-        return of_value, None, None, of_a, of_b, None, None
+        shape_a, shape_b = ctx.shapes
+        a_gradient = torch.stack(of_a).view(shape_a)
+        return of_value, None, None, a_gradient, torch.stack(of_b).view(shape_b), None, None
+
+
+def _shares(rows: int, clients: int) -> list[slice]:
+    """Which rows belong to which client."""
+    size = rows // clients
+    return [slice(client * size, (client + 1) * size) for client in range(clients)]

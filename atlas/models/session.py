@@ -28,7 +28,7 @@ IGNORED = -100
 
 
 class Session:
-    """One client's trainable part of a stage.
+    """One client's trainable part of a stage: its `parameters`, by the names that PEFT saves.
 
     `adapter` has a value for each LoRA parameter of the stage (more are ignored); it is copied.
     Parameters are fp32 whatever the model's dtype, as PEFT has them. Updates are torch's AdamW's
@@ -59,7 +59,7 @@ class Session:
             weight_decay=weight_decay,
             state=state,
         )
-        self._parameters = self._optimizer.parameters
+        self.parameters = self._optimizer.parameters
         self._received: Tensor | None = None
         self._output: Tensor | None = None
 
@@ -74,7 +74,7 @@ class Session:
         self._begin(ends=False)
         self._check(hidden)
         self._received = hidden.detach().requires_grad_()
-        self._output = self.stage.run(self._received, self._parameters, draws)
+        self._output = self.stage.run(self._received, self.parameters, draws)
         return self._output.detach()
 
     def embed(self, tokens: Tensor, draws: Draws | None = None) -> Tensor:
@@ -84,7 +84,7 @@ class Session:
         already.
         """
         self._begin(ends=True)
-        self._output = self.stage.run_tokens(tokens, self._parameters, draws)
+        self._output = self.stage.run_tokens(tokens, self.parameters, draws)
         return self._output.detach()
 
     def loss(
@@ -144,7 +144,7 @@ class Session:
         """LoRA's gradients held and not yet applied, by parameter name; empty if there are none."""
         return {
             name: parameter.grad.detach()
-            for name, parameter in self._parameters.items()
+            for name, parameter in self.parameters.items()
             if parameter.grad is not None
         }
 
@@ -164,7 +164,7 @@ class Session:
                 "a forward is in flight: go back through it before the step is applied"
             )
         held = self.gradients()
-        missing = [name for name in self._parameters if name not in held]
+        missing = [name for name in self.parameters if name not in held]
         if missing:
             raise RuntimeError(f"there is no gradient to apply for {missing[0]}")
         self._optimizer.apply(held.values(), scale=scale, rate=rate)
@@ -173,12 +173,12 @@ class Session:
     def discard(self) -> None:
         """Forget the graph in flight and the gradients held, as if the step had never begun."""
         self._output = self._received = None
-        for parameter in self._parameters.values():
+        for parameter in self.parameters.values():
             parameter.grad = None
 
     def adapter(self) -> AdapterState:
         """LoRA's parameters as they are now: copies, by the names under which PEFT saves them."""
-        return {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
+        return {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
 
     def snapshot(self) -> dict[str, Tensor]:
         """Parameters and optimizer's state as they are now: copies, by name, to go on from."""

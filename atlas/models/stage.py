@@ -80,7 +80,7 @@ class Stage:
         return self._back is not None
 
     def run(
-        self, hidden: Tensor, parameters: Mapping[str, Parameter], draws: Draws | None = None
+        self, hidden: Tensor, parameters: Mapping[str, Tensor], draws: Draws | None = None
     ) -> Tensor:
         """Hidden state [b, t, h] in front of the first layer held → that behind the last.
 
@@ -91,7 +91,7 @@ class Stage:
         return cast("Tensor", output.last_hidden_state)
 
     def run_tokens(
-        self, tokens: Tensor, parameters: Mapping[str, Parameter], draws: Draws | None = None
+        self, tokens: Tensor, parameters: Mapping[str, Tensor], draws: Draws | None = None
     ) -> Tensor:
         """Token ids [b, t] → hidden state [b, t, h] behind the last layer held, with its graph."""
         with self._lock, self._lent(parameters, draws):
@@ -107,10 +107,10 @@ class Stage:
         return cast("Tensor", output.logits)[0]
 
     @contextmanager
-    def _lent(self, parameters: Mapping[str, Parameter], draws: Draws | None) -> Iterator[None]:
+    def _lent(self, parameters: Mapping[str, Tensor], draws: Draws | None) -> Iterator[None]:
         """Bind a client's parameters by reference, record a graph, and take them out again."""
         for name, module in self.slots.items():
-            module._parameters["weight"] = parameters[name]
+            module._parameters["weight"] = cast("Parameter", parameters[name])
         for dropout in self._dropouts:
             dropout.draws = draws
         try:

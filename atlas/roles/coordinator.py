@@ -201,12 +201,18 @@ class _Desk:
         self, neighborhoods: Sequence[Sequence[str]], similarity: Sequence[Sequence[float]]
     ) -> Plan:
         settings = self._settings
-        split, layers = settings.split, settings.spec.layers - settings.split.client_layers
-        counts = range(1, layers + 1) if split.spans == "auto" else (split.spans,)
         clients = {name: self._capability(name) for name in settings.clients}
         hosts = [self._capability(name) for name in self._hellos if name not in clients]
-        costs = [settings.step_cost(count) for count in counts]
-        return pairing.plan(clients, hosts, neighborhoods, similarity, costs, split.spare)
+        return pairing.plan(
+            clients,
+            hosts,
+            neighborhoods,
+            similarity,
+            settings.step_costs(),
+            settings.split.spare,
+            rule=settings.split.pairing,
+            seed=settings.seed,
+        )
 
     async def _assign(self, found: Neighborhoods) -> None:
         """Neighborhoods, hosts lent to them, chains inside them, an aggregator for each."""
@@ -254,6 +260,7 @@ class _Desk:
                 for (first, last), host in zip(chain.spans, chain.hosts, strict=True)
             ],
             stand_ins=chain.stand_ins,
+            codec=self._settings.codec(client),
         )
 
     def _capability(self, name: str) -> Capability:

@@ -55,6 +55,9 @@ async def _serve(node: Node, host: Host, aggregator: Aggregator, group: asyncio.
             group.create_task(host.serve(message, body))
         elif isinstance(body, AggregatorRequest):
             group.create_task(aggregator.serve(message, body))
+        else:
+            problem = f"a {body.kind!r} is for no device"
+            node.note("malformed", source=message.source, problem=problem)
 
 
 async def _train(

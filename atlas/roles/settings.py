@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import functools
 import itertools
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from atlas import assets
-from atlas.config import Aggregation, SignatureSettings, Split, Training
+from atlas.config import Aggregation, Recovery, SignatureSettings, Split, Training
 from atlas.journal import Journal
 from atlas.models import LoraSettings, ModelSpec, Range, costs, initial_adapter
-from atlas.models.adapters import AdapterState, layer_of
+from atlas.models.adapters import AdapterState
+from atlas.models.codec import Codec, boundary_bytes
 from atlas.models.dropout import Draws
-from atlas.models.skeleton import lora_shapes
 from atlas.pairing import SpanCost, StepCost
 from atlas.tasks import ClientData, Tokenizer, batch
 
@@ -40,10 +41,17 @@ class RunSettings:
     split: Split
     signature: SignatureSettings
     aggregation: Aggregation
+    recovery: Recovery
     coordinator: str
     clients: tuple[str, ...]
     devices: tuple[str, ...]
     journal: Journal | None = None
+    codecs: Mapping[str, Codec] = field(default_factory=dict)
+    """In which codec each client's hidden states and gradients cross; fp32 where none is named."""
+
+    def codec(self, client: str) -> Codec:
+        """The codec of a client, the same for the whole run."""
+        return self.codecs.get(client, "fp32")
 
     @property
     def spec(self) -> ModelSpec:
@@ -58,21 +66,17 @@ class RunSettings:
     @property
     def ends(self) -> Range:
         """The layers that clients keep, beside embedding and head."""
-        return Range(0, self.split.client_layers)
+        return Range(0, self.split.kept_layers)
 
     def spans(self, count: int) -> tuple[Range, ...]:
         """The layers between the ends, cut into `count` pieces as equal as can be."""
-        first, last = self.split.client_layers, self.spec.layers
+        first, last = self.split.kept_layers, self.spec.layers
         cuts = [first + (last - first) * piece // count for piece in range(count + 1)]
         return tuple(Range(a, b) for a, b in itertools.pairwise(cuts))
 
     def initial_adapter(self) -> AdapterState:
         """What every client starts from: A seeded by parameter name, B zero."""
         return initial_adapter(self.spec, self.lora, self.seed)
-
-    def matrices(self, layers: Range) -> int:
-        """How many matrices LoRA has in some layers."""
-        return sum(layer_of(name) in layers for name in lora_shapes(self.spec, self.lora))
 
     def draws(self, client: str, round: int, step: int, micro: int) -> Draws | None:
         """What dropout draws there. Signatures, taken before round 0, are taken without dropout."""
@@ -82,9 +86,26 @@ class RunSettings:
         """What one batch costs when the layers between are cut into `count` spans."""
         return StepCost(
             own_flops=self.flops(self.ends) + costs.head_flops(self.spec, self.training.batch),
-            boundary_bytes=costs.hidden_bytes(self.spec, self.training.batch, self.training.tokens),
+            boundary_bytes=max(self.boundary_bytes(name) for name in self.clients),
             spans=tuple(self.span_cost(span) for span in self.spans(count)),
+            steps=self.training.steps * self.training.accumulate,
         )
+
+    def boundary_bytes(self, client: str) -> int:
+        """Bytes of a hidden state of the client, or of its gradient, at full size."""
+        shape = (self.training.batch, self.training.tokens)
+        return boundary_bytes(self.spec, self.codec(client), *shape)
+
+    @property
+    def largest_hidden_bytes(self) -> int:
+        """Memory of the hidden state of the largest batch that a client of this run makes."""
+        return costs.hidden_bytes(self.spec, self.largest_batch, self.training.tokens)
+
+    def step_costs(self) -> tuple[StepCost, ...]:
+        """The ways in which the layers between may be cut, the coarsest first."""
+        between = self.spec.layers - self.split.kept_layers
+        counts = range(1, between + 1) if self.split.spans == "auto" else (self.split.spans,)
+        return tuple(self.step_cost(count) for count in counts)
 
     def span_cost(self, span: Range) -> SpanCost:
         """What hosting `span` costs a device."""
@@ -95,6 +116,7 @@ class RunSettings:
             costs.span_base_bytes(self.spec, span),
             costs.span_session_bytes(self.spec, span, self.lora, *shape),
             self.flops(span),
+            costs.adapter_bytes(self.spec, self.lora, span),
         )
 
     def flops(self, layers: Range) -> float:
@@ -108,6 +130,11 @@ class RunSettings:
     def adapter_bytes(self) -> int:
         """Bytes of a whole adapter as it is sent."""
         return costs.adapter_bytes(self.spec, self.lora, self.spec.whole)
+
+    @property
+    def largest_batch(self) -> int:
+        """Most examples that go through the model at once."""
+        return max(self.training.batch, self.signature.batch)
 
     def most_labels(self, data: ClientData) -> int:
         """Most labeled positions that a batch of this text can have."""

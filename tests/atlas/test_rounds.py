@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +25,7 @@ from atlas.tasks import step_batch
 from broker import Frame, Note
 from broker.wire import unpack as header_of
 
+from .models.test_training import seeded_dropout
 from .test_life import Quiet
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
@@ -91,24 +90,6 @@ def live(prepared: Prepared, scenario: str | None = None) -> Seen:
 @pytest.fixture(scope="module")
 def calm(prepared: Prepared) -> Seen:
     return live(prepared)
-
-
-@contextlib.contextmanager
-def seeded_dropout(model: nn.Module, draws: Draws) -> Iterator[None]:
-    """torch's own dropout, each time from a global generator with the seed of its place."""
-    hooks = []
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Dropout) and ".lora_dropout." in name:
-            seed = draws.seed_of(f"{name.partition('.lora_dropout.')[0]}.lora_A.weight")
-            hooks.append(module.register_forward_pre_hook(functools.partial(_seed, seed)))
-    with torch.random.fork_rng():
-        yield
-    for hook in hooks:
-        hook.remove()
-
-
-def _seed(seed: int, *_: object) -> None:
-    torch.manual_seed(seed)
 
 
 def alone(prepared: Prepared, client: str, folder: Path) -> tuple[AdapterState, list[float]]:

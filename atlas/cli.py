@@ -7,6 +7,8 @@ when it is called.
 
 from __future__ import annotations
 
+import enum
+import functools
 import importlib.util
 import sys
 from collections.abc import Sequence
@@ -37,8 +39,17 @@ Changes = Annotated[
 ]
 
 
+class Kept(enum.StrEnum):
+    """What becomes of a run's checkpoint."""
+
+    REMOVE = "remove"
+    KEEP = "keep"
+    NONE = "none"
+
+
 @app.command()
 def run(
+    context: typer.Context,
     config: ConfigName = "quickstart",
     seed: Annotated[int | None, typer.Option(help="Of everything that is drawn.")] = None,
     out: Annotated[
@@ -52,8 +63,17 @@ def run(
         int, typer.Option(min=1, help="Processes that the nodes are spread over.")
     ] = 1,
     changes: Changes = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Go on with the run in this folder, which was ended."),
+    ] = None,
+    checkpoint: Annotated[
+        Kept, typer.Option(help="Keep what is computed until the run is finished, for ever, never.")
+    ] = Kept.REMOVE,
 ) -> None:
     """Run a config: by default the quickstart, twelve devices with four kinds of real text."""
+    if resume is not None:
+        _refuse_with_resume(context)
     from atlas import assets  # noqa: PLC0415 - `atlas --help` should be quick
     from atlas import config as configs  # noqa: PLC0415 - as above
 
@@ -73,13 +93,16 @@ def run(
     )
     from broker.endings import say  # noqa: PLC0415 - as `atlas --help` should be quick
 
-    folder = out if out is not None else _next_folder(chosen.name)
+    folder = resume or out or _next_folder(chosen.name)
+    how = functools.partial(experiment.run, chosen) if resume is None else experiment.resume
     console = Console()
     try:
         with open_view(console) as view:
-            summary = experiment.run(chosen, folder, processes=processes, view=view)
+            summary = how(folder, processes=processes, view=view, checkpoint=checkpoint.value)
     except KeyboardInterrupt:
         kept = f"; what was known by then is in {folder}" if is_run(folder) else ""
+        if kept and checkpoint is not Kept.NONE:
+            kept += f", and `atlas run --resume {folder}` goes on"
         say(f"interrupted{kept}")
         raise typer.Exit(130) from None
     final_table(summary, {path.name: path for path in Layout(folder).written()}, console)
@@ -148,6 +171,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     with endings():
         app(args=list(arguments) if arguments is not None else None, prog_name="atlas")
+
+
+def _refuse_with_resume(context: typer.Context) -> None:
+    """Raises InputError where a run that goes on is asked to be another one."""
+    for name in ("config", "seed", "out", "topology", "faults", "changes"):
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise InputError(
+                "a run that goes on is the run that it was, with its own config and folder",
+                key="--resume",
+                remedy=f"Leave out {'--set' if name == 'changes' else name}",
+            )
 
 
 def _need_learning() -> None:

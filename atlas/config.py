@@ -155,20 +155,22 @@ def catalog() -> tuple[str, ...]:
 def load(name_or_path: str, changes: Sequence[str] = ()) -> Config:
     """The config of that bundled name or file, with `key=value` changes applied in order.
 
-    Paths in the file (a model folder, task files, a topology, a scenario) are relative to the file.
-    Raises ConfigError naming file, line, key and remedy.
+    Paths in the file (a model folder, task files, a topology, a scenario) are relative to the file,
+    those in changes to the current folder; in the config all of them are absolute. Raises
+    ConfigError naming file, line, key and remedy.
     """
     text, file = _CATALOG.read(name_or_path)
     document = parse_yaml(text, file, ConfigError)
     data: dict[str, Any] = copy.deepcopy(document.mapping())
     if not _CATALOG.is_bundled(name_or_path):
-        _resolve_paths(data, Path(name_or_path).parent)
+        _resolve_paths(data, Path(name_or_path).parent, data.keys())
     changed = [_set(data, change) for change in changes]
+    _resolve_paths(data, Path(), {place[0] for place in changed})
     return _check(data, document, changed)
 
 
-def _resolve_paths(data: dict[str, Any], folder: Path) -> None:
-    """Makes what is a path in the file absolute: names of bundled things stay as they are."""
+def _resolve_paths(data: dict[str, Any], folder: Path, keys: Collection[str]) -> None:
+    """Makes what is a path from there absolute: names of bundled things stay as they are."""
 
     def resolved(value: Any, names: Collection[str] = ()) -> Any:
         if isinstance(value, str) and value not in names and (folder / value).exists():
@@ -177,9 +179,9 @@ def _resolve_paths(data: dict[str, Any], folder: Path) -> None:
 
     bundled = {"model": MODELS, "topology": topologies.catalog(), "faults": faults.catalog()}
     for key, names in bundled.items():
-        if key in data:
+        if key in keys and key in data:
             data[key] = resolved(data[key], names)
-    tasks = data.get("tasks")
+    tasks = data.get("tasks") if "tasks" in keys else None
     for task in tasks if isinstance(tasks, list) else ():
         if isinstance(task, dict):
             for key in ("train", "held_out"):

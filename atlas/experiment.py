@@ -20,8 +20,9 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Literal, Self, TypeAlias
 
 import networkx
 import torch
@@ -29,8 +30,11 @@ import torch
 import broker
 import faults
 import topologies
-from atlas import assets, crossings, foresight, tasks
+from atlas import assets, crossings, foresight, models, tasks
+from atlas import config as configs
 from atlas.config import Config, ConfigError
+from atlas.journal import Journal
+from atlas.journal.values import digest
 from atlas.models import AdapterState, ModelSpec, save_adapter, whole_model
 from atlas.models.tensors import unpack
 from atlas.models.weights import require_readable
@@ -39,19 +43,24 @@ from atlas.results import (
     RunFolder,
     Summary,
     View,
+    read_run,
     require_free,
     summarize,
     write_report,
 )
+from atlas.results.manifest import machine, versions
 from atlas.roles import RunSettings, coordinator, device
 from atlas.roles.coordinator import NeighborhoodResult, Outcome
 from atlas.roles.settings import DTYPES
 from atlas.tasks import ClientData, Score, Task
 from broker import Note, Tap
 from faults import Scenario
-from topologies import Topology
+from topologies import InputError, Topology
 
 SCORING_BATCH = 16
+
+Checkpoint: TypeAlias = Literal["remove", "keep", "none"]
+"""What becomes of what was computed once a run is finished; "none": it was never kept."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +68,8 @@ class Prepared:
     """A config's inputs, read and checked: what a run needs before virtual time begins."""
 
     config: Config
+    model: str
+    """SHA-256 of the model's files."""
     topology: Topology
     scenario: Scenario | None
     tasks: tuple[Task, ...]
@@ -76,6 +87,10 @@ class Prepared:
         training = self.config.training
         return len(self.data) * training.rounds * training.steps
 
+    def with_journal(self, journal: Journal) -> Self:
+        """The same, with results taken from this journal, and written to it."""
+        return replace(self, settings=replace(self.settings, journal=journal))
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -92,10 +107,13 @@ def run(
     *,
     processes: int = 1,
     view: View,
+    checkpoint: Checkpoint = "remove",
 ) -> Summary:
     """Runs a config and fills the folder `out`. Raises InputError for bad input of any kind.
 
-    When it is interrupted, the folder keeps what was known by then and is readable.
+    When it is interrupted or killed, the folder keeps what was known by then and is readable, and
+    `resume` goes on with it. For that all that is computed is kept in its checkpoint/, unless
+    `checkpoint` is "none"; "remove" takes it away once the run is finished.
     """
     started = time.monotonic()
     torch.set_num_threads(1)
@@ -103,25 +121,69 @@ def run(
     prepared = prepare(config, view)
     with RunFolder(out) as folder:
         folder.write_config(prepared.config.complete())
-        folder.write_manifest(
-            Manifest.here(
-                name=config.name,
-                seed=config.seed,
-                truth=prepared.truth,
-                steps_expected=prepared.steps,
-                digests=_digests(prepared),
+        folder.write_manifest(_manifest(prepared))
+        return _fill(folder, prepared, started, processes, view, checkpoint)
+
+
+def resume(
+    out: Path, *, processes: int = 1, view: View, checkpoint: Checkpoint = "remove"
+) -> Summary:
+    """Goes on with the run in the folder `out`, which ends as if it had never been killed: with the
+    same notes, digest and adapters. Of one that is finished it gives the summary.
+
+    It is begun again from the start, and takes from the checkpoint what was computed.
+
+    Raises InputError where `out` is no run, where what went into it has changed since it began, and
+    where it is another build or kind of machine.
+    """
+    started = time.monotonic()
+    torch.set_num_threads(1)
+    with RunFolder(out, resume=True) as folder:
+        record = read_run(out)
+        if record.summary is not None and record.summary.finished and folder.report.is_file():
+            view.say(f"The run in {out} is finished: there is nothing left to do")
+            return record.summary
+        if not record.config:
+            raise InputError(
+                "this run was ended before it had begun",
+                file=str(out),
+                remedy="Remove the folder and run again",
             )
-        )
-        notes: list[Note] = []
+        prepared = prepare(configs.load(str(folder.config)), view)
+        manifest = _manifest(prepared)
+        if record.manifest.digests:
+            record.manifest.require_same(manifest, file=folder.manifest)
+        folder.write_manifest(manifest)
+        return _fill(folder, prepared, started, processes, view, checkpoint)
 
-        def record(note: Note) -> None:
-            notes.append(note)
-            folder.note(note)
-            view.note(note)
 
-        view.expect(steps=prepared.steps, truth=prepared.truth)
-        summary = functools.partial(_summary, prepared, notes, started=started, finished=False)
+def _fill(
+    folder: RunFolder,
+    prepared: Prepared,
+    started: float,
+    processes: int,
+    view: View,
+    checkpoint: Checkpoint,
+) -> Summary:
+    """Lives through a run and writes down what comes of it."""
+    notes: list[Note] = []
+
+    def record(note: Note) -> None:
+        notes.append(note)
+        folder.note(note)
+        view.note(note)
+
+    config = prepared.config
+    view.expect(steps=prepared.steps, truth=prepared.truth)
+    summary = functools.partial(_summary, prepared, notes, started=started, finished=False)
+    with contextlib.ExitStack() as opened:
         try:
+            if checkpoint != "none":
+                journal = Journal(folder.checkpoint, world(prepared))
+                opened.callback(journal.close)
+                prepared = prepared.with_journal(journal)
+                if len(journal):
+                    view.say(f"Going on: {len(journal):,} results are known from before")
             view.say("Scoring the model as it is, on text that no client has")
             for note in _evaluate(prepared, None, at_s=0.0, bytes_total=0):
                 record(note)
@@ -142,8 +204,24 @@ def run(
             with contextlib.suppress(OSError):  # a full disk must not hide what happened
                 folder.write_summary(summary())
             raise
-        write_report(out)
+    write_report(folder.path)
+    if checkpoint == "remove":
+        folder.remove_checkpoint()
     return result
+
+
+def world(prepared: Prepared) -> bytes:
+    """What every result of a run depends on beside its own arguments: the model's files, what
+    computes with them, and on what.
+    """
+    builds = versions()
+    own = [
+        file.read_bytes()
+        for package in (models, tasks)
+        for file in sorted(Path(package.__path__[0]).glob("*.py"))
+    ]
+    used = [builds[name] for name in ("torch", "transformers", "peft", "numpy")]
+    return digest(prepared.model, used, machine()["processor"], own)
 
 
 def network(config: Config) -> tuple[Topology, Scenario | None]:
@@ -208,7 +286,7 @@ def prepare(config: Config, view: View) -> Prepared:
         view.say(f"The clients keep {split.client_layers} of the model's {spec.layers} layers")
     if config.split.codec == "auto":  # it depends on the cut, which is chosen as if all were fp32
         settings = replace(settings, codecs=crossings.choose(topology, settings))
-    return Prepared(config, topology, scenario, loaded, data, settings)
+    return Prepared(config, _files(folder), topology, scenario, loaded, data, settings)
 
 
 def train(
@@ -372,8 +450,14 @@ def evaluate(
 
     Raises CancelledError soon after `broken_off` is set.
     """
-    settings = prepared.settings
-    return tasks.score(
+    settings, journal = prepared.settings, prepared.settings.journal
+    key = b""
+    if journal is not None:
+        shape = (settings.training.tokens, SCORING_BATCH)
+        key = journal.key("score", settings.dtype, settings.lora, adapter, task.held_out, shape)
+        if (known := journal.recall(key)) is not None:
+            return Score(**known[0])
+    score = tasks.score(
         whole_model(settings.spec, settings.lora, adapter),
         settings.tokenizer,
         task.held_out,
@@ -381,6 +465,9 @@ def evaluate(
         batch_size=SCORING_BATCH,
         broken_off=broken_off,
     )
+    if journal is not None:
+        journal.keep(key, asdict(score))
+    return score
 
 
 def _summary(
@@ -406,21 +493,43 @@ def _summary(
     )
 
 
+def _manifest(prepared: Prepared) -> Manifest:
+    return Manifest.here(
+        name=prepared.config.name,
+        seed=prepared.config.seed,
+        truth=prepared.truth,
+        steps_expected=prepared.steps,
+        digests=_digests(prepared),
+    )
+
+
 def _digests(prepared: Prepared) -> dict[str, str]:
     """SHA-256 of what went in."""
 
-    def digest(value: object) -> str:
+    def of(value: object) -> str:
         return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
     config = prepared.config.complete()
     digests = {
-        "config": digest({key: config[key] for key in config if key != "model"}),
-        "topology": digest(prepared.topology.model_dump(mode="json")),
+        "model": prepared.model,
+        "config": of({key: config[key] for key in config if key != "model"}),
+        "topology": of(prepared.topology.model_dump(mode="json")),
     }
     if prepared.scenario is not None:
         events = faults.expand(prepared.scenario, prepared.topology, prepared.config.seed)
-        digests["faults"] = digest([repr(event) for event in events])
+        digests["faults"] = of([repr(event) for event in events])
     for task in prepared.tasks:
         rows = [[row.prompt, row.answer, row.choices] for row in (*task.train, *task.held_out)]
-        digests[f"task {task.name}"] = digest(rows)
+        digests[f"task {task.name}"] = of(rows)
     return digests
+
+
+def _files(folder: Path) -> str:
+    """SHA-256 of the files that a model is read from, by name."""
+    total = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and path.suffix in (".json", ".safetensors", ".model", ".txt", ".jinja"):
+            with path.open("rb") as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()
+            total.update(f"{path.name} {content}\n".encode())
+    return total.hexdigest()

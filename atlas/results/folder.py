@@ -8,15 +8,21 @@
     summary.json     the figures, sorted
     report.html      one file that needs no network
     adapters/<neighborhood>/   as PEFT saves them
+    checkpoint/      what was computed so far, for a run that goes on; gone once it is finished
 
 Files that are rewritten are replaced in one go, so a reader finds the old or the new one, never
-half of it. Nothing that was there is lost: a folder that holds anything is refused.
+half of it. Nothing that was there is lost: a folder that holds anything is refused, and a run that
+is resumed tells again what it had told before, or ends with an error. One process at a time writes
+to a folder.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import shutil
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +54,7 @@ class Layout:
         self.summary = self.path / "summary.json"
         self.report = self.path / "report.html"
         self.adapters = self.path / "adapters"
+        self.checkpoint = self.path / "checkpoint"
 
     def adapter(self, name: str) -> Path:
         """The folder of a neighborhood's or a client's adapter."""
@@ -69,26 +76,35 @@ class Layout:
             self.summary,
             self.report,
             self.adapters,
+            self.checkpoint,
         )
 
 
 class RunFolder(Layout):
-    """The folder of a run that is beginning. Close it, or use it as a context manager.
+    """The folder of a run that is under way. Close it, or use it as a context manager.
 
     Args:
         path: the folder; it is created, with the folders above it.
+        resume: go on with the run that is there; it is not created then.
 
     Raises:
-        InputError: the folder holds something, or can't be written.
+        InputError: the folder holds something, or is none of a run to `resume`; it can't be
+            written; or another process has it.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, resume: bool = False) -> None:
         super().__init__(path)
-        require_free(self.path)
+        self._told: deque[str] = deque()
+        (_require_run if resume else require_free)(self.path)
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self.write_manifest(Manifest())
-            self._notes = self.metrics.open("w", encoding="utf-8", newline="\n")
+            if resume:
+                self._take()
+                self._told += self._clear_up()
+            else:
+                self.path.mkdir(parents=True, exist_ok=True)
+                self._take()
+                self.write_manifest(Manifest())
+            self._notes = self.metrics.open("a", encoding="utf-8", newline="\n")
         except OSError as error:
             raise _refusal(
                 self.path,
@@ -96,10 +112,48 @@ class RunFolder(Layout):
                 "Name a folder that you may write to",
             ) from error
 
+    def _take(self) -> None:
+        """Holds the folder, as long as this process lives, against others that would write to it.
+        Raises InputError where one does.
+        """
+        self._lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._lock)
+            raise InputError(
+                "another process is at work on the run in this folder",
+                file=str(self.path),
+                remedy="Wait until it has ended, or name another folder",
+            ) from None
+
+    def _clear_up(self) -> list[str]:
+        """Takes away what a killed run left half done. The lines of `metrics.jsonl` that remain."""
+        for part in self.path.glob(".*.part"):
+            part.unlink()
+        text = _text(self.metrics)
+        whole = text[: text.rfind("\n") + 1]
+        if whole != text:
+            os.truncate(self.metrics, len(whole.encode()))
+        return whole.splitlines()
+
     def note(self, note: Note) -> None:
-        """Append a note to `metrics.jsonl` and flush it, so that no crash of ours loses it."""
-        self._notes.write(to_line(note) + "\n")
-        self._notes.flush()
+        """Append a note to `metrics.jsonl` and flush it, so that no crash of ours loses it.
+
+        In a run that was resumed, what its earlier life had told stands there already. Raises
+        InputError where this life tells something else.
+        """
+        line = to_line(note)
+        if not self._told:
+            self._notes.write(line + "\n")
+            self._notes.flush()
+        elif line != self._told.popleft():
+            raise InputError(
+                "the resumed run does not do what it did before it was killed",
+                file=str(self.metrics),
+                line=_text(self.metrics).count("\n") - len(self._told),
+                remedy="Begin it anew: what it needs has changed since",
+            )
 
     def write_config(self, config: Mapping[str, object]) -> None:
         """Write `config.yaml` in the order given; every default must be in it."""
@@ -121,9 +175,15 @@ class RunFolder(Layout):
         """Write `report.html`."""
         replace(self.report, html)
 
+    def remove_checkpoint(self) -> None:
+        """Remove `checkpoint/`, which a run that is finished does not need."""
+        shutil.rmtree(self.checkpoint, ignore_errors=True)
+
     def close(self) -> None:
-        """Close `metrics.jsonl`. Closing twice does no harm."""
-        self._notes.close()
+        """Close `metrics.jsonl`, and let others write. Closing twice does no harm."""
+        if not self._notes.closed:
+            self._notes.close()
+            os.close(self._lock)
 
     def __enter__(self) -> Self:
         return self
@@ -198,12 +258,7 @@ def read_run(path: str | Path) -> RunRecord:
         InputError: it is not a run's folder, or one of its files is damaged.
     """
     folder = Layout(path)
-    if not folder.manifest.is_file():
-        raise InputError(
-            "this is not the folder of a run: it has no manifest.json",
-            file=str(folder.path),
-            remedy="Name the folder that `atlas run --out` wrote",
-        )
+    _require_run(folder.path)
     notes = from_lines(_text(folder.metrics), file=folder.metrics)
     for number, note in enumerate(notes, start=1):
         try:
@@ -218,6 +273,15 @@ def read_run(path: str | Path) -> RunRecord:
         config=_text(folder.config),
         faults=_text(folder.faults),
     )
+
+
+def _require_run(path: Path) -> None:
+    if not Layout(path).manifest.is_file():
+        raise InputError(
+            "this is not the folder of a run: it has no manifest.json",
+            file=str(path),
+            remedy="Name the folder that `atlas run --out` wrote",
+        )
 
 
 def replace(path: Path, text: str) -> None:

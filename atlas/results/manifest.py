@@ -16,6 +16,8 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict
 
+from topologies import InputError
+
 PACKAGES = {
     "atlas": "atlas-emulator",
     "torch": "torch",
@@ -64,6 +66,31 @@ class Manifest(BaseModel):
             versions=versions(),
             platform=machine(),
         )
+
+    def require_same(self, other: Manifest, *, file: Path) -> None:
+        """Raises InputError unless `other` is of the same run on the same kind of machine.
+
+        `file` is where this one stands.
+        """
+        for name in sorted(self.digests.keys() | other.digests.keys()):
+            if self.digests.get(name) != other.digests.get(name):
+                raise InputError(
+                    f"what this run was begun with has changed: {name}",
+                    file=str(file),
+                    key=f"digests.{name}",
+                    remedy="Put it back as it was, or begin another run",
+                )
+        for section in ("versions", "platform"):
+            before, now = getattr(self, section), getattr(other, section)
+            for name in sorted(before.keys() - {"cores"}):
+                if before[name] != now.get(name):
+                    raise InputError(
+                        f"{name} was {before[name]} when this run began, and is {now.get(name)}: "
+                        "the same numbers can't be promised",
+                        file=str(file),
+                        key=f"{section}.{name}",
+                        remedy="Resume it where it began, or begin another run",
+                    )
 
 
 def versions() -> dict[str, str]:

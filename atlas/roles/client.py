@@ -17,6 +17,7 @@ import msgpack
 import numpy as np
 from torch import Tensor
 
+from atlas.journal import begin, load
 from atlas.models import (
     AdapterState,
     Range,
@@ -91,7 +92,14 @@ class Client:
         size = costs.span_base_bytes(settings.spec, settings.ends)
         await asyncio.sleep(size / READ_BYTES_PER_SECOND)
         self._ends = await self._node.compute(
-            lambda: Stage.load(settings.spec, settings.ends, ends=True, lora=settings.lora),
+            lambda: load(
+                settings.journal,
+                Stage.load,
+                settings.spec,
+                settings.ends,
+                ends=True,
+                lora=settings.lora,
+            ),
             flops=0,
         )
 
@@ -229,7 +237,9 @@ class Client:
             for span, known in zip(self._spans, spans, strict=True):
                 kept = self._kept(span, known) if keeps else None
                 group.create_task(span.begin(number, known, steps=training.steps, kept=kept))
-        session = Session(
+        session = begin(
+            self._settings.journal,
+            Session,
             self._ends,
             None if own.step else own.state,
             learning_rate=training.learning_rate,

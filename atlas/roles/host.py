@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from atlas.journal import begin, load
 from atlas.models import AdapterState, ProtocolError, Range, Session, Stage, costs
 from atlas.models.tensors import Packed, pack, touched, unpack, written
 from atlas.protocol import (
@@ -201,7 +202,9 @@ class Host:
         """A session that begins from an adapter, or goes on from a snapshot."""
         training = self._settings.training
         return await self._node.compute(
-            lambda: Session(
+            lambda: begin(
+                self._settings.journal,
+                Session,
                 stage,
                 None if snapshot else state,
                 learning_rate=training.learning_rate,
@@ -271,7 +274,8 @@ class Host:
         await asyncio.sleep(size_bytes / READ_BYTES_PER_SECOND)
         settings = self._settings
         return await self._node.compute(
-            lambda: Stage.load(settings.spec, span, lora=settings.lora), flops=0
+            lambda: load(settings.journal, Stage.load, settings.spec, span, lora=settings.lora),
+            flops=0,
         )
 
     def _reserve(self, size_bytes: int, purpose: str) -> Reservation:

@@ -16,6 +16,7 @@ import torch
 
 from atlas import assets
 from atlas.config import Aggregation, Recovery, SignatureSettings, Split, Training
+from atlas.journal import Journal
 from atlas.models import LoraSettings, ModelSpec, Range, costs, initial_adapter
 from atlas.models.adapters import AdapterState
 from atlas.models.codec import Codec, boundary_bytes
@@ -29,7 +30,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 @dataclass(frozen=True)
 class RunSettings:
     """The same for all devices of a run. `folder` is the model's, which every device has on its
-    disk.
+    disk; `journal` is the experimenter's, and changes nothing but how long a run takes.
     """
 
     seed: int
@@ -44,6 +45,7 @@ class RunSettings:
     coordinator: str
     clients: tuple[str, ...]
     devices: tuple[str, ...]
+    journal: Journal | None = None
     codecs: Mapping[str, Codec] = field(default_factory=dict)
     """In which codec each client's hidden states and gradients cross; fp32 where none is named."""
 

@@ -40,10 +40,16 @@ class Training(_Section):
 
     rounds: int = Field(4, ge=1)
     steps: int = Field(5, ge=1, description="steps of each client in each round")
-    batch: int = Field(8, ge=1, description="examples in a step")
+    batch: int = Field(8, ge=1, description="examples that go through the model at once")
+    accumulate: int = Field(1, ge=1, description="batches in a step, whose gradients add up")
     tokens: int = Field(32, ge=4, description="most tokens of an example, answer included")
     learning_rate: float = Field(2e-3, gt=0)
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup: int = Field(0, ge=0, description="steps of the run in which the rate rises from 0")
     weight_decay: float = Field(0.0, ge=0)
+    clip: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="largest global norm of a step's gradients; null: any"
+    )
 
 
 class Split(_Section):

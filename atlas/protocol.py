@@ -165,30 +165,44 @@ class Open(_Step):
 
 
 class Forward(_Step):
-    """The payload is a hidden state; so is the reply's."""
+    """The payload is the hidden state of micro-batch `micro` of the step; so is the reply's."""
 
     kind: Literal["forward"] = "forward"
+    micro: int
     manifest: Manifest
 
 
 class Backward(_Step):
-    """The payload is a gradient; so is the reply's."""
+    """The payload is a gradient; so is the reply's.
+
+    Where training clips, the reply to a step's last micro-batch brings the gradients' norms.
+    """
 
     kind: Literal["backward"] = "backward"
+    micro: int
     manifest: Manifest
 
 
 class Replay(_Step):
-    """A step that an earlier host had done: hidden state and gradient in, committed when done."""
+    """A micro-batch that an earlier host had done: hidden state and gradient in.
+
+    The last one of a step that was committed has the `scale` with which it was.
+    """
 
     kind: Literal["replay"] = "replay"
+    micro: int
+    scale: float | None
     manifest: Manifest
 
 
 class Commit(_Step):
-    """Apply the gradients of `step`. Not answered: what comes next says whether it was done."""
+    """Apply the gradients of `step`, times `scale`.
+
+    Not answered: what comes next says whether it was done.
+    """
 
     kind: Literal["commit"] = "commit"
+    scale: float
 
 
 class Sketch(_Step):
@@ -233,10 +247,11 @@ class AskMerged(_Body):
 
 
 class Tensors(_Body):
-    """A reply that carries tensors."""
+    """A reply that carries tensors. `norms` of the gradients held are in the parameters' order."""
 
     kind: Literal["tensors"] = "tensors"
     manifest: Manifest
+    norms: list[float] | None = None
 
 
 class Accepted(_Body):

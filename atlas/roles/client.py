@@ -9,12 +9,23 @@ same adapter.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 import msgpack
 import numpy as np
 
-from atlas.models import AdapterState, Range, Session, Stage, costs, join_adapters, slice_adapter
+from atlas.models import (
+    AdapterState,
+    ProtocolError,
+    Range,
+    Session,
+    Stage,
+    costs,
+    join_adapters,
+    slice_adapter,
+)
+from atlas.models.dropout import Draws
+from atlas.models.optimizer import clip_scale
 from atlas.models.tensors import pack, unpack
 from atlas.protocol import (
     ADAPTERS,
@@ -30,10 +41,11 @@ from atlas.protocol import (
     ask,
     parse,
 )
-from atlas.roles.host import ADAM_FLOPS
+from atlas.roles.host import ADAM_FLOPS, NORM_FLOPS
 from atlas.roles.patience import try_to_keep
 from atlas.roles.settings import RunSettings
 from atlas.roles.span import PAUSE_S, Pace, Shunned, SpanCaller, Where
+from atlas.schedule import rate
 from atlas.semantics import sketch
 from atlas.tasks import Batch, ClientData, step_batch
 from broker import Message, Node
@@ -116,7 +128,8 @@ class Client:
         """The sketch of LoRA's gradients on one batch, float32 [dimensions]; nothing is trained."""
         settings = self._settings.signature
         session = await self._begin(SIGNATURE_ROUND)
-        await self._gradients(session, self._batch(SIGNATURE_ROUND, half))
+        batch = self._batch(SIGNATURE_ROUND, half)
+        await self._gradients(session, batch, _labels(batch), None)
         own = sketch(session.gradients(), dimensions=settings.dimensions, seed=self._settings.seed)
         session.discard()
         parts = [await span.sketch(settings.dimensions) for span in self._spans]
@@ -164,13 +177,16 @@ class Client:
     async def _train(self, number: int) -> AdapterState:
         """One round: the adapter that comes out of `steps` steps from the one of now."""
         session = await self._begin(number)
-        for step in range(self._settings.training.steps):
+        training = self._settings.training
+        for step in range(training.steps):
             started_s = self._node.now
-            batch = self._batch(number, step)
-            loss = await self._gradients(session, batch)
-            await self._node.compute(session.commit, flops=ADAM_FLOPS * self._own_parameters())
-            for span in self._spans:
-                await span.commit()
+            batches = [self._batch(number, step, micro) for micro in range(training.accumulate)]
+            labels = sum(_labels(batch) for batch in batches)
+            loss = 0.0
+            for micro, batch in enumerate(batches):
+                draws = self._settings.draws(self._node.name, number, step, micro)
+                loss += await self._gradients(session, batch, labels, draws)
+            await self._commit(session, number, step)
             self._node.note(
                 "step",
                 client=self._node.name,
@@ -178,7 +194,7 @@ class Client:
                 round=number,
                 step=step,
                 loss=loss,
-                tokens=batch.tokens.numel(),
+                tokens=sum(batch.tokens.numel() for batch in batches),
                 seconds=self._node.now - started_s,
             )
         parts = [await span.collect() for span in self._spans]
@@ -199,22 +215,49 @@ class Client:
             weight_decay=training.weight_decay,
         )
 
-    async def _gradients(self, session: Session, batch: Batch) -> float:
-        """One step up to the point where it can be committed: gradients are held everywhere. Its
-        loss.
+    async def _commit(self, session: Session, number: int, step: int) -> None:
+        """Applies the step here and lets all hosts apply it, clipped by the norm of the whole."""
+        training = self._settings.training
+        scale, now, size = 1.0, rate(training, number, step), self._own_parameters()
+        if training.clip is not None:
+            own = await self._node.compute(session.norms, flops=NORM_FLOPS * size)
+            scale = clip_scale(self._in_order(own), training.clip)
+        await self._node.compute(lambda: session.commit(scale, now), flops=ADAM_FLOPS * size)
+        for span in self._spans:
+            await span.commit(scale)
+
+    def _in_order(self, own: Mapping[str, float]) -> list[float]:
+        """The norms of all of the model's gradients, in the model's order: own layers come first.
+
+        Raises ProtocolError if a host sent other than one for each parameter of its span.
+        """
+        found = list(own.values())
+        for span in self._spans:
+            expected = self._settings.matrices(span.span)
+            if span.norms is None or len(span.norms) != expected:
+                raise ProtocolError(f"{span.host} did not send the {expected} norms of its span")
+            found += span.norms
+        return found
+
+    async def _gradients(
+        self, session: Session, batch: Batch, labels: int, draws: Draws | None
+    ) -> float:
+        """One batch up to the point where its step can be committed: gradients are held everywhere.
+
+        Its loss, as part of that of a step with `labels` labels.
         """
         spec, lora = self._settings.spec, self._settings.lora
         shape = (batch.tokens.shape[0], batch.tokens.shape[1])
         ends = self._settings.ends
         hidden = await self._node.compute(
-            lambda: session.embed(batch.tokens),
+            lambda: session.embed(batch.tokens, draws),
             flops=costs.forward_flops(spec, lora, ends, *shape),
         )
         for span in self._spans:
             hidden = await span.forward(hidden)
-        labels = int((batch.targets >= 0).sum())
         loss, gradient = await self._node.compute(
-            lambda: session.loss(hidden, batch.targets), flops=costs.head_flops(spec, labels)
+            lambda: session.loss(hidden, batch.targets, labels),
+            flops=costs.head_flops(spec, _labels(batch)),
         )
         for span in reversed(self._spans):
             gradient = await span.backward(gradient)
@@ -224,8 +267,10 @@ class Client:
         )
         return loss
 
-    def _batch(self, number: int, step: int) -> Batch:
+    def _batch(self, number: int, step: int, micro: int = 0) -> Batch:
+        """The text of a micro-batch; the signature's, of round -1, are steps of one."""
         training = self._settings.training
+        accumulate = 1 if number == SIGNATURE_ROUND else training.accumulate
         return step_batch(
             self._data,
             tokenizer=self._settings.tokenizer,
@@ -234,8 +279,8 @@ class Client:
             seed=self._settings.seed,
             client=self._node.name,
             round=number,
-            step=step,
-            steps_per_round=None if number == SIGNATURE_ROUND else training.steps,
+            step=step * accumulate + micro,
+            steps_per_round=None if number == SIGNATURE_ROUND else training.steps * accumulate,
         )
 
     def _own_parameters(self) -> int:
@@ -290,6 +335,11 @@ class Client:
             tensors = unpack(state["manifest"], state["tensors"])
             self._adapter = {name: tensor.clone() for name, tensor in tensors.items()}
         self._node.note("resumed", client=self._node.name, round=self._round)
+
+
+def _labels(batch: Batch) -> int:
+    """How many positions have a label."""
+    return int((batch.targets >= 0).sum())
 
 
 def _pace(node: Node, settings: RunSettings) -> Pace:

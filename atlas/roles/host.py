@@ -39,6 +39,7 @@ from atlas.protocol import (
     Tensors,
 )
 from atlas.roles.settings import RunSettings
+from atlas.schedule import rate
 from atlas.semantics import sketch
 from broker import DeviceMemoryError, Message, Node, Reservation
 from broker.disk import READ_BYTES_PER_SECOND
@@ -47,6 +48,8 @@ Key = tuple[str, int, int]
 Phase = Literal["idle", "gone forward", "gone back"]
 ADAM_FLOPS = 12.0
 """Operations of AdamW per parameter."""
+NORM_FLOPS = 2.0
+"""Operations of a norm per gradient."""
 SKETCH_FLOPS = 2.0
 """Operations of a sketch per gradient."""
 IDLE_S = 900.0
@@ -55,13 +58,20 @@ IDLE_S = 900.0
 
 @dataclass
 class _Hosted:
-    """One client's session on one span, and what it holds."""
+    """One client's session on one span, and what it holds.
 
+    `version` counts the steps committed, `micro` the micro-batches of the next whose gradients are
+    held.
+    """
+
+    client: str
+    round: int
     attempt: int
     session: Session
     memory: Reservation
     used_s: float
     version: int = 0
+    micro: int = 0
     phase: Phase = "idle"
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -142,7 +152,9 @@ class Host:
         except BaseException:
             memory.release()
             raise
-        self._hosted[key] = _Hosted(request.attempt, session, memory, self._node.now)
+        self._hosted[key] = _Hosted(
+            message.source, request.round, request.attempt, session, memory, self._node.now
+        )
         await message.reply(Accepted().header(), purpose=CONTROL)
 
     async def _tell_alive(self, message: Message, key: Key, attempt: int) -> None:
@@ -272,22 +284,24 @@ class Host:
         match request:
             case Forward():
                 hidden = self._tensor(message, request)
-                output = await self._forward(hosted, hidden)
+                output = await self._forward(hosted, request.micro, hidden)
                 await self._send(message, {"hidden": output}, ACTIVATIONS)
             case Backward():
                 gradient = self._tensor(message, request)
-                back = await self._backward(hosted, gradient)
-                await self._send(message, {"gradient": back}, GRADIENTS)
+                back = await self._backward(hosted, request.micro, gradient)
+                held = await self._norms(hosted)
+                await self._send(message, {"gradient": back}, GRADIENTS, norms=held)
             case Replay():
                 tensors = unpack(request.manifest, message.payload)
                 if set(tensors) != {"hidden", "gradient"}:
                     raise ProtocolError(f"{message.source} replays without hidden and gradient")
-                await self._forward(hosted, tensors["hidden"])
-                await self._backward(hosted, tensors["gradient"])
-                await self._commit(hosted)
+                await self._forward(hosted, request.micro, tensors["hidden"])
+                await self._backward(hosted, request.micro, tensors["gradient"])
+                if request.scale is not None:
+                    await self._commit(hosted, request.scale)
                 await message.reply(Accepted().header(), purpose=CONTROL)
             case Commit():
-                await self._commit(hosted)
+                await self._commit(hosted, request.scale)
             case Sketch():
                 self._expect(hosted, "gone back")
                 spec, lora = self._settings.spec, self._settings.lora
@@ -301,44 +315,69 @@ class Host:
                     flops=SKETCH_FLOPS * size,
                 )
                 session.discard()
-                hosted.phase = "idle"
+                hosted.micro, hosted.phase = 0, "idle"
                 payload = [np.ascontiguousarray(values, dtype=np.float32).tobytes()]
                 await message.reply(Accepted().header(), payload, purpose=SIGNATURES)
             case Collect():
                 await self._send(message, session.adapter(), ADAPTERS)
 
-    async def _forward(self, hosted: _Hosted, hidden: torch.Tensor) -> torch.Tensor:
+    async def _forward(self, hosted: _Hosted, micro: int, hidden: torch.Tensor) -> torch.Tensor:
+        """Runs a micro-batch; the first of a step begins the step again."""
         session = hosted.session
-        session.discard()
+        if micro == 0:
+            session.discard()
+            hosted.micro, hosted.phase = 0, "idle"
+        else:
+            self._expect(hosted, "gone back")
+        self._expect_micro(hosted, micro)
         shape = (hidden.shape[0], hidden.shape[1])
         spec, lora = self._settings.spec, self._settings.lora
         flops = costs.forward_flops(spec, lora, session.stage.range, *shape)
-        output = await self._node.compute(lambda: session.forward(hidden), flops=flops)
+        draws = self._settings.draws(hosted.client, hosted.round, hosted.version, micro)
+        output = await self._node.compute(lambda: session.forward(hidden, draws), flops=flops)
         hosted.phase = "gone forward"
         return output
 
-    async def _backward(self, hosted: _Hosted, gradient: torch.Tensor) -> torch.Tensor:
+    async def _backward(self, hosted: _Hosted, micro: int, gradient: torch.Tensor) -> torch.Tensor:
         self._expect(hosted, "gone forward")
+        self._expect_micro(hosted, micro)
         session = hosted.session
         shape = (gradient.shape[0], gradient.shape[1])
         spec, lora = self._settings.spec, self._settings.lora
         flops = costs.backward_flops(spec, lora, session.stage.range, *shape)
         back = await self._node.compute(lambda: session.backward(gradient), flops=flops)
+        hosted.micro += 1
         hosted.phase = "gone back"
         assert back is not None, "only the client's own part has nothing in front of it"
         return back
 
-    async def _commit(self, hosted: _Hosted) -> None:
+    async def _norms(self, hosted: _Hosted) -> list[float] | None:
+        """Norms of the gradients held, where the client needs them to clip the step."""
+        training, session = self._settings.training, hosted.session
+        if training.clip is None or hosted.micro < training.accumulate:
+            return None
+        size = costs.lora_parameters(self._settings.spec, self._settings.lora, session.stage.range)
+        held = await self._node.compute(session.norms, flops=NORM_FLOPS * size)
+        return list(held.values())
+
+    async def _commit(self, hosted: _Hosted, scale: float) -> None:
         self._expect(hosted, "gone back")
-        spec, lora = self._settings.spec, self._settings.lora
-        size = costs.lora_parameters(spec, lora, hosted.session.stage.range)
-        await self._node.compute(hosted.session.commit, flops=ADAM_FLOPS * size)
+        spec, lora, training = self._settings.spec, self._settings.lora, self._settings.training
+        session, now = hosted.session, rate(training, hosted.round, hosted.version)
+        size = costs.lora_parameters(spec, lora, session.stage.range)
+        await self._node.compute(lambda: session.commit(scale, now), flops=ADAM_FLOPS * size)
         hosted.version += 1
-        hosted.phase = "idle"
+        hosted.micro, hosted.phase = 0, "idle"
 
     def _expect(self, hosted: _Hosted, phase: Phase) -> None:
         if hosted.phase != phase:
             raise _RefusalError(f"the step has not {phase} here")
+
+    def _expect_micro(self, hosted: _Hosted, micro: int) -> None:
+        if hosted.micro != micro:
+            raise _RefusalError(
+                f"{hosted.micro} micro-batches of the step are held here, not {micro}", missing=True
+            )
 
     def _tensor(self, message: Message, request: Forward | Backward) -> torch.Tensor:
         tensors = unpack(request.manifest, message.payload)
@@ -346,9 +385,17 @@ class Host:
             raise ProtocolError(f"{message.source} sent {len(tensors)} tensors where one belongs")
         return next(iter(tensors.values()))
 
-    async def _send(self, message: Message, tensors: dict[str, torch.Tensor], purpose: str) -> None:
+    async def _send(
+        self,
+        message: Message,
+        tensors: dict[str, torch.Tensor],
+        purpose: str,
+        *,
+        norms: list[float] | None = None,
+    ) -> None:
         manifest, buffers = pack(tensors)
-        await message.reply(Tensors(manifest=manifest).header(), buffers, purpose=purpose)
+        body = Tensors(manifest=manifest, norms=norms)
+        await message.reply(body.header(), buffers, purpose=purpose)
 
 
 class _RefusalError(Exception):

@@ -16,7 +16,9 @@ import torch
 from atlas import assets
 from atlas.config import Aggregation, SignatureSettings, Split, Training
 from atlas.models import LoraSettings, ModelSpec, Range, costs, initial_adapter
-from atlas.models.adapters import AdapterState
+from atlas.models.adapters import AdapterState, layer_of
+from atlas.models.dropout import Draws
+from atlas.models.skeleton import lora_shapes
 from atlas.pairing import SpanCost, StepCost
 from atlas.tasks import ClientData, Tokenizer, batch
 
@@ -66,8 +68,16 @@ class RunSettings:
         """What every client starts from: A seeded by parameter name, B zero."""
         return initial_adapter(self.spec, self.lora, self.seed)
 
+    def matrices(self, layers: Range) -> int:
+        """How many matrices LoRA has in some layers."""
+        return sum(layer_of(name) in layers for name in lora_shapes(self.spec, self.lora))
+
+    def draws(self, client: str, round: int, step: int, micro: int) -> Draws | None:
+        """What dropout draws there. Signatures, taken before round 0, are taken without dropout."""
+        return Draws(self.seed, client, round, step, micro) if round >= 0 else None
+
     def step_cost(self, count: int) -> StepCost:
-        """What one step costs when the layers between are cut into `count` spans."""
+        """What one batch costs when the layers between are cut into `count` spans."""
         return StepCost(
             own_flops=self.flops(self.ends) + costs.head_flops(self.spec, self.training.batch),
             boundary_bytes=costs.hidden_bytes(self.spec, self.training.batch, self.training.tokens),
@@ -86,7 +96,7 @@ class RunSettings:
         )
 
     def flops(self, layers: Range) -> float:
-        """Operations of a whole step, forward and backward, through `layers` at full size."""
+        """Operations of one batch, forward and backward, through `layers` at full size."""
         shape = (self.training.batch, self.training.tokens)
         return costs.forward_flops(self.spec, self.lora, layers, *shape) + costs.backward_flops(
             self.spec, self.lora, layers, *shape

@@ -123,6 +123,15 @@ class State(TypedDict):
     step: int
 
 
+@dataclass
+class _Sent:
+    """What a host was sent of one step, micro-batch by micro-batch, and how it was committed."""
+
+    hidden: list[torch.Tensor] = field(default_factory=list)
+    gradients: list[torch.Tensor] = field(default_factory=list)
+    scale: float = 1.0
+
+
 class _LostHostError(Exception):
     """The host does not do it: `reason` in plain words, and whether it was only that it has no
     room.
@@ -168,25 +177,29 @@ class SpanCaller:
         self._round = 0
         self._version = 0
         self._adapter: AdapterState | None = None
-        self._hidden: list[torch.Tensor] = []
-        self._gradients: list[torch.Tensor] = []
+        self._committed: list[_Sent] = []
+        self._sent = _Sent()
+        self.norms: list[float] | None = None
 
     # A round, as the client sees it.
 
     async def begin(self, round_: int, adapter: AdapterState | None) -> None:
         """Starts a round from this adapter (None: the one that all start from), at home at best."""
         self._round, self._version, self._adapter = round_, 0, adapter
-        self._hidden, self._gradients = [], []
+        self._committed, self._sent = [], _Sent()
         await self._insist(_nothing)
 
     async def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Hidden state in, hidden state out, [b, t, h]."""
-        self._hidden.append(hidden)
+        """Hidden state in, hidden state out, [b, t, h]: the next micro-batch of the step."""
+        self._sent.hidden.append(hidden)
         return await self._insist(self._forward)
 
     async def backward(self, gradient: torch.Tensor) -> torch.Tensor:
-        """Gradient in, gradient out, [b, t, h]."""
-        self._gradients.append(gradient)
+        """Gradient in, gradient out, [b, t, h].
+
+        Where the step is to be clipped, `norms` of its gradients are known after its last one.
+        """
+        self._sent.gradients.append(gradient)
         return await self._insist(self._backward, redo=(self._forward,))
 
     async def sketch(self, dimensions: int) -> np.ndarray:
@@ -203,14 +216,16 @@ class SpanCaller:
             return np.frombuffer(raw, dtype=np.float32)
 
         values = await self._insist(ask, redo=(self._forward, self._backward))
-        self._hidden.pop()
-        self._gradients.pop()
+        self._sent = _Sent()
         return values
 
-    async def commit(self) -> None:
-        """Lets the host apply the step. What comes next says whether it did."""
+    async def commit(self, scale: float) -> None:
+        """Lets the host apply the step, times `scale`. What comes next says whether it did."""
         if self.host is not None:
-            await self._send(Commit(**self._state()))
+            await self._send(Commit(**self._state(), scale=scale))
+        self._sent.scale = scale
+        self._committed.append(self._sent)
+        self._sent = _Sent()
         self._version += 1
 
     async def collect(self) -> AdapterState:
@@ -281,12 +296,22 @@ class SpanCaller:
         await self._request(request, buffers, ADAPTERS)
 
     async def _replay(self) -> None:
-        """Lets the new host do again what was committed: the same inputs, so the same state."""
-        for step in range(self._version):
-            tensors = {"hidden": self._hidden[step], "gradient": self._gradients[step]}
-            manifest, buffers = pack(tensors)
-            request = Replay(**self._state(version=step), manifest=manifest)
-            await self._request(request, buffers, ACTIVATIONS)
+        """Lets the new host do again what was done: the same inputs, so the same state.
+
+        That is what was committed, and of the step begun all micro-batches but the one at hand.
+        """
+        for step, sent in enumerate(self._committed):
+            for micro in range(len(sent.hidden)):
+                last = micro == len(sent.hidden) - 1
+                await self._repeat(sent, step, micro, sent.scale if last else None)
+        for micro in range(len(self._sent.hidden) - 1):
+            await self._repeat(self._sent, self._version, micro, None)
+
+    async def _repeat(self, sent: _Sent, step: int, micro: int, scale: float | None) -> None:
+        tensors = {"hidden": sent.hidden[micro], "gradient": sent.gradients[micro]}
+        manifest, buffers = pack(tensors)
+        request = Replay(**self._state(version=step), micro=micro, scale=scale, manifest=manifest)
+        await self._request(request, buffers, ACTIVATIONS)
 
     async def _lose(self, lost: _LostHostError) -> None:
         """Gives the host up, and tells it so. Late ones are asked last for a while."""
@@ -335,14 +360,19 @@ class SpanCaller:
         }
 
     async def _forward(self) -> torch.Tensor:
-        manifest, buffers = pack({"hidden": self._hidden[self._version]})
-        request = Forward(**self._state(), manifest=manifest)
+        micro = len(self._sent.hidden) - 1
+        manifest, buffers = pack({"hidden": self._sent.hidden[micro]})
+        request = Forward(**self._state(), micro=micro, manifest=manifest)
         return _only(await self._request(request, buffers, ACTIVATIONS))
 
     async def _backward(self) -> torch.Tensor:
-        manifest, buffers = pack({"gradient": self._gradients[self._version]})
-        request = Backward(**self._state(), manifest=manifest)
-        return _only(await self._request(request, buffers, GRADIENTS))
+        micro = len(self._sent.gradients) - 1
+        manifest, buffers = pack({"gradient": self._sent.gradients[micro]})
+        request = Backward(**self._state(), micro=micro, manifest=manifest)
+        reply = await self._request(request, buffers, GRADIENTS)
+        body = parse(reply)
+        self.norms = body.norms if isinstance(body, Tensors) else None
+        return _only(reply)
 
     async def _send(self, request: HostRequest) -> None:
         assert self.host is not None

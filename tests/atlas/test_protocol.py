@@ -29,7 +29,7 @@ def message(header: dict[str, object]) -> Message:
         Accepted(),
         Refused(reason="no room"),
         AskMerged(round=3),
-        Commit(attempt=1, first=2, last=16, step=4),
+        Commit(attempt=1, first=2, last=16, step=4, scale=0.5),
     ],
     ids=lambda body: str(body.kind),
 )

@@ -53,7 +53,7 @@ async def client(node: Node, *, tokens: int = 2, steps: int = 1) -> float:
     await caller.begin(0, None)
     for _ in range(steps):
         await caller.forward(torch.zeros(1, tokens, 3))
-        await caller.commit()
+        await caller.commit(scale=1.0)
     assert caller.host is not None
     node.note("served", host=caller.host)
     return node.now

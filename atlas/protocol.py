@@ -91,7 +91,7 @@ class Chain(_Body):
 
 
 class Signature(_Body):
-    """Two half-signatures of a client; the payload is float32 [2, dimensions]."""
+    """Two half-signatures of a client; the payload is int8 [2, dimensions], as `encode` makes it."""
 
     kind: Literal["signature"] = "signature"
     dimensions: int

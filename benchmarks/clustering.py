@@ -33,6 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--gather", nargs="+", default=[], metavar="DEAL")
     arguments = parser.parse_args()
+    arguments.gather += ["drift"] * ("labels" in arguments.gather)  # TEMPORARY
     torch.set_num_threads(1)
     folder = assets.home() / "benchmarks" / "clustering"
     probe = lru_cache(maxsize=1)(lambda: gradients.Probe(MODEL))

@@ -9,7 +9,7 @@ function of its arguments.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,7 @@ from sklearn.metrics import adjusted_rand_score
 from atlas.semantics.placing import Landmarks, tail, unit
 
 Floats = NDArray[np.float64]
+Statistic = Callable[[Floats, NDArray[np.int64]], Floats]
 
 CENTER_FROM = 6
 """With fewer clients, taking off their mean takes off what they differ by."""
@@ -27,8 +28,13 @@ CENTER_FROM = 6
 DEALS = 1999
 """Deals of halves to imaginary clients that the permutation test draws."""
 
-DEALT_FROM = 4
-"""With fewer clients there are too few deals (3 of 2 clients, 15 of 3) for a test at 0.05."""
+PART_SIGNIFICANCE = 0.02
+"""For parts to be divided further: many are tested, and a needless division costs little."""
+
+DEALT = range(4, 65)
+"""Parts of how many clients the largest eigenvalue tests: 2 clients have but 3 deals, 3 have 15; and
+with more it takes long, and the mean cosine is sensitive enough.
+"""
 
 AGREEMENT = 0.2
 """Adjusted Rand index that the divisions by either half alone reach at least, for one to count."""
@@ -68,10 +74,12 @@ def cluster(
        Clients differ if their own pairs are in the top `significance` of the deals. If they
        don't: one neighborhood.
     3. Otherwise a tree of merges by Ward's method (1963) over the signatures (mean of the halves,
-       at length 1). From its top, each part is divided in two as long as its clients differ, by the
-       same test among them alone. Two or three clients, who are too few for it, differ if each
-       lies farther from the others' halves than clients lie from their own, by a prediction
-       interval (Student's t).
+       at length 1). From its top, each part is divided in two as long as its clients differ, by
+       deals of their halves alone. Here the statistic is the largest eigenvalue of the cosines
+       between first and second halves (symmetric part): the most that both halves agree on in any
+       one direction, which is what two kinds of clients make large. Two or three clients, who are
+       too few for deals, differ if they lie farther from the others' halves than clients lie from
+       their own, by a prediction interval (Student's t).
     4. The first halves alone and the second alone are divided into as many clusters. If these
        divisions don't agree, what was found is noise: one neighborhood.
 
@@ -91,14 +99,12 @@ def cluster(
     signatures = stacked.mean(axis=1)
     similarity = _cosines(signatures)
     generator = np.random.Generator(np.random.Philox(key=seed % 2**128))
-    p_value = _p_value(stacked, generator)
+    p_value = _p_value(stacked, generator, _mean_cosine)
     everybody = Landmarks.of(given.mean(axis=1), [range(len(names))], np.zeros_like(center))
     one = Neighborhoods((tuple(names),), None, p_value, None, similarity, everybody)
     if p_value > significance:
         return one
-    groups = _divided(stacked, generator, significance)
-    if len(groups) == 1:
-        return one
+    groups = _divided(stacked, generator)
     first, second = (_labels(stacked[:, half], len(groups)) for half in (0, 1))
     confidence = float(adjusted_rand_score(first, second))
     if confidence < AGREEMENT:
@@ -113,47 +119,75 @@ def cluster(
     )
 
 
-def _p_value(stacked: Floats, generator: np.random.Generator) -> float:
-    """How often halves dealt to pairs at random are as alike within pairs as the clients' own are.
+def _p_value(stacked: Floats, generator: np.random.Generator, statistic: Statistic) -> float:
+    """How often halves dealt to pairs at random reach the statistic of the clients' own pairs.
 
     If clients don't differ, every way to pair the 2n halves is as likely as the real one, so the
     test is exact.
     """
     clients = len(stacked)
     similarity = _cosines(stacked.reshape(2 * clients, -1))
-    observed = similarity[0::2, 1::2].trace()
-    deals = generator.permuted(np.tile(np.arange(2 * clients), (DEALS, 1)), axis=1)
-    sums = similarity[deals[:, 0::2], deals[:, 1::2]].sum(axis=1)
-    return float((1 + (sums >= observed - 1e-12).sum()) / (1 + DEALS))
+    own = np.arange(2 * clients)
+    deals = generator.permuted(np.tile(own, (DEALS, 1)), axis=1)
+    observed = statistic(similarity, own[None])[0]
+    values = statistic(similarity, deals)
+    return float((1 + (values >= observed - 1e-12).sum()) / (1 + DEALS))
 
 
-def _divided(
-    stacked: Floats, generator: np.random.Generator, significance: float
-) -> list[list[int]]:
-    """Rows that belong together, in the order of their first; the root is known to be divided."""
-    pairs = np.array([_cosines(both)[0, 1] for both in stacked])
+def _mean_cosine(similarity: Floats, deals: NDArray[np.int64]) -> Floats:
+    """Mean cosine within the pairs of each deal, [deals]."""
+    means: Floats = similarity[deals[:, 0::2], deals[:, 1::2]].mean(axis=1)
+    return means
+
+
+def _largest_agreement(similarity: Floats, deals: NDArray[np.int64]) -> Floats:
+    """Largest eigenvalue of the cosines between first and second halves of each deal, [deals]."""
+    across = similarity[deals[:, 0::2, None], deals[:, None, 1::2]]
+    largest: Floats = np.linalg.eigvalsh((across + across.transpose(0, 2, 1)) / 2)[:, -1]
+    return largest
+
+
+def _divided(stacked: Floats, generator: np.random.Generator) -> list[list[int]]:
+    """Rows that belong together, in the order of their first. The whole is known to be divided."""
+    apart = ((stacked[:, None, 0] - stacked[None, :, 1]) ** 2).sum(axis=2)
     found: list[list[int]] = []
 
-    def differ(rows: list[int]) -> bool:
-        if len(rows) >= DEALT_FROM:
+    def differ(one: list[int], other: list[int]) -> bool:
+        rows = one + other
+        if len(rows) >= DEALT.start:
             about = stacked[rows] - stacked[rows].mean(axis=(0, 1))
-            return _p_value(about, generator) <= significance
-        across = _cosines(stacked[rows].reshape(2 * len(rows), -1))[0::2, 1::2]
-        apart = 1.0 - across[~np.eye(len(rows), dtype=bool)].mean()
-        own = 1.0 - pairs
-        mean, spread = float(own.mean()), float(own.std(ddof=1))
-        return tail(apart, mean, len(own), spread, len(own) - 1) <= significance
+            statistic = _largest_agreement if len(rows) in DEALT else _mean_cosine
+            if _p_value(about, generator, statistic) <= PART_SIGNIFICANCE:
+                return True
+        return min(len(one), len(other)) == 1 and _strange(apart, one, other) <= PART_SIGNIFICANCE
 
     def descend(node: ClusterNode) -> None:
-        rows = sorted(node.pre_order())
-        if len(rows) == 1 or (len(rows) < len(stacked) and not differ(rows)):
-            found.append(rows)
+        if node.is_leaf():
+            found.append([node.id])
+            return
+        parts = node.get_left(), node.get_right()
+        one, other = (sorted(part.pre_order()) for part in parts)
+        if len(one) + len(other) == len(stacked) or differ(one, other):
+            for part in parts:
+                descend(part)
         else:
-            descend(node.get_left())
-            descend(node.get_right())
+            found.append(sorted(one + other))
 
     descend(to_tree(linkage(unit(stacked.mean(axis=1)), "ward")))
     return sorted(found)
+
+
+def _strange(apart: Floats, one: Sequence[int], other: Sequence[int]) -> float:
+    """Probability that two parts of one kind would be as far apart as these.
+
+    `apart` [clients, clients] are squared distances between first and second halves. Those of all
+    clients between their own halves say how far apart chance sets what is the same; their
+    logarithms are taken as normal.
+    """
+    across = np.concatenate([apart[np.ix_(one, other)].ravel(), apart[np.ix_(other, one)].ravel()])
+    own = np.log(np.maximum(apart.diagonal(), 1e-12))
+    mean, spread = float(own.mean()), float(own.std(ddof=1))
+    return tail(float(np.log(max(across.mean(), 1e-12))), mean, len(own), spread, len(own) - 1)
 
 
 def _labels(signatures: Floats, count: int) -> list[int]:

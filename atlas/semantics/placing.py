@@ -164,36 +164,25 @@ def drifted(
         raise ValueError("drift is measured by sketches of every member, from one round or more")
     groups, start = [], 0
     for group in members:
-        groups.append(range(start, start + len(group)))
+        groups.append(list(range(start, start + len(group))))
         start += len(group)
     stacked = np.stack(
         [unit(np.stack([np.asarray(found[name], float) for name in names])) for found in rounds]
     )
-    known = [
-        np.mean([one[number] for one in (_distances(rows, groups) for rows in stacked)], axis=0)
-        for number in range(len(groups))
-    ]
-    p_values: dict[str, float] = {}
+    p_values = {}
     for number, group in enumerate(groups):
-        for place_in, row in enumerate(group if len(group) > 2 else ()):
-            others = [np.delete(one, place_in) if n == number else one for n, one in enumerate(known)]
-            spread, freedom = _pooled(others)
-            p_values[names[row]] = tail(
-                float(known[number][place_in]),
-                float(others[number].mean()),
-                len(others[number]),
-                spread,
-                freedom,
-            )
-    named = {}
-    for rank, name in enumerate(sorted(p_values, key=lambda name: (p_values[name], name))):
-        if p_values[name] * (len(p_values) - rank) > significance:
+        for row in group if len(group) > 2 else ():
+            others = [[other for other in one if other != row] for one in groups]
+            p_values[row] = _misfit(stacked, row, others, number)
+    named: dict[int, float] = {}
+    for rank, row in enumerate(sorted(p_values, key=lambda row: (p_values[row], row))):
+        if p_values[row] * (len(p_values) - rank) > significance:
             break
-        named[name] = p_values[name]
-    remaining = [[row for row in group if names[row] not in named] for group in groups]
+        named[row] = p_values[row]
+    staying = [[row for row in group if row not in named] for group in groups]
     return {
-        name: Drift(p_value, _where(stacked, names.index(name), groups, remaining))
-        for name, p_value in named.items()
+        names[row]: Drift(p_value, _where(stacked, row, groups, staying, significance))
+        for row, p_value in named.items()
     }
 
 
@@ -204,29 +193,46 @@ def unit(rows: Floats) -> Floats:
     return scaled
 
 
-def _where(
-    stacked: Floats, row: int, groups: Sequence[Sequence[int]], remaining: Sequence[Sequence[int]]
-) -> int | None:
-    """The other neighborhood that a client fits best in these rounds, None if it fits none."""
-    found: tuple[float, int] | None = None
-    for number, group in enumerate(remaining):
-        if row in groups[number] or not group:
-            continue
-        means = unit(stacked[:, list(group)].mean(axis=1))
-        distance = float(np.mean(1.0 - (means * stacked[:, row]).sum(axis=1)))
-        if found is None or distance < found[0]:
-            found = distance, number
-    if found is None:
-        return None
-    known = [np.mean([d for d in per], axis=0) for per in zip(
-        *(_distances(rows, remaining) for rows in stacked), strict=True
-    )]
+def _misfit(stacked: Floats, row: int, others: Sequence[Sequence[int]], number: int) -> float:
+    """Probability that a member of `others[number]` would lie as far off as `row`, in all rounds.
+
+    `stacked` [rounds, clients, dimensions] are of length 1; `row` is in none of `others`.
+    """
+    known = [
+        np.mean(rounds, axis=0)
+        for rounds in zip(*(_distances(rows, others) for rows in stacked), strict=True)
+    ]
     spread, freedom = _pooled(known)
-    distance, number = found
     own = known[number]
-    usual = float(own.mean()) if len(own) else float(np.mean(np.concatenate(known)))
-    fits = tail(distance, usual, max(len(own), 1), spread, freedom) >= 0.01
-    return number if fits else None
+    if not len(own):
+        own = np.concatenate(known)
+    usual = float(own.mean()) if len(own) else 0.0
+    return tail(_apart(stacked, row, others[number]), usual, max(len(own), 1), spread, freedom)
+
+
+def _where(
+    stacked: Floats,
+    row: int,
+    groups: Sequence[Sequence[int]],
+    staying: Sequence[Sequence[int]],
+    significance: float,
+) -> int | None:
+    """The nearest other neighborhood in these rounds, None if `row` doesn't fit there."""
+    apart = {
+        number: _apart(stacked, row, group)
+        for number, group in enumerate(staying)
+        if group and row not in groups[number]
+    }
+    if not apart:
+        return None
+    nearest = min(apart, key=lambda number: apart[number])
+    return nearest if _misfit(stacked, row, staying, nearest) >= significance else None
+
+
+def _apart(stacked: Floats, row: int, group: Sequence[int]) -> float:
+    """Distance of `row` to the mean of a group that it isn't in, averaged over the rounds."""
+    means = unit(stacked[:, list(group)].sum(axis=1))
+    return float(np.mean(1.0 - (means * stacked[:, row]).sum(axis=1)))
 
 
 def _distances(rows: Floats, groups: Sequence[Sequence[int]]) -> list[Floats]:

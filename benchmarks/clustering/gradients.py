@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from atlas import assets
 from atlas.models import AdapterState, LoraSettings, ModelSpec, initial_adapter, skeleton
 from atlas.models.stage import whole_model
-from atlas.semantics.signature import _projection
+from atlas.semantics.signature import projection
 from atlas.tasks import Example, Tokenizer, batch
 
 DIMENSIONS = 128
@@ -58,8 +58,8 @@ class Probe:
         self.slots = skeleton.lora_slots(self._model)
         self.names = [name for name in self.slots if ".lora_B." in name]
         self._held: dict[str, tuple[Tensor, Tensor]] = {}
-        for name in self.names:
-            self.slots[name].register_forward_hook(self._watch(name))
+        for slot in self.names:
+            self.slots[slot].register_forward_hook(self._watch(slot))
 
     def load(self, adapter: AdapterState) -> None:
         """Goes on with other values of A and B."""
@@ -67,7 +67,7 @@ class Probe:
             module._parameters["weight"] = nn.Parameter(adapter[name].clone(), requires_grad=False)
 
     def gradients(self, examples: Sequence[Example]) -> dict[str, Tensor]:
-        """By parameter, the gradient of each example's mean loss over its labels: [n, out, rank]."""
+        """Of each example's mean loss over its labels, by parameter: [n, out, rank]."""
         rows = batch(examples, self.tokenizer, 4096)
         with torch.enable_grad():
             body = skeleton.body_of(self._model)
@@ -113,9 +113,7 @@ class Probe:
         return hook
 
 
-def pool(
-    file: Path, probe: Callable[[], Probe], examples: Callable[[], Sequence[Example]]
-) -> Pool:
+def pool(file: Path, probe: Callable[[], Probe], examples: Callable[[], Sequence[Example]]) -> Pool:
     """The pool that the file has; made, and kept there, if there is none."""
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -155,7 +153,7 @@ def sketched(
     squares = np.zeros((rows, len(names)), np.float32)
     for place, name in enumerate(names):
         values = gradients[name].reshape(rows, -1).double()
-        buckets, signs = _projection(name, values.shape[1], DIMENSIONS, SEED)
+        buckets, signs = projection(name, values.shape[1], DIMENSIONS, SEED)
         total = torch.zeros(rows, DIMENSIONS, dtype=torch.float64)
         total.index_add_(1, torch.from_numpy(buckets), values * torch.from_numpy(signs))
         sketches[:, place] = total.float().numpy()

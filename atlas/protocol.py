@@ -91,7 +91,7 @@ class Chain(_Body):
 
 
 class Signature(_Body):
-    """Two half-signatures of a client; the payload is int8 [2, dimensions], as `encode` makes it."""
+    """Two half-signatures of a client; the payload is int8 [2, dimensions], by `encode`."""
 
     kind: Literal["signature"] = "signature"
     dimensions: int

@@ -32,12 +32,15 @@ PART_SIGNIFICANCE = 0.02
 """For parts to be divided further: many are tested, and a needless division costs little."""
 
 DEALT = range(4, 65)
-"""Parts of how many clients the largest eigenvalue tests: 2 clients have but 3 deals, 3 have 15; and
-with more it takes long, and the mean cosine is sensitive enough.
+"""Parts of how many clients the largest eigenvalue tests: 2 clients have but 3 deals, 3 have 15;
+and with more it takes long, and the mean cosine is sensitive enough.
 """
 
 AGREEMENT = 0.2
-"""Adjusted Rand index that the divisions by either half alone reach at least, for one to count."""
+"""Adjusted Rand index that the divisions by either half alone reach, for one to count at once."""
+
+CERTAIN = 0.01
+"""A p-value of the whole up to which a division counts although the halves alone don't show it."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,8 @@ def cluster(
        too few for deals, differ if they lie farther from the others' halves than clients lie from
        their own, by a prediction interval (Student's t).
     4. The first halves alone and the second alone are divided into as many clusters. If these
-       divisions don't agree, what was found is noise: one neighborhood.
+       divisions don't agree, and the test was not passed by far, what was found is noise: one
+       neighborhood.
 
     A neighborhood can be one client. The silhouette (Rousseeuw, 1987) of a client alone sets the
     distance of its own halves against that to the nearest cluster. `seed` draws the deals. Raises
@@ -107,7 +111,7 @@ def cluster(
     groups = _divided(stacked, generator)
     first, second = (_labels(stacked[:, half], len(groups)) for half in (0, 1))
     confidence = float(adjusted_rand_score(first, second))
-    if confidence < AGREEMENT:
+    if confidence < AGREEMENT and p_value > CERTAIN:
         return one
     return Neighborhoods(
         tuple(tuple(names[row] for row in group) for group in groups),

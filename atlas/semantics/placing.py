@@ -162,10 +162,10 @@ def drifted(
     names = [name for group in members for name in group]
     if not rounds or any(name not in found for found in rounds for name in names):
         raise ValueError("drift is measured by sketches of every member, from one round or more")
-    groups, start = [], 0
-    for group in members:
-        groups.append(list(range(start, start + len(group))))
-        start += len(group)
+    groups: list[list[int]] = []
+    for some in members:
+        start = sum(map(len, groups))
+        groups.append(list(range(start, start + len(some))))
     stacked = np.stack(
         [unit(np.stack([np.asarray(found[name], float) for name in names])) for found in rounds]
     )

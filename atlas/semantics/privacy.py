@@ -33,8 +33,8 @@ _HALVINGS = 200
 def failure(epsilon: float, mu: float) -> float:
     """δ(ε) of a μ-GDP mechanism: Φ(μ/2 - ε/μ) - exp(ε) Φ(-μ/2 - ε/μ).
 
-    Exact for the Gaussian mechanism of sensitivity Δ and deviation σ, μ = Δ/σ. Source: Balle and
-    Wang, Improving the Gaussian Mechanism for Differential Privacy, 2018, theorem 8.
+    Exact for the Gaussian mechanism, where μ is sensitivity over deviation. Source: Balle and Wang,
+    Improving the Gaussian Mechanism for Differential Privacy, 2018, theorem 8.
     """
     if mu <= 0:
         return 0.0
@@ -81,7 +81,7 @@ def spent(multipliers: Sequence[float], delta: float) -> float:
 def private_sum(
     sketches: NDArray[np.floating], *, clip: float, multiplier: float, key: str
 ) -> NDArray[np.float32]:
-    """Sum of the sketches of single examples, [examples, dimensions], each cut to the length `clip`.
+    """Noisy sum of single examples' sketches, [examples, dimensions], each cut to length `clip`.
 
     Noise of deviation `multiplier` · `clip` is added to each dimension. It is drawn from `key`
     alone, so that a run can be repeated: who knows the key can take the noise off again. On real

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import quad
@@ -13,6 +14,7 @@ from scipy.stats import norm
 
 from atlas.semantics import noise_multiplier, private_sum, spent
 from atlas.semantics.privacy import failure
+from atlas.tasks import Batch
 
 EPSILONS = st.floats(0.05, 50.0)
 DELTAS = st.floats(1e-9, 0.1)
@@ -92,3 +94,12 @@ def test_the_noise_has_the_deviation_it_should_and_is_the_same_again() -> None:
     )
     other = private_sum(np.zeros((1, 20_000)), clip=2.0, multiplier=3.0, key="b")
     assert abs(np.corrcoef(noise, other)[0, 1]) < 0.05
+
+
+def test_an_example_by_itself_is_the_batch_of_one() -> None:
+    tokens = torch.tensor([[5, 6, 7, 8], [9, 10, 0, 0]])
+    targets = torch.tensor([[-100, -100, 8, 3], [-100, 11, -100, -100]])
+    first, second = Batch(tokens, targets).singly()
+    assert torch.equal(first.tokens, tokens[:1])
+    assert second.tokens.tolist() == [[9, 10]]
+    assert second.targets.tolist() == [[-100, 11]]

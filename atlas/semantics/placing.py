@@ -1,10 +1,10 @@
 """Later joiners and drift: whether a client's signature fits a neighborhood, and which.
 
-Both ask the same: does the client lie farther from the members of a neighborhood than they lie from
-one another? A member's distance is 1 - cosine between its signature and the mean of the *other*
-members' signatures. The spread of these distances, each about the mean of its own neighborhood and
-pooled over all, gives a one-sided prediction interval (Student's t), so that a few members are not
-taken for many. Nothing here changes what is already decided for others.
+A member's distance is 1 - cosine between its signature and the mean of the *other* members'
+signatures. For a later joiner the spread of these distances, each about the mean of its own
+neighborhood and pooled over all, gives a one-sided prediction interval (Student's t), so that a few
+members are not taken for many. For drift the distances change with the training, and only their
+ranks are used. Nothing here changes what is already decided for others.
 """
 
 from __future__ import annotations
@@ -148,16 +148,18 @@ def drifted(
 ) -> dict[str, Drift]:
     """Which clients no longer belong to their neighborhood, by sketches out of training.
 
-    `rounds` are the rounds that were measured since the last answer, each with every client's
-    sketch, [dimensions], of the gradients of its first step: there all members of a neighborhood
-    start from the same adapter. A client's distance to the mean of the others is averaged over the
-    rounds, and set against how the distances of all others spread, each about the mean of its own
-    neighborhood. The chance that anybody is named although nobody has drifted is at most
-    `significance` (Holm, 1979). A client alone is never named, having nothing to lie far from.
+    `rounds` are the rounds that were measured since clustering or the last move, each with every
+    client's sketch, [dimensions], of the gradients of its first step: there all members of a
+    neighborhood start from the same adapter. In each round a client has a rank among its
+    neighborhood by its distance to the mean of the others. If all have text of one kind every rank
+    is as likely as any other, whatever the distances are like, so the chance of a sum of ranks is
+    known exactly; the chance that anybody is named although nobody has drifted is at most
+    `significance` (Holm, 1979). One of m members can be named after no fewer rounds than make
+    m to the power of rounds exceed clients / `significance`.
 
-    What a client that drifted belongs to now is the neighborhood whose mean is nearest in these
-    rounds, if it fits there, and none otherwise. Raises ValueError if a client is missing in a
-    round.
+    What a client that drifted belongs to now is the other neighborhood whose mean is nearest in
+    these rounds, if it isn't farther off than all members there, and none otherwise. Raises
+    ValueError if a client is missing in a round.
     """
     names = [name for group in members for name in group]
     if not rounds or any(name not in found for found in rounds for name in names):
@@ -169,19 +171,22 @@ def drifted(
     stacked = np.stack(
         [unit(np.stack([np.asarray(found[name], float) for name in names])) for found in rounds]
     )
-    p_values = {}
-    for number, group in enumerate(groups):
-        for row in group if len(group) > 2 else ():
-            others = [[other for other in one if other != row] for one in groups]
-            p_values[row] = _misfit(stacked, row, others, number)
+    p_values: dict[int, float] = {}
+    for group in groups:
+        if len(group) > 2:
+            distances = np.stack([_distances(rows, [group])[0] for rows in stacked])
+            ranks = (distances[:, None, :] >= distances[:, :, None]).sum(axis=2).sum(axis=0)
+            chances = _chances_of_rank_sums(len(group), len(rounds))
+            for row, rank in zip(group, ranks, strict=True):
+                p_values[row] = float(chances[: rank + 1].sum())
     named: dict[int, float] = {}
-    for rank, row in enumerate(sorted(p_values, key=lambda row: (p_values[row], row))):
-        if p_values[row] * (len(p_values) - rank) > significance:
+    for position, row in enumerate(sorted(p_values, key=lambda row: (p_values[row], row))):
+        if p_values[row] * (len(p_values) - position) > significance:
             break
         named[row] = p_values[row]
     staying = [[row for row in group if row not in named] for group in groups]
     return {
-        names[row]: Drift(p_value, _where(stacked, row, groups, staying, significance))
+        names[row]: Drift(p_value, _where(stacked, row, groups, staying))
         for row, p_value in named.items()
     }
 
@@ -193,46 +198,28 @@ def unit(rows: Floats) -> Floats:
     return scaled
 
 
-def _misfit(stacked: Floats, row: int, others: Sequence[Sequence[int]], number: int) -> float:
-    """Probability that a member of `others[number]` would lie as far off as `row`, in all rounds.
-
-    `stacked` [rounds, clients, dimensions] are of length 1; `row` is in none of `others`.
-    """
-    known = [
-        np.mean(rounds, axis=0)
-        for rounds in zip(*(_distances(rows, others) for rows in stacked), strict=True)
-    ]
-    spread, freedom = _pooled(known)
-    own = known[number]
-    if not len(own):
-        own = np.concatenate(known)
-    usual = float(own.mean()) if len(own) else 0.0
-    return tail(_apart(stacked, row, others[number]), usual, max(len(own), 1), spread, freedom)
+def _chances_of_rank_sums(members: int, rounds: int) -> Floats:
+    """Chance of each sum, from 0 on, of as many ranks as rounds, each 1 … members."""
+    chances: Floats = np.ones(1)
+    for _ in range(rounds):
+        chances = np.convolve(chances, np.concatenate([[0.0], np.full(members, 1.0 / members)]))
+    return chances
 
 
 def _where(
-    stacked: Floats,
-    row: int,
-    groups: Sequence[Sequence[int]],
-    staying: Sequence[Sequence[int]],
-    significance: float,
+    stacked: Floats, row: int, groups: Sequence[Sequence[int]], staying: Sequence[Sequence[int]]
 ) -> int | None:
-    """The nearest other neighborhood in these rounds, None if `row` doesn't fit there."""
-    apart = {
-        number: _apart(stacked, row, group)
-        for number, group in enumerate(staying)
-        if group and row not in groups[number]
-    }
+    """The nearest other neighborhood, None if `row` is farther off than all members there."""
+    apart = {}
+    for number, group in enumerate(staying):
+        if len(group) > 1 and row not in groups[number]:
+            means = unit(stacked[:, list(group)].sum(axis=1))
+            apart[number] = float(np.mean(1.0 - (means * stacked[:, row]).sum(axis=1)))
     if not apart:
         return None
     nearest = min(apart, key=lambda number: apart[number])
-    return nearest if _misfit(stacked, row, staying, nearest) >= significance else None
-
-
-def _apart(stacked: Floats, row: int, group: Sequence[int]) -> float:
-    """Distance of `row` to the mean of a group that it isn't in, averaged over the rounds."""
-    means = unit(stacked[:, list(group)].sum(axis=1))
-    return float(np.mean(1.0 - (means * stacked[:, row]).sum(axis=1)))
+    own = np.mean([_distances(rows, [staying[nearest]])[0] for rows in stacked], axis=0)
+    return nearest if apart[nearest] <= own.max() else None
 
 
 def _distances(rows: Floats, groups: Sequence[Sequence[int]]) -> list[Floats]:

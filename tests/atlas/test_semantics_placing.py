@@ -80,7 +80,7 @@ def test_placing_needs_halves_of_the_same_size() -> None:
 
 def test_clients_that_have_not_drifted_are_left_where_they_are() -> None:
     alarms = sum(
-        bool(drifted([round_of(10 * trial + r, HOME) for r in range(2)], MEMBERS))
+        bool(drifted([round_of(10 * trial + r, HOME) for r in range(4)], MEMBERS))
         for trial in range(60)
     )
     assert alarms <= 6
@@ -88,14 +88,14 @@ def test_clients_that_have_not_drifted_are_left_where_they_are() -> None:
 
 def test_a_client_whose_text_has_become_another_kind_is_moved_there() -> None:
     now = {**HOME, "0-2": 2}
-    moved = drifted([round_of(r, now) for r in range(3)], MEMBERS)
+    moved = drifted([round_of(r, now) for r in range(6)], MEMBERS)
     assert {name: one.neighborhood for name, one in moved.items()} == {"0-2": 2}
     assert moved["0-2"].p_value < 0.01
 
 
 def test_a_client_whose_text_is_like_nobodys_is_to_be_alone() -> None:
     now = {**HOME, "1-0": 8}
-    moved = drifted([round_of(r, now) for r in range(3)], MEMBERS)
+    moved = drifted([round_of(r, now) for r in range(6)], MEMBERS)
     assert {name: one.neighborhood for name, one in moved.items()} == {"1-0": None}
 
 

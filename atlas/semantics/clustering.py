@@ -140,15 +140,15 @@ def _p_value(stacked: Floats, generator: np.random.Generator, statistic: Statist
 
 def _mean_cosine(similarity: Floats, deals: NDArray[np.int64]) -> Floats:
     """Mean cosine within the pairs of each deal, [deals]."""
-    means: Floats = similarity[deals[:, 0::2], deals[:, 1::2]].mean(axis=1)
-    return means
+    within: Floats = similarity[deals[:, 0::2], deals[:, 1::2]]
+    return np.asarray(within.mean(axis=1), dtype=np.float64)
 
 
 def _largest_agreement(similarity: Floats, deals: NDArray[np.int64]) -> Floats:
     """Largest eigenvalue of the cosines between first and second halves of each deal, [deals]."""
     across = similarity[deals[:, 0::2, None], deals[:, None, 1::2]]
-    largest: Floats = np.linalg.eigvalsh((across + across.transpose(0, 2, 1)) / 2)[:, -1]
-    return largest
+    values = np.linalg.eigvalsh((across + across.transpose(0, 2, 1)) / 2)
+    return np.asarray(values[:, -1], dtype=np.float64)
 
 
 def _divided(stacked: Floats, generator: np.random.Generator) -> list[list[int]]:
@@ -166,16 +166,16 @@ def _divided(stacked: Floats, generator: np.random.Generator) -> list[list[int]]
         return min(len(one), len(other)) == 1 and _strange(apart, one, other) <= PART_SIGNIFICANCE
 
     def descend(node: ClusterNode) -> None:
-        if node.is_leaf():
+        one, other = node.get_left(), node.get_right()
+        if one is None or other is None:
             found.append([node.id])
             return
-        parts = node.get_left(), node.get_right()
-        one, other = (sorted(part.pre_order()) for part in parts)
-        if len(one) + len(other) == len(stacked) or differ(one, other):
-            for part in parts:
-                descend(part)
+        parts = sorted(one.pre_order()), sorted(other.pre_order())
+        if node.get_count() == len(stacked) or differ(*parts):
+            descend(one)
+            descend(other)
         else:
-            found.append(sorted(one + other))
+            found.append(sorted(parts[0] + parts[1]))
 
     descend(to_tree(linkage(unit(stacked.mean(axis=1)), "ward")))
     return sorted(found)

@@ -88,11 +88,26 @@ class Split(_Section):
         return self.client_layers
 
 
+class Privacy(_Section):
+    """How far signatures hide the single examples that they are made of: (epsilon, delta)-privacy
+    of a client's whole signature. Activations and adapters are not protected by it.
+    """
+
+    epsilon: float = Field(gt=0, le=1e4)
+    delta: float = Field(1e-5, gt=0, lt=1)
+    clip: float = Field(
+        1.0, gt=0, description="longest sketch of one example; longer ones are shortened to it"
+    )
+
+
 class SignatureSettings(_Section):
     """What clients are told apart by."""
 
-    dimensions: int = Field(64, ge=8, le=4096)
-    batch: int = Field(4, ge=1, description="examples in each of the two halves")
+    dimensions: int = Field(256, ge=8, le=4096, description="numbers, and bytes, in each half")
+    batch: int = Field(8, ge=1, description="examples in each of the two halves")
+    privacy: Privacy | None = Field(
+        None, description="noise for it; each example then goes through the hosts by itself"
+    )
 
 
 class Aggregation(_Section):

@@ -101,7 +101,7 @@ class Chain(_Body):
 
 
 class Signature(_Body):
-    """Two half-signatures of a client; the payload is float32 [2, dimensions]."""
+    """Two half-signatures of a client; the payload is int8 [2, dimensions], by `encode`."""
 
     kind: Literal["signature"] = "signature"
     dimensions: int
@@ -229,7 +229,7 @@ class Commit(_Step):
 
 
 class Sketch(_Step):
-    """Sketch the gradients held, then drop them; the reply's payload is float32 [dimensions]."""
+    """Sketch the gradients held, then drop them; the reply's payload is float64 [dimensions]."""
 
     kind: Literal["sketch"] = "sketch"
     dimensions: int = Field(ge=1, le=65536)

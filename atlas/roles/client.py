@@ -54,7 +54,7 @@ from atlas.roles.patience import try_to_keep
 from atlas.roles.settings import RunSettings
 from atlas.roles.span import SpanCaller
 from atlas.schedule import rate
-from atlas.semantics import sketch
+from atlas.semantics import encode, noise_multiplier, private_sum, sketch
 from atlas.tasks import Batch, ClientData, step_batch
 from broker import Message, Node
 from broker.disk import ACCESS_S, READ_BYTES_PER_SECOND
@@ -131,12 +131,13 @@ class Client:
         assert isinstance(chain, Chain)
         self._pair(chain)
         halves = np.stack([await self._half_signature(half) for half in (0, 1)])
-        self._node.note("signature", bytes=halves.nbytes)
+        raw = encode(halves)
+        self._node.note("signature", bytes=len(raw))
         reply = await ask(
             self._node,
             self._settings.coordinator,
             Signature(dimensions=self._settings.signature.dimensions),
-            [halves.tobytes()],
+            [raw],
             purpose=SIGNATURES,
         )
         assignment = parse(reply)
@@ -145,20 +146,36 @@ class Client:
         await self._save()
 
     async def _half_signature(self, half: int) -> np.ndarray:
-        """The sketch of LoRA's gradients on one batch, float32 [dimensions]; nothing is trained."""
-        settings = self._settings.signature
+        """The sketch of LoRA's gradients on one batch, float64 [dimensions]; nothing is trained.
+
+        With privacy it is the noisy sum of the clipped sketches of its examples, each by itself.
+        """
+        privacy = self._settings.signature.privacy
         session, _ = await self._begin(SIGNATURE_ROUND)
         batch = self._batch(SIGNATURE_ROUND, half)
-        await self._gradients(session, batch, _labels(batch), None)
-        own = sketch(session.gradients(), dimensions=settings.dimensions, seed=self._settings.seed)
-        session.discard()
-        parts = [await span.sketch(settings.dimensions) for span in self._spans]
+        if privacy is None:
+            total = await self._sketch(session, batch)
+        else:
+            total = private_sum(
+                np.stack([await self._sketch(session, one) for one in batch.singly()]),
+                clip=privacy.clip,
+                multiplier=noise_multiplier(privacy.epsilon, privacy.delta),
+                key=f"signature {self._settings.seed} {self._node.name} {half}",
+            )
         for span in self._spans:
             span.close()
-        total = own
-        for part in parts:
+        return total
+
+    async def _sketch(self, session: Session, batch: Batch) -> np.ndarray:
+        """The sketch of the gradients of all layers, which nobody keeps."""
+        settings = self._settings
+        dimensions = settings.signature.dimensions
+        await self._gradients(session, batch, _labels(batch), None)
+        total = sketch(session.gradients(), dimensions=dimensions, seed=settings.seed)
+        session.discard()
+        for part in [await span.sketch(dimensions) for span in self._spans]:
             total = total + part
-        return np.asarray(total, dtype=np.float32)
+        return total
 
     def _pair(self, chain: Chain) -> None:
         """From now on these hosts, stand-ins and fallbacks."""

@@ -33,7 +33,7 @@ from atlas.protocol import (
     parse,
 )
 from atlas.roles.settings import RunSettings
-from atlas.semantics import Neighborhoods, cluster
+from atlas.semantics import Neighborhoods, cluster, decode
 from broker import Message, Node
 from topologies import InputError
 
@@ -108,11 +108,11 @@ class _Desk:
                 else:
                     await message.reply(Accepted().header())
             case Signature() as signature:
-                raw = b"".join(message.payload)
-                if len(raw) != 2 * 4 * signature.dimensions:
-                    raise ProtocolError(f"{name} sent a signature of {len(raw)} bytes")
-                values = np.frombuffer(raw, dtype=np.float32)
-                self._halves.setdefault(name, values.reshape(2, -1).copy())
+                try:
+                    halves = decode(b"".join(message.payload), signature.dimensions)
+                except ValueError as error:
+                    raise ProtocolError(f"the signature that {name} sent: {error}") from None
+                self._halves.setdefault(name, halves)
                 if name in self._assignments:
                     await message.reply(self._assignments[name].header())
                 else:

@@ -358,7 +358,7 @@ class Host:
                 )
                 session.discard()
                 hosted.halves = 0
-                payload = [np.ascontiguousarray(values, dtype=np.float32).tobytes()]
+                payload = [np.ascontiguousarray(values, dtype=np.float64).tobytes()]
                 await message.reply(Accepted().header(), payload)
             case AskSnapshot() | Collect() if hosted.bare:
                 raise ProtocolError(f"{message.source} asks for parameters that it keeps itself")

@@ -158,13 +158,13 @@ class Seat:
         await self._request(request, buffers, ACTIVATIONS)
 
     async def sketch(self, step: int, dimensions: int) -> np.ndarray:
-        """The sketch, float32 [dimensions], of the gradients held; the host drops them."""
+        """The sketch, float64 [dimensions], of the gradients held; the host drops them."""
         request = Sketch(**self._state(step), dimensions=dimensions)
         reply = await self._request(request, (), SIGNATURES)
         raw = b"".join(reply.payload)
-        if len(raw) != 4 * dimensions:
+        if len(raw) != 8 * dimensions:
             raise self._nonsense(f"a sketch of {len(raw)} bytes")
-        return np.frombuffer(raw, dtype=np.float32)
+        return np.frombuffer(raw, dtype=np.float64)
 
     async def snapshot(self, step: int, like: AdapterState) -> AdapterState:
         """The session's state after `step` steps, from which any host can go on."""

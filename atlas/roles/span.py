@@ -139,7 +139,7 @@ class SpanCaller:
             self._shunned.forgive(self._seat.host)
 
     async def sketch(self, dimensions: int) -> np.ndarray:
-        """The sketch, float32 [dimensions], of the gradients held; the host drops them, and so does
+        """The sketch, float64 [dimensions], of the gradients held; the host drops them, and so does
         this.
         """
         version = self._history.version

@@ -43,6 +43,14 @@ class Batch:
         labels_from_here = (self.targets != IGNORED).flip(1).cumsum(1).flip(1)
         return labels_from_here > 0
 
+    def singly(self) -> tuple[Batch, ...]:
+        """Each row as a batch of its own, as it would be without the others: without padding."""
+        rows = []
+        for tokens, targets in zip(self.tokens, self.targets, strict=True):
+            length = int((targets != IGNORED).nonzero().max()) + 1
+            rows.append(Batch(tokens[None, :length], targets[None, :length]))
+        return tuple(rows)
+
 
 def batch(examples: Sequence[Example], tokenizer: Tokenizer, max_tokens: int) -> Batch:
     """A batch of the examples, in their order, with labels on the tokens of the answers alone.

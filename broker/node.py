@@ -67,6 +67,11 @@ class Message:
         """The topic it was published under, or an empty string."""
         return self.purpose if self._frame.flags & PUBLISH else ""
 
+    @property
+    def asks(self) -> bool:
+        """Whether it came by `request`, and so can be answered."""
+        return bool(self._frame.flags & REQUEST)
+
     async def reply(
         self, header: Header, payload: Sequence[Buffer] = (), *, purpose: str | None = None
     ) -> None:
@@ -76,7 +81,7 @@ class Message:
         is nobody's. Raises BrokerError where the message was no request.
         """
         node, frame = self._node, self._frame
-        if not frame.flags & REQUEST:
+        if not self.asks:
             raise BrokerError(
                 f"node {node.name} answers a message of {self.source} that asked for no answer: "
                 "send it one, or let it come by `request`"

@@ -644,7 +644,7 @@ def test_a_run_that_any_may_end_is_lost_only_when_all_are() -> None:
     run = broker.run({"a": one, "b": one}, topology=PAIR, faults=dead, ends="first")
     assert run.returned == {"b": "b"}
 
-    both = [*dead, *crash("b", 2)]
+    both = [*dead, *crash("b", 2, fault="other")]
     with pytest.raises(LostError):
         broker.run({"a": one, "b": one}, topology=PAIR, faults=both, ends="first")
 

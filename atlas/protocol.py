@@ -108,17 +108,12 @@ class Signature(_Body):
 
 
 class Assignment(_Body):
-    """A client's neighborhood, the round that it begins with there, and its chain of hosts.
-
-    `term` and `number` are those of the decision that it belongs to.
-    """
+    """A client's chain of hosts, and the decision that says where it belongs, as in `orders`."""
 
     kind: Literal["assignment"] = "assignment"
     term: int
     number: int
     decision: Decision
-    neighborhood: str
-    round: int
     chain: Chain
 
 
@@ -356,8 +351,8 @@ _ADAPTER: TypeAdapter[AnyBody] = TypeAdapter(Annotated[AnyBody, Field(discrimina
 
 
 def parse(message: Message) -> AnyBody:
-    """The message as its type. Raises InputError naming the sender and what is wrong: no `kind` that
-    there is, other fields than it has, or a question that asks for no answer.
+    """The message as its type. Raises InputError naming the sender and what is wrong: no known
+    `kind`, other fields than it has, or a question that asks for no answer.
     """
     try:
         body = _ADAPTER.validate_python(message.header)

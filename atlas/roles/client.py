@@ -9,37 +9,22 @@ same adapter.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 
-import msgpack
 import numpy as np
 
 from atlas.models import AdapterState, Range, Session, Stage, costs, join_adapters, slice_adapter
-from atlas.models.tensors import pack, unpack
 from atlas.protocol import (
-    ADAPTERS,
-    SIGNATURES,
-    AskMerged,
-    Assignment,
     Chain,
-    Done,
-    Refused,
-    Signature,
-    Tensors,
-    Update,
-    ask,
-    parse,
 )
 from atlas.roles.host import ADAM_FLOPS
-from atlas.roles.patience import try_to_keep
+from atlas.roles.member import Member
 from atlas.roles.settings import RunSettings
-from atlas.roles.span import PAUSE_S, Pace, Shunned, SpanCaller, Where
+from atlas.roles.span import Pace, Shunned, SpanCaller, Where
 from atlas.semantics import sketch
 from atlas.tasks import Batch, ClientData, step_batch
-from broker import Message, Node
+from broker import Node
 from broker.disk import ACCESS_S, READ_BYTES_PER_SECOND
 
-STATE = "client-state"
 SIGNATURE_ROUND = -1
 SLOW_HOST_FLOPS = 5e9
 """What a host is taken to do, at worst, before one has been measured."""
@@ -57,9 +42,8 @@ class Client:
         self._shunned = Shunned()
         self._pace = _pace(node, settings)
         self._spans: list[SpanCaller] = []
-        self._assignment: Assignment
+        self._neighborhood = ""
         self._adapter: AdapterState | None = None
-        self._round = 0
 
     async def prepare(self) -> None:
         """Loads the client's own part of the model."""
@@ -71,46 +55,20 @@ class Client:
             flops=0,
         )
 
-    async def run(
-        self,
-        introduce: Callable[[], Awaitable[Message]],
-        settle: Callable[[Assignment], Awaitable[None]],
-    ) -> None:
-        """All rounds. `introduce` says hello and brings the provisional chain; `settle` is told the
-        assignment.
-        """
-        if STATE in self._node.disk:
-            await self._resume()
-        else:
-            await self._join(await introduce())
-        await settle(self._assignment)
-        self._pair(self._assignment.chain)
-        for number in range(self._round, self._settings.training.rounds):
-            self._adapter = await self._aggregate(number, await self._train(number))
-            self._round = number + 1
-            await self._save()
-        await ask(self._node, self._settings.coordinator, Done())
+    async def run(self, member: Member) -> None:
+        """All rounds, as a member of a neighborhood."""
+        standing = await member.join(self._sign)
+        self._pair(standing.chain)
+        while standing.round < self._settings.training.rounds:
+            self._adapter, self._neighborhood = standing.adapter, member.neighborhood
+            number = standing.round
+            standing = await member.hand_in(number, await self._train(number))
+        await member.finish()
 
-    # Joining.
-
-    async def _join(self, welcome: Message) -> None:
-        """A signature through a provisional chain, and with it a neighborhood."""
-        chain = parse(welcome)
-        assert isinstance(chain, Chain)
+    async def _sign(self, chain: Chain) -> np.ndarray:
+        """Two half-signatures, float32 [2, dimensions], through a provisional chain."""
         self._pair(chain)
-        halves = np.stack([await self._half_signature(half) for half in (0, 1)])
-        self._node.note("signature", bytes=halves.nbytes)
-        reply = await ask(
-            self._node,
-            self._settings.coordinator,
-            Signature(dimensions=self._settings.signature.dimensions),
-            [halves.tobytes()],
-            purpose=SIGNATURES,
-        )
-        assignment = parse(reply)
-        assert isinstance(assignment, Assignment)
-        self._assignment = assignment
-        await self._save()
+        return np.stack([await self._half_signature(half) for half in (0, 1)])
 
     async def _half_signature(self, half: int) -> np.ndarray:
         """The sketch of LoRA's gradients on one batch, float32 [dimensions]; nothing is trained."""
@@ -174,7 +132,7 @@ class Client:
             self._node.note(
                 "step",
                 client=self._node.name,
-                neighborhood=self._assignment.neighborhood,
+                neighborhood=self._neighborhood,
                 round=number,
                 step=step,
                 loss=loss,
@@ -240,56 +198,6 @@ class Client:
 
     def _own_parameters(self) -> int:
         return costs.lora_parameters(self._settings.spec, self._settings.lora, self._settings.ends)
-
-    # Between rounds.
-
-    async def _aggregate(self, number: int, adapter: AdapterState) -> AdapterState:
-        """Hands the adapter in and waits for the neighborhood's; hands it in again if it was
-        forgotten.
-        """
-        aggregator = self._assignment.aggregators[self._assignment.neighborhood]
-        manifest, buffers = pack(adapter)
-        update = Update(round=number, manifest=manifest)
-        while True:
-            await ask(self._node, aggregator, update, buffers, purpose=ADAPTERS)
-            reply = await ask(
-                self._node,
-                aggregator,
-                AskMerged(round=number),
-                answer_bytes=self._settings.adapter_bytes,
-            )
-            body = parse(reply)
-            if isinstance(body, Tensors):
-                return {
-                    name: tensor.clone()
-                    for name, tensor in unpack(body.manifest, reply.payload).items()
-                }
-            assert isinstance(body, Refused)
-            await asyncio.sleep(PAUSE_S)
-
-    # The disk.
-
-    async def _save(self) -> None:
-        """Keeps what a later life needs to go on from the beginning of this round; without room for
-        it that life goes on from an earlier one, and comes to the same.
-        """
-        manifest, buffers = (None, []) if self._adapter is None else pack(self._adapter)
-        state = {
-            "round": self._round,
-            "assignment": self._assignment.model_dump(),
-            "manifest": manifest,
-            "tensors": [bytes(buffer) for buffer in buffers],
-        }
-        await try_to_keep(self._node, STATE, msgpack.packb(state))
-
-    async def _resume(self) -> None:
-        state = msgpack.unpackb(await self._node.disk.read(STATE))
-        self._round = state["round"]
-        self._assignment = Assignment.model_validate(state["assignment"])
-        if state["manifest"] is not None:
-            tensors = unpack(state["manifest"], state["tensors"])
-            self._adapter = {name: tensor.clone() for name, tensor in tensors.items()}
-        self._node.note("resumed", client=self._node.name, round=self._round)
 
 
 def _pace(node: Node, settings: RunSettings) -> Pace:

@@ -626,7 +626,7 @@ def test_a_run_can_end_with_the_first_that_returns() -> None:
         await asyncio.sleep(2)
         return node.now
 
-    async def never(node: Node) -> None:
+    async def never(_: Node) -> None:
         await asyncio.sleep(1e5)
 
     run = broker.run({"a": never, "b": soon}, topology=PAIR, ends="first")

@@ -10,7 +10,10 @@ neighborhood when the round began, so nobody can come into one that runs.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 
@@ -55,6 +58,8 @@ class Decision(_Plain):
     similarity: tuple[tuple[float, ...], ...]
     silhouette: float | None
     p_value: float
+    landmarks: dict[str, Any]
+    """What signatures are placed by: see `landmarks`. Told to voters, not to members."""
 
     def members(self, neighborhood: str, round_: int) -> dict[str, int]:
         """Who belongs to a neighborhood in a round, with examples, in the order of the clients."""
@@ -99,6 +104,7 @@ def first_decision(
     *,
     silhouette: float | None,
     p_value: float,
+    landmarks: dict[str, Any],
 ) -> Decision:
     """The decision that training begins with: `members` of each neighborhood with their examples,
     `order` that of all clients.
@@ -115,6 +121,7 @@ def first_decision(
         similarity=tuple(tuple(row) for row in similarity),
         silhouette=silhouette,
         p_value=p_value,
+        landmarks=landmarks,
     )
 
 
@@ -156,6 +163,41 @@ def settle(
         since = max(since, decision.running(home.neighborhood) + 1, home.since + 1)
     stay = Stay(client=client, neighborhood=neighborhood, since=since, examples=examples)
     return decision.model_copy(update={"stays": _in_order([*decision.stays, stay], order)})
+
+
+def landmarks(
+    halves: Mapping[str, NDArray[np.floating]], groups: Sequence[Sequence[str]]
+) -> dict[str, Any]:
+    """What later signatures are placed by, as it was when the neighborhoods were found: the mean of
+    all signatures, which is taken off each, and the mean direction of each neighborhood.
+
+    `halves` are [2, dimensions] for each client.
+    """
+    names = [name for group in groups for name in group]
+    signatures = {name: np.asarray(halves[name], dtype=np.float64).mean(axis=0) for name in names}
+    center = np.zeros_like(signatures[names[0]])
+    if len(groups) > 1:
+        center = np.mean([signatures[name] for name in names], axis=0)
+    return {
+        "center": center.tolist(),
+        "centroids": [
+            np.mean([_unit(signatures[name] - center) for name in group], axis=0).tolist()
+            for group in groups
+        ],
+    }
+
+
+def nearest(halves: NDArray[np.floating], decision: Decision) -> str:
+    """The neighborhood whose mean direction is nearest to a signature's, by cosine."""
+    marks = decision.landmarks
+    signature = _unit(np.asarray(halves, dtype=np.float64).mean(axis=0) - marks["center"])
+    likeness = [float(_unit(np.array(row)) @ signature) for row in marks["centroids"]]
+    return list(decision.offices)[int(np.argmax(likeness))]
+
+
+def _unit(row: NDArray[np.float64]) -> NDArray[np.float64]:
+    length = float(np.linalg.norm(row))
+    return row / length if length > 0 else row
 
 
 def _in_order(stays: Sequence[Stay], order: Sequence[str]) -> tuple[Stay, ...]:

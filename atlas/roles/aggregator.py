@@ -58,7 +58,7 @@ class Aggregator:
         self._updates: dict[int, dict[str, AdapterState]] = {}
         self._means: dict[int, AdapterState] = {}
         self._merged: dict[int, AdapterState] = {}
-        self._waiting: dict[tuple[str, int], dict[str, Message]] = {}
+        self._waiting: dict[tuple[str, int], dict[tuple[str, str], Message]] = {}
         self._came = asyncio.Event()
 
     async def run(self) -> None:
@@ -136,7 +136,8 @@ class Aggregator:
         elif self._office() is None:
             await self._redirect(message)
         else:
-            self._waiting.setdefault((what, number), {})[message.source] = message
+            asker = message.source, message.purpose  # a client may coordinate, too
+            self._waiting.setdefault((what, number), {})[asker] = message
 
     async def _tell_merged(self, message: Message, number: int) -> None:
         newest = max(self._merged, default=-1)

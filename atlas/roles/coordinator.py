@@ -23,10 +23,20 @@ from dataclasses import dataclass
 import numpy as np
 
 from atlas import pairing
-from atlas.decision import Decision, Office, appoint, close, first_decision
+from atlas.decision import (
+    Decision,
+    Office,
+    appoint,
+    close,
+    first_decision,
+    landmarks,
+    nearest,
+    settle,
+)
 from atlas.models import ProtocolError
 from atlas.pairing import Capability, Plan
 from atlas.protocol import (
+    ADAPTERS,
     CONTROL,
     MOST_AGAIN_S,
     Accepted,
@@ -99,6 +109,11 @@ class Desk:
         self._provisional: Plan | None = None
         self._plan: Plan | None = None
 
+    def _tell(self) -> None:
+        """Wakes all who wait for something to change."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
     # What devices ask.
 
     async def serve(self, message: Message, request: CoordinatorRequest) -> None:
@@ -117,7 +132,7 @@ class Desk:
                 await message.reply(self._orders().header())
             case Over():
                 await self._over(message, request)
-        self._changed.set()
+        self._tell()
 
     def _read_halves(self, message: Message, signature: Signature) -> np.ndarray:
         raw = b"".join(message.payload)
@@ -162,7 +177,7 @@ class Desk:
             decision = self._member.decision
             self._note_neighborhoods(decision)
             self._declare_aggregators(decision)
-            self._changed.set()
+            self._tell()
             tasks.append(group.create_task(self._watch()))
             outcome = await self._conclude()
             for task in tasks:
@@ -171,13 +186,13 @@ class Desk:
 
     async def _summon(self) -> None:
         """Tells all devices who coordinates now, until they have introduced themselves. In the
-        first term they do so by themselves.
+        first term they do so by themselves, and voters know.
         """
         lead = Lead(term=self._council.term, version=(0, 0), next_s=0.0, decision=None)
         pause_s = PAUSE_S
         while lead.term > 1:
             for name in self._settings.devices:
-                if name not in self._hellos:
+                if name not in self._hellos and name not in self._settings.voters:
                     await self._node.send(name, lead.header(), purpose=CONTROL, datagram=True)
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, MOST_AGAIN_S)
@@ -189,7 +204,7 @@ class Desk:
         clients = await self._some(settings.clients, self._hellos, wait_s)
         self._check_memory()
         self._provisional = self._plan_for([clients], [[1.0]])
-        self._changed.set()
+        self._tell()
         clients = await self._some(clients, self._halves, max(wait_s, JOIN_S))
         found = await self._node.compute(
             lambda: cluster({name: self._halves[name] for name in clients}, seed=settings.seed),
@@ -206,6 +221,7 @@ class Desk:
             settings.clients,
             silhouette=found.silhouette,
             p_value=found.p_value,
+            landmarks=landmarks(self._halves, found.members),
         )
         await self._council.decide(lambda now: decision if now is None else now)
 
@@ -227,7 +243,6 @@ class Desk:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while not all(name in known for name in names):
-                    self._changed.clear()
                     await self._changed.wait()
 
     def _check_memory(self) -> None:
@@ -253,13 +268,13 @@ class Desk:
     async def _answer(self) -> None:
         """Gives chains and assignments to those who wait for them, as soon as there are any."""
         while True:
+            changed = self._changed
             for (name, what), message in list(self._waiting.items()):
                 body = await (self._chain(name) if what == "hello" else self._assignment(name))
                 if body is not None and self._waiting.get((name, what)) is message:
                     del self._waiting[name, what]
                     await message.reply(body.header())
-            self._changed.clear()
-            await self._changed.wait()
+            await changed.wait()
 
     async def _chain(self, name: str) -> Chain | None:
         """A provisional chain; for who comes late as soon as there are neighborhoods."""
@@ -275,7 +290,7 @@ class Desk:
         if not self._member.knows_decision or name not in self._hellos:
             return None
         if self._member.decision.home(name) is None:
-            return None
+            await self._place(name)
         if self._plan is None or name not in self._plan.chains:
             await self._until_joined()
             self._plan = self._plan_neighborhoods(self._member.decision)
@@ -287,6 +302,24 @@ class Desk:
         return Assignment(
             term=orders.term, number=orders.number, decision=orders.decision, chain=chain
         )
+
+    async def _place(self, name: str) -> None:
+        """Finds the nearest neighborhood for a client that comes late, and a chain of its own. The
+        others keep theirs.
+        """
+        await self._until_joined()
+        change = functools.partial(
+            settle,
+            client=name,
+            neighborhood=nearest(self._halves[name], self._member.decision),
+            examples=self._hellos[name].examples,
+            order=self._settings.clients,
+        )
+        self._plan = self._plan_neighborhoods(change(self._member.decision))
+        await self._decide(change)
+        home = self._member.decision.home(name)
+        assert home is not None, "it was given one"
+        self._node.note("placed", client=name, neighborhood=home.neighborhood, round=home.since)
 
     async def _until_joined(self) -> None:
         """A new coordinator gives the devices a while to introduce themselves."""
@@ -421,6 +454,7 @@ class Desk:
             body, reply = await self._member.ask_office(
                 name,
                 lambda _: AskMerged(round=number),
+                purpose=ADAPTERS,
                 answer_bytes=self._settings.adapter_bytes,
             )
             if isinstance(body, Tensors):

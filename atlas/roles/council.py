@@ -8,7 +8,6 @@ wants to know waits until one is committed.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 
 import msgpack
@@ -74,12 +73,16 @@ class Council:
         self._open.set()
         self._tell()
         while True:
-            news = self._news
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(max(self._election.due_s - self._now_s, 0.0)):
+            news, due_s = self._news, self._election.due_s
+            try:
+                async with asyncio.timeout(max(due_s - self._now_s, 0.0)):
                     await news.wait()
-            async with self._turn:
-                await self._settle(lambda election: election.tick(self._now_s))
+            except TimeoutError:
+                await self._tick(max(due_s, self._now_s))  # timers may fire a rounding early
+
+    async def _tick(self, now_s: float) -> None:
+        async with self._turn:
+            await self._settle(lambda election: election.tick(now_s))
 
     async def hear(self, source: str, message: ElectionMessage) -> None:
         """A letter of another voter."""

@@ -139,7 +139,8 @@ class Member:
 
     def orders(self) -> Orders:
         """What it has been told, for others."""
-        return Orders(term=self.term, number=self.number, decision=self.decision)
+        told = self.decision.model_copy(update={"landmarks": {}})
+        return Orders(term=self.term, number=self.number, decision=told)
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Waits until a decision fulfils it."""

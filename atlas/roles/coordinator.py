@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,7 +34,7 @@ from atlas.decision import (
     settle,
 )
 from atlas.models import ProtocolError
-from atlas.pairing import Capability, Plan
+from atlas.pairing import Capability, PairingError, Plan
 from atlas.protocol import (
     ADAPTERS,
     CONTROL,
@@ -149,7 +149,7 @@ class Desk:
     async def _over(self, message: Message, over: Over) -> None:
         """Closes the round, if it may be, and answers with what holds then."""
         if self._member.knows_decision and over.neighborhood in self._member.decision.offices:
-            await self._decide(functools.partial(self._closed, over=over))
+            await self._council.decide(lambda now: None if now is None else self._closed(now, over))
         await message.reply(self._orders().header())
 
     def _closed(self, decision: Decision, over: Over) -> Decision:
@@ -162,7 +162,14 @@ class Desk:
         return close(decision, over.neighborhood, over.round, over.office, present)
 
     async def _decide(self, change: Callable[[Decision], Decision]) -> None:
-        await self._council.decide(lambda now: None if now is None else change(now))
+        await self._stand(self._council.decide(lambda now: None if now is None else change(now)))
+
+    async def _stand(self, deciding: Awaitable[bool]) -> None:
+        """Returns when it is decided; never where this is the coordinator no longer. Then the desk
+        is ended.
+        """
+        if not await deciding:
+            await asyncio.Event().wait()
 
     # What the coordinator does.
 
@@ -173,7 +180,7 @@ class Desk:
             if self._council.decision is None:
                 await self._found()
             else:
-                await self._council.until_committed()
+                await self._stand(self._council.until_committed())
             decision = self._member.decision
             self._note_neighborhoods(decision)
             self._declare_aggregators(decision)
@@ -223,7 +230,7 @@ class Desk:
             p_value=found.p_value,
             landmarks=landmarks(self._halves, found.members),
         )
-        await self._council.decide(lambda now: decision if now is None else now)
+        await self._stand(self._council.decide(lambda now: decision if now is None else now))
 
     async def _some(
         self, clients: Sequence[str], known: Container[str], seconds: float
@@ -270,7 +277,11 @@ class Desk:
         while True:
             changed = self._changed
             for (name, what), message in list(self._waiting.items()):
-                body = await (self._chain(name) if what == "hello" else self._assignment(name))
+                try:
+                    body = await (self._chain(name) if what == "hello" else self._assignment(name))
+                except PairingError as error:  # who comes late can't end a run
+                    self._node.note("no room", client=name, problem=str(error))
+                    continue
                 if body is not None and self._waiting.get((name, what)) is message:
                     del self._waiting[name, what]
                     await message.reply(body.header())

@@ -35,6 +35,7 @@ class Council:
         self._turn = asyncio.Lock()
         self._changes: list[Change] = []
         self._proposed: dict[int, Decision] = {}
+        self._read: tuple[tuple[int, int], Decision | None] | None = None
         self._news = asyncio.Event()
         self._open = asyncio.Event()
         self._sending: set[asyncio.Task[None]] = set()
@@ -52,8 +53,12 @@ class Council:
     @property
     def decision(self) -> Decision | None:
         """What the leader has decided last, committed or not; None before the first decision."""
-        plain = self._election.ballot.decision
-        return Decision.model_validate(plain) if plain else None
+        ballot = self._election.ballot
+        if self._read is None or self._read[0] != ballot.version:
+            plain = ballot.decision
+            decision = Decision.model_validate(plain) if plain else None
+            self._read = ballot.version, decision
+        return self._read[1]
 
     async def run(self) -> None:
         """Takes part, from the ballot on disk on."""
@@ -101,15 +106,17 @@ class Council:
         while self.leads and self.term == term:
             await self._news.wait()
 
-    async def decide(self, change: Change) -> None:
+    async def decide(self, change: Change) -> bool:
         """Has something decided, and returns when a majority has it. A change that changes nothing
         is decided already; several that wait are decided together.
 
-        Where this node leads no longer it does not return: whoever waits is ended with the office.
+        False: this node leads no longer, and nobody knows whether it is decided.
         """
         self._changes.append(change)
         async with self._turn:
             waiting, self._changes = self._changes, []
+            if not self.leads:
+                return False
             before = decision = self.decision
             for each in waiting:
                 decision = each(decision)
@@ -117,14 +124,20 @@ class Council:
                 plain = decision.model_dump()
                 await self._settle(lambda election: election.decide(plain, self._now_s))
             number = self._election.ballot.version[1]
-        await self.until_committed(number)
+        return await self.until_committed(number)
 
-    async def until_committed(self, number: int | None = None) -> None:
-        """Returns once a majority has the decision of that number, or the last one."""
+    async def until_committed(self, number: int | None = None) -> bool:
+        """Returns once a majority has the decision of that number, or the last one; False when this
+        node leads no longer.
+        """
+        term = self.term
         if number is None:
             number = self._election.ballot.version[1]
-        while not (self.leads and (self._election.committed or 0) >= number):
+        while self.leads and self.term == term:
+            if (self._election.committed or 0) >= number:
+                return True
             await self._news.wait()
+        return False
 
     async def _settle(self, act: Callable[[Election], list[Letter]]) -> None:
         """Lets the election act; what it says leaves when what it must not forget is on disk."""

@@ -53,10 +53,7 @@ def struck(at: str, what: str) -> str:
     return f"name: struck\ntimeline: [{{at: {at}, {what}}}]"
 
 
-@pytest.mark.parametrize(
-    ("moment", "back"),
-    [("first", ""), ("signature", ", for: 2 s"), ("step", ""), ("aggregated", ", for: 200 ms")],
-)
+@pytest.mark.parametrize(("moment", "back"), [("first", ""), ("signature", ", for: 2 s")])
 def test_the_coordinator_dies_for_ever_or_for_a_while_and_no_bit_changes(
     prepared: Prepared, calm: Life, moment: str, back: str
 ) -> None:
@@ -101,17 +98,23 @@ def test_an_aggregator_that_is_gone_for_long_is_replaced_and_counts_no_more(
     assert terms == ({first["neighborhood"]: 2} if members > 1 else {})
 
 
-def test_an_aggregator_that_dies_for_ever_once_a_neighbor_has_the_last_round_is_not_needed(
+def test_at_the_end_neither_the_coordinator_nor_an_aggregator_is_needed_any_more(
     prepared: Prepared, calm: Life
 ) -> None:
-    groups = {note.fields["neighborhood"]: note for note in calm.events("aggregated")}
+    """The aggregator dies when another member has what it merged, and never comes back."""
     last = max(
-        (note for note in groups.values() if len(note.fields["clients"]) > 1),
+        (note for note in calm.events("aggregated") if len(note.fields["clients"]) > 1),
         key=lambda note: note.time_s,
     )
-    at = f"{round((last.time_s + 0.15) * 1e6)} us"
-    life = live(prepared, struck(at, f"crash: {last.fields['aggregator']}"))
+    scenario = f"""
+    name: end
+    timeline:
+      - {{at: {round((last.time_s + 0.15) * 1e6)} us, crash: {last.fields["aggregator"]}}}
+      - {{at: {round(last.time_s * 1e6)} us, crash: coordinator, for: 200 ms}}
+    """
+    life = live(prepared, scenario)
 
+    assert [note.node for note in life.events("elected")] == ["coordinator"]
     assert_same_adapters(life.trained, calm.trained)
 
 

@@ -48,16 +48,26 @@ class Training(_Section):
 
     rounds: int = Field(4, ge=1)
     steps: int = Field(5, ge=1, description="steps of each client in each round")
-    batch: int = Field(8, ge=1, description="examples in a step")
+    batch: int = Field(8, ge=1, description="examples that go through the model at once")
+    accumulate: int = Field(1, ge=1, description="batches in a step, whose gradients add up")
     tokens: int = Field(32, ge=4, description="most tokens of an example, answer included")
     learning_rate: float = Field(2e-3, gt=0)
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup: int = Field(0, ge=0, description="steps of the run in which the rate rises from 0")
     weight_decay: float = Field(0.0, ge=0)
+    clip: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="largest global norm of a step's gradients; null: any"
+    )
 
 
 class Split(_Section):
     """Where the model is cut."""
 
-    client_layers: int = Field(2, ge=1, description="layers the client keeps after the embedding")
+    client_layers: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        2,
+        description="layers the client keeps after the embedding; auto: as many as make the "
+        "slowest client's round shortest, by prediction",
+    )
     spans: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         "auto",
         description="pieces that the layers between are cut into; auto: the fewest with which each "
@@ -66,6 +76,24 @@ class Split(_Section):
     spare: float = Field(
         0.34, ge=0, lt=1, description="the share of a neighborhood's hosts that may be lost"
     )
+    codec: Literal["auto", "fp32", "bf16", "int8"] = Field(
+        "fp32",
+        description="how hidden states and gradients cross; fp32 is exact; auto: for each client "
+        "the first with which crossings take at most a tenth of a step's computation",
+    )
+    packed: bool = Field(True, description="leave out positions that change nothing, as padding")
+    pairing: Literal["semantic", "titanic", "cheapest", "random"] = Field(
+        "semantic",
+        description="how hosts are chosen: inside the neighborhoods for the shortest round, or "
+        "blind to the task: by TITANIC's rule, the cheapest for each in turn, or any",
+    )
+
+    @property
+    def kept_layers(self) -> int:
+        """How many layers the client keeps, once that is known."""
+        if self.client_layers == "auto":
+            raise ValueError("how many layers the clients keep is chosen before a run begins")
+        return self.client_layers
 
 
 class SignatureSettings(_Section):
@@ -117,6 +145,20 @@ class Membership(_Section):
     )
 
 
+class Recovery(_Section):
+    """What is kept in case a host is lost, and where. It changes bytes and time, and no result."""
+
+    snapshot_every: int = Field(
+        0, ge=0, description="steps between snapshots of the hosts' state; 0: replay alone"
+    )
+    keep: Literal["host", "client"] = Field(
+        "host", description="who keeps parameters and optimizer; the client sends them each step"
+    )
+    hedge: bool = Field(
+        False, description="whether a stand-in is asked, too, when a host's answer is late"
+    )
+
+
 TaskChoice = Annotated[
     Annotated[str, Tag("a name")] | Annotated[TaskSpec, Tag("one's own")],
     Discriminator(lambda value: "a name" if isinstance(value, str) else "one's own"),
@@ -141,6 +183,7 @@ class Config(_Section):
     signature: SignatureSettings = SignatureSettings()
     aggregation: Aggregation = Aggregation()
     membership: Membership = Membership()
+    recovery: Recovery = Recovery()
 
     def complete(self) -> dict[str, Any]:
         """Every value, defaults included, as plain data."""

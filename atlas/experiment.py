@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import networkx
@@ -29,7 +29,7 @@ import torch
 import broker
 import faults
 import topologies
-from atlas import assets, tasks
+from atlas import assets, crossings, foresight, tasks
 from atlas.config import Config, ConfigError
 from atlas.models import AdapterState, ModelSpec, save_adapter, whole_model
 from atlas.models.tensors import unpack
@@ -102,7 +102,7 @@ def run(
     require_free(out)
     prepared = prepare(config, view)
     with RunFolder(out) as folder:
-        folder.write_config(config.complete())
+        folder.write_config(prepared.config.complete())
         folder.write_manifest(
             Manifest.here(
                 name=config.name,
@@ -172,12 +172,15 @@ def prepare(config: Config, view: View) -> Prepared:
             signature=config.signature,
             aggregation=config.aggregation,
             membership=config.membership,
+            recovery=config.recovery,
             coordinator=coordinator_name,
             clients=clients,
             devices=devices,
         )
         spec = ModelSpec.read(folder, DTYPES[dtype])
         _require_cut(config, spec)
+        if config.split.codec != "auto":
+            settings = replace(settings, codecs=crossings.choose(topology, settings))
         settings.initial_adapter()  # raises where a LoRA target is not one of the model's
         require_readable(folder)
         loaded = tuple(
@@ -197,6 +200,15 @@ def prepare(config: Config, view: View) -> Prepared:
         f"{len(clients)} clients with {len(loaded)} kinds of text, "
         f"{len(devices) - len(clients)} hosts without, on {topology.name}"
     )
+    if config.split.client_layers == "auto":
+        split = foresight.cut(settings, topology, data)
+        config, settings = (
+            config.model_copy(update={"split": split}),
+            replace(settings, split=split),
+        )
+        view.say(f"The clients keep {split.client_layers} of the model's {spec.layers} layers")
+    if config.split.codec == "auto":  # it depends on the cut, which is chosen as if all were fp32
+        settings = replace(settings, codecs=crossings.choose(topology, settings))
     return Prepared(config, topology, scenario, loaded, data, settings)
 
 
@@ -281,7 +293,8 @@ def _roles(topology: Topology) -> tuple[tuple[str, ...], tuple[str, ...], str]:
 
 def _require_cut(config: Config, spec: ModelSpec) -> None:
     """Raises ConfigError where the model has fewer layers than it is to be cut into."""
-    split, between = config.split, spec.layers - config.split.client_layers
+    split = config.split
+    between = spec.layers - (1 if split.client_layers == "auto" else split.client_layers)
     if between < 1:
         raise ConfigError(
             f"clients are to keep {split.client_layers} layers of a model that has {spec.layers}, "

@@ -3,14 +3,14 @@
 Every message has a `kind`. A question (`ask`) may be repeated: a device that has done a thing
 answers for it again, and one that has forgotten (it crashed) says so. What a host is asked carries
 the attempt and the step that it belongs to, and is refused at any other. Whoever sends keeps what
-it sent until the round is over.
+it sent until the round is over, or a snapshot of what came of it.
 
     device → coordinator     hello (→ chain), signature (→ assignment), orders? (→ orders)
     aggregator → coordinator over (→ orders)
     coordinator → device     there?; orders
     voter ↔ voter            vote?, vote, lead, follow: see `atlas.roles.election`
-    client → host            room?, open, forward, backward, replay, sketch, collect,
-                             alive?; commit, close
+    client → host            room?, open, forward, backward, replay, sketch, snapshot?,
+                             collect, alive?; commit, close
     member → aggregator      update, merged? (→ tensors)
     aggregator → member      update?, merged? (→ tensors)
     aggregator → aggregator  mean? (→ tensors)
@@ -24,9 +24,16 @@ such when it is read.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from atlas.decision import Decision
 from broker import Message, Node
@@ -37,13 +44,15 @@ SIGNATURES = "signatures"
 ACTIVATIONS = "activations"
 GRADIENTS = "gradients"
 ADAPTERS = "adapters"
+RECOVERY = "recovery"
+"""What is sent only because something failed, or in case it does."""
 ASK_AGAIN_S = 20.0
 MOST_AGAIN_S = 300.0
 SLOWER = 10.0
 """How much slower than the undisturbed way a payload may be before it is sent again."""
 PATIENCE_S = 24 * 3600.0
 """How long a device waits for anything before it gives up."""
-PURPOSES = (SIGNATURES, ACTIVATIONS, GRADIENTS, ADAPTERS, CONTROL)
+PURPOSES = (SIGNATURES, ACTIVATIONS, GRADIENTS, ADAPTERS, RECOVERY, CONTROL)
 
 Manifest = list[dict[str, Any]]
 
@@ -208,10 +217,16 @@ class _Step(_Body):
     committed.
     """
 
-    attempt: int
-    first: int
-    last: int
-    step: int
+    attempt: int = Field(ge=0)
+    first: int = Field(ge=0)
+    last: int = Field(ge=1)
+    step: int = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _has_layers(self) -> Self:
+        if self.first >= self.last:
+            raise ValueError(f"layers {self.first} to {self.last} are none")
+        return self
 
 
 class AskRoom(_Step):
@@ -227,9 +242,11 @@ class Alive(_Step):
 
 
 class Open(_Step):
-    """Begin a session from the adapter in the payload; `round` is for the record.
+    """Begin a session at `step`; `round` is for the record.
 
-    Without a manifest it begins from the adapter that all start from, which every device can make.
+    At step 0 the payload is an adapter; later a session's snapshot. Without a manifest it begins
+    from the adapter that all start from, which every device can make, or from the parameters that
+    come with `forward`.
     """
 
     kind: Literal["open"] = "open"
@@ -238,37 +255,62 @@ class Open(_Step):
 
 
 class Forward(_Step):
-    """The payload is a hidden state; so is the reply's."""
+    """The payload is the hidden state of micro-batch `micro` of the step; so is the reply's.
+
+    A client that keeps the parameters sends them beside the first one of a step.
+    """
 
     kind: Literal["forward"] = "forward"
+    micro: int = Field(ge=0)
     manifest: Manifest
 
 
 class Backward(_Step):
-    """The payload is a gradient; so is the reply's."""
+    """The payload is a gradient; so is the reply's, with those of LoRA's parameters where
+    `gradients` are asked for.
+
+    Where training clips, the reply to a step's last micro-batch brings the gradients' norms.
+    """
 
     kind: Literal["backward"] = "backward"
+    micro: int = Field(ge=0)
     manifest: Manifest
+    gradients: bool = False
 
 
 class Replay(_Step):
-    """A step that an earlier host had done: hidden state and gradient in, committed when done."""
+    """A micro-batch that an earlier host had done: hidden state and gradient in.
+
+    The last one of a step that was committed has the `scale` with which it was.
+    """
 
     kind: Literal["replay"] = "replay"
+    micro: int = Field(ge=0)
+    scale: float | None
     manifest: Manifest
 
 
 class Commit(_Step):
-    """Apply the gradients of `step`. Not answered: what comes next says whether it was done."""
+    """Apply the gradients of `step`, times `scale`.
+
+    Not answered: what comes next says whether it was done.
+    """
 
     kind: Literal["commit"] = "commit"
+    scale: float
 
 
 class Sketch(_Step):
     """Sketch the gradients held, then drop them; the reply's payload is float32 [dimensions]."""
 
     kind: Literal["sketch"] = "sketch"
-    dimensions: int
+    dimensions: int = Field(ge=1, le=65536)
+
+
+class AskSnapshot(_Step):
+    """Give the session's state: what an `open` at this step begins from."""
+
+    kind: Literal["snapshot?"] = "snapshot?"
 
 
 class Collect(_Step):
@@ -314,11 +356,15 @@ class AskMerged(_Body):
 
 
 class Tensors(_Body):
-    """A reply that carries tensors; between rounds, those after `round`."""
+    """A reply that carries tensors; between rounds, those after `round`.
+
+    `norms` of the gradients held are in the parameters' order.
+    """
 
     kind: Literal["tensors"] = "tensors"
     manifest: Manifest
     round: int | None = None
+    norms: list[float] | None = None
 
 
 class Accepted(_Body):
@@ -336,7 +382,8 @@ class Refused(_Body):
 
 
 HostRequest = (
-    AskRoom | Alive | Open | Forward | Backward | Replay | Commit | Sketch | Collect | Close
+    AskRoom | Alive | Open | Forward | Backward | Replay | Commit | Sketch | AskSnapshot
+    | Collect | Close
 )  # fmt: skip
 AggregatorRequest = Update | AskMean | AskMerged
 CoordinatorRequest = Hello | Signature | AskOrders | Over
@@ -351,7 +398,7 @@ _ADAPTER: TypeAdapter[AnyBody] = TypeAdapter(Annotated[AnyBody, Field(discrimina
 
 
 def parse(message: Message) -> AnyBody:
-    """The message as its type. Raises InputError naming the sender and what is wrong: no known
+    """The message as its type. Raises InputError naming the sender and what is wrong: an unknown
     `kind`, other fields than it has, or a question that asks for no answer.
     """
     try:

@@ -191,9 +191,12 @@ class Machine:
         if self._loop is not None:
             self._loop.skew(now_ns, offset_ns, drift)
 
-    def squeeze(self, left_bytes: int) -> None:
+    def squeeze(self, now_ns: int, left_bytes: int) -> None:
         """The device grants so much memory from now on. What is held stays."""
         self.memory_bytes = left_bytes
+        if self._loop is not None and self.node is not None:
+            self._loop._now_ns = now_ns
+            self.node._tell_memory()
 
     def arrive(self, frame: Frame) -> None:
         """A message or a receipt, which arrives at its `due_ns`. They are told in order of that."""

@@ -181,6 +181,7 @@ class Node:
         self._requests: dict[int, asyncio.Future[Message]] = {}
         self._reserved = 0
         self._let_go: list[Callable[[], None]] = []
+        self._on_memory: list[Callable[[], None]] = []
         self._dead = self._reads_no_more = False
         self._traffic = Traffic(loop, surroundings.send_buffer_bytes)
         self._watched: dict[str, Detector] = {}
@@ -472,7 +473,18 @@ class Node:
         """
         self._let_go.append(let_go)
 
+    def on_memory(self, changed: Callable[[], None]) -> None:
+        """Calls `changed` whenever the device grants less or more memory than before (`squeeze`).
+
+        A program that can give something back then does it by releasing reservations.
+        """
+        self._on_memory.append(changed)
+
     # What the machine calls.
+
+    def _tell_memory(self) -> None:
+        for changed in self._on_memory:
+            self._loop.call_soon(changed)
 
     def _deliver(self, frame: Frame) -> None:
         if frame.kind == Kind.RECEIPT:

@@ -201,7 +201,7 @@ class Worker:
         elif action == "skew":
             machine.skew(now_ns, *values)
         elif action == "memory":
-            machine.squeeze(*values)
+            machine.squeeze(now_ns, *values)
         elif action == "disk":
             machine.disk.fill(*values)
 

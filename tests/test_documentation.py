@@ -327,13 +327,16 @@ def _is_one_of(figure: str, measured: list[float]) -> bool:
     return any(f"{number * (100 if percent else 1):.{places}f}" == digits for number in measured)
 
 
-@pytest.mark.parametrize("script", ["fidelity", "bus"])
-def test_the_tables_of_measurements_are_what_the_scripts_print(script):
+@pytest.mark.parametrize(
+    ("script", "name"),
+    [("fidelity", "measurements"), ("bus", "measurements"), ("codec", "learning")],
+)
+def test_the_tables_of_measurements_are_what_the_scripts_print(script, name):
     command = [sys.executable, f"benchmarks/{script}.py", "--table"]
     printed = subprocess.run(
         command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=True
     ).stdout
-    page = (REPOSITORY / "docs" / "measurements.md").read_text(encoding="utf-8")
+    page = (REPOSITORY / "docs" / f"{name}.md").read_text(encoding="utf-8")
     shown = page.split(f"<!-- {script} -->")[1].split(f"<!-- /{script} -->")[0].strip()
     assert shown
     assert shown in printed

@@ -1,10 +1,11 @@
 """One client's LoRA on one stage: parameters, gradients, optimizer and the graph in flight.
 
 A step has two phases. Forward and backward compute gradients and keep them; only `commit` applies
-them, and `discard` drops them as if the step had never been. A fresh session begins with fresh
-optimizer moments. The same calls with the same arguments give the same bits, whatever other
-sessions of the same stage do in between: nothing here draws a random number or reads a clock. A
-session belongs to one thread at a time.
+them, and `discard` drops them as if the step had never been. Gradients of several forward and
+backward pairs, micro-batches of one step, add up until then. A fresh session begins with fresh
+optimizer moments, one that is given a snapshot with those. The same calls with the same arguments
+give the same bits, whatever other sessions of the same stage do in between: no clock is read, and
+what dropout draws is named by an argument. A session belongs to one thread at a time.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 from torch.nn.functional import cross_entropy
 
 from atlas.models.adapters import AdapterState
+from atlas.models.dropout import Draws
+from atlas.models.optimizer import FlatAdamW, norms
 from atlas.models.skeleton import lora_shape
 from atlas.models.stage import Stage
 from atlas.models.tensors import ProtocolError
@@ -26,68 +28,76 @@ IGNORED = -100
 
 
 class Session:
-    """One client's trainable part of a stage.
+    """One client's trainable part of a stage: its `parameters`, by the names that PEFT saves.
 
     `adapter` has a value for each LoRA parameter of the stage (more are ignored); it is copied.
-    Parameters are fp32 whatever the model's dtype, as PEFT has them. Updates are torch's AdamW with
-    its default betas (0.9, 0.999) and epsilon (1e-8), computed over one flat buffer: the same bits
-    as parameter by parameter, in half of the time.
+    Parameters are fp32 whatever the model's dtype, as PEFT has them. Updates are torch's AdamW's
+    (see `FlatAdamW`). `state`, which `snapshot` gave here or on another cut, takes the adapter's
+    place and brings the optimizer's moments along.
 
-    Raises ProtocolError if the adapter lacks a parameter of the stage or has it in another shape.
+    Raises ProtocolError if what is given lacks a parameter of the stage or has it in another shape.
     """
 
     def __init__(
         self,
         stage: Stage,
-        adapter: Mapping[str, Tensor],
+        adapter: Mapping[str, Tensor] | None = None,
         *,
         learning_rate: float,
         weight_decay: float = 0.0,
+        state: Mapping[str, Tensor] | None = None,
     ) -> None:
+        if (adapter is None) == (state is None):
+            raise TypeError("a session begins from an adapter or from a snapshot: give one of them")
+        values = adapter if state is None else state
+        assert values is not None
         self.stage = stage
-        self._flat = Parameter(_flatten(stage, adapter))
-        self._parameters: dict[str, Parameter] = {}
-        offset = 0
-        for name, module in stage.slots.items():
-            shape = lora_shape(module)
-            values = self._flat.data[offset : offset + shape.numel()].view(shape)
-            self._parameters[name] = Parameter(values)
-            offset += shape.numel()
-        self._optimizer = torch.optim.AdamW(
-            [self._flat], lr=learning_rate, weight_decay=weight_decay, foreach=False, fused=False
+        self._optimizer = FlatAdamW(
+            {name: lora_shape(slot) for name, slot in stage.slots.items()},
+            values,
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            state=state,
         )
+        self.parameters = self._optimizer.parameters
         self._received: Tensor | None = None
         self._output: Tensor | None = None
 
-    def forward(self, hidden: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, draws: Draws | None = None) -> Tensor:
         """Run a host's layers: hidden state [b, t, h] → hidden state [b, t, h], detached.
 
-        The graph is kept for `backward`. `hidden` is not copied and must not be written to before
+        `draws` says what dropout draws; without, nothing is dropped out. The graph is kept for
+        `backward`. `hidden` is not copied and must not be written to before
         `backward` or `discard`. Raises ProtocolError if it isn't of the model's width and dtype,
         RuntimeError if a forward is in flight already.
         """
         self._begin(ends=False)
         self._check(hidden)
         self._received = hidden.detach().requires_grad_()
-        self._output = self.stage.run(self._received, self._parameters)
+        self._output = self.stage.run(self._received, self.parameters, draws)
         return self._output.detach()
 
-    def embed(self, tokens: Tensor) -> Tensor:
+    def embed(self, tokens: Tensor, draws: Draws | None = None) -> Tensor:
         """Run a client's first layers: token ids [b, t] → hidden state [b, t, h], detached.
 
-        The graph is kept for `backward`. Raises RuntimeError if a forward is in flight already.
+        `draws` and the graph are as in `forward`. Raises RuntimeError if a forward is in flight
+        already.
         """
         self._begin(ends=True)
-        self._output = self.stage.run_tokens(tokens, self._parameters)
+        self._output = self.stage.run_tokens(tokens, self.parameters, draws)
         return self._output.detach()
 
-    def loss(self, hidden: Tensor, targets: Tensor) -> tuple[float, Tensor]:
+    def loss(
+        self, hidden: Tensor, targets: Tensor, labels: int | None = None
+    ) -> tuple[float, Tensor]:
         """Run a client's final norm, head and loss, and back to what it received.
 
         `hidden` [b, t, h] is what comes out of the model's last layer; `targets` [b, t] are the
         token ids that each position should predict, -100 where there is no label. Logits are
-        computed where there are labels and nowhere else. Gives the mean cross entropy over the
-        labels (nats) and its gradient with respect to `hidden`, [b, t, h].
+        computed where there are labels and nowhere else. Gives the cross entropy over the labels
+        (nats), divided by their number, and its gradient with respect to `hidden`, [b, t, h]. For
+        a micro-batch `labels` is the number of labels in all of the step: so its parts add up to
+        the mean over the step.
 
         Raises ProtocolError if `hidden` isn't of the targets' shape, the model's width and dtype,
         and ValueError if no position has a label.
@@ -97,14 +107,16 @@ class Session:
             raise ProtocolError(
                 f"a hidden state of {_describe(hidden)} came back for {list(targets.shape)} tokens"
             )
-        labels = targets.reshape(-1)
-        labeled = (labels != IGNORED).nonzero().squeeze(1)
+        expected = targets.reshape(-1)
+        labeled = (expected != IGNORED).nonzero().squeeze(1)
         if not len(labeled):
             raise ValueError("no position of the batch has a label, so there is no loss")
         received = hidden.detach().requires_grad_()
         with torch.enable_grad():
             rows = received.reshape(-1, received.shape[-1]).index_select(0, labeled)
-            loss = cross_entropy(self.stage.logits(rows).float(), labels[labeled])
+            logits = self.stage.logits(rows).float()
+            total = cross_entropy(logits, expected[labeled], reduction="sum")
+            loss = total / (len(labeled) if labels is None else labels)
         (gradient,) = torch.autograd.grad(loss, received)
         return loss.item(), gradient
 
@@ -132,13 +144,18 @@ class Session:
         """LoRA's gradients held and not yet applied, by parameter name; empty if there are none."""
         return {
             name: parameter.grad.detach()
-            for name, parameter in self._parameters.items()
+            for name, parameter in self.parameters.items()
             if parameter.grad is not None
         }
 
-    def commit(self) -> None:
-        """Apply the gradients held, once, and forget them.
+    def norms(self) -> dict[str, float]:
+        """The Euclidean norm of each gradient held, from which `clip_scale` makes one factor."""
+        return norms(self.gradients())
 
+    def commit(self, scale: float = 1.0, rate: float | None = None) -> None:
+        """Apply the gradients held, once, times `scale`, and forget them.
+
+        `rate` is the learning rate of this step, if not the one that the session was made with.
         Raises RuntimeError if a forward is still in flight or no backward has happened since the
         last commit.
         """
@@ -146,27 +163,26 @@ class Session:
             raise RuntimeError(
                 "a forward is in flight: go back through it before the step is applied"
             )
-        if not self._parameters:
-            return
-        missing = [name for name, parameter in self._parameters.items() if parameter.grad is None]
+        held = self.gradients()
+        missing = [name for name in self.parameters if name not in held]
         if missing:
             raise RuntimeError(f"there is no gradient to apply for {missing[0]}")
-        self._flat.grad = torch.cat(
-            [gradient.reshape(-1) for gradient in self.gradients().values()]
-        )
-        self._optimizer.step()
+        self._optimizer.apply(held.values(), scale=scale, rate=rate)
         self.discard()
 
     def discard(self) -> None:
         """Forget the graph in flight and the gradients held, as if the step had never begun."""
         self._output = self._received = None
-        self._flat.grad = None
-        for parameter in self._parameters.values():
+        for parameter in self.parameters.values():
             parameter.grad = None
 
     def adapter(self) -> AdapterState:
         """LoRA's parameters as they are now: copies, by the names under which PEFT saves them."""
-        return {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
+        return {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """Parameters and optimizer's state as they are now: copies, by name, to go on from."""
+        return self._optimizer.snapshot()
 
     def _begin(self, *, ends: bool) -> None:
         if self.stage.ends != ends:
@@ -181,20 +197,6 @@ class Session:
                 f"a hidden state of {_describe(hidden)} came to a model of width {spec.hidden} "
                 f"in {spec.dtype}"
             )
-
-
-def _flatten(stage: Stage, adapter: Mapping[str, Tensor]) -> Tensor:
-    """The stage's LoRA parameters in one fp32 buffer of their own."""
-    parts = []
-    for name, module in stage.slots.items():
-        if name not in adapter:
-            raise ProtocolError(f"the adapter lacks {name}")
-        if adapter[name].shape != lora_shape(module):
-            raise ProtocolError(
-                f"{name} has shape {list(adapter[name].shape)}, not {list(lora_shape(module))}"
-            )
-        parts.append(adapter[name].detach().reshape(-1).to(torch.float32))
-    return torch.cat(parts) if parts else torch.zeros(0)
 
 
 def _describe(tensor: Tensor) -> str:

@@ -19,6 +19,8 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
+from atlas.models.dropout import SeededDropout
+from atlas.models.fused import fuse
 from atlas.models.settings import LoraSettings
 from atlas.models.spec import ModelSpec, Range, read_config
 from atlas.models.weights import WRONG_WEIGHTS, base_weights
@@ -116,6 +118,11 @@ def lora_slots(model: PreTrainedModel) -> dict[str, nn.Module]:
     }
 
 
+def dropouts(model: PreTrainedModel) -> tuple[SeededDropout, ...]:
+    """All that has to be told where in a run it is before a forward draws."""
+    return tuple(module for module in model.modules() if isinstance(module, SeededDropout))
+
+
 def lora_shape(slot: nn.Module) -> torch.Size:
     """Shape of the LoRA matrix that a slot applies, [out, in]."""
     assert isinstance(slot, nn.Linear)
@@ -128,7 +135,8 @@ def peft_config(lora: LoraSettings, spec: ModelSpec) -> LoraConfig:
         r=lora.rank,
         lora_alpha=lora.alpha,
         target_modules=list(lora.targets),
-        lora_dropout=0.0,
+        lora_dropout=lora.dropout,
+        use_rslora=lora.rslora,
         bias="none",
         task_type="CAUSAL_LM",
         inference_mode=True,
@@ -183,6 +191,18 @@ def _inject_lora(model: PreTrainedModel, lora: LoraSettings, spec: ModelSpec) ->
                 remedy=f"Name some of {', '.join(sorted(inside))}",
             )
     inject_adapter_in_model(peft_config(lora, spec), model, low_cpu_mem_usage=True)
+    _seed_dropout(model, lora)
+    if lora.fused:
+        fuse(model, lora.scaling)
+
+
+def _seed_dropout(model: PreTrainedModel, lora: LoraSettings) -> None:
+    """Put a dropout that knows where in a run it is in the place of each of PEFT's."""
+    for name, module in list(model.named_modules()):
+        if name.endswith(".lora_dropout.default") and isinstance(module, nn.Dropout):
+            of = name.removesuffix(".lora_dropout.default")
+            parameter = f"{ADAPTER_PREFIX}{of}.lora_A.weight"
+            model.set_submodule(name, SeededDropout(lora.dropout, parameter))
 
 
 def _head_name(model: PreTrainedModel, spec: ModelSpec) -> str:

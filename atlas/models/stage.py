@@ -15,11 +15,12 @@ from contextlib import contextmanager
 from typing import Self, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import Parameter
 from transformers import PreTrainedModel
 
 from atlas.models import skeleton
+from atlas.models.dropout import Draws
 from atlas.models.settings import LoraSettings
 from atlas.models.spec import ModelSpec, Range
 
@@ -43,6 +44,7 @@ class Stage:
         self.range = layers
         self.lora = lora
         self.slots = skeleton.lora_slots(front)
+        self._dropouts = skeleton.dropouts(front)
         self._lock = threading.Lock()
         self._front = skeleton.body_of(front)
         numbered = skeleton.layers_of(self._front, spec)
@@ -77,15 +79,22 @@ class Stage:
         """Whether this stage holds the embedding, the final norm and the head."""
         return self._back is not None
 
-    def run(self, hidden: Tensor, parameters: Mapping[str, Parameter]) -> Tensor:
-        """Hidden state [b, t, h] in front of the first layer held → that behind the last."""
-        with self._lock, _lent(self.slots, parameters):
+    def run(
+        self, hidden: Tensor, parameters: Mapping[str, Tensor], draws: Draws | None = None
+    ) -> Tensor:
+        """Hidden state [b, t, h] in front of the first layer held → that behind the last.
+
+        Without `draws` nothing is dropped out.
+        """
+        with self._lock, self._lent(parameters, draws):
             output = self._front(inputs_embeds=self._entry.put(hidden), use_cache=False)
         return cast("Tensor", output.last_hidden_state)
 
-    def run_tokens(self, tokens: Tensor, parameters: Mapping[str, Parameter]) -> Tensor:
+    def run_tokens(
+        self, tokens: Tensor, parameters: Mapping[str, Tensor], draws: Draws | None = None
+    ) -> Tensor:
         """Token ids [b, t] → hidden state [b, t, h] behind the last layer held, with its graph."""
-        with self._lock, _lent(self.slots, parameters):
+        with self._lock, self._lent(parameters, draws):
             output = self._front(input_ids=tokens, use_cache=False)
         return cast("Tensor", output.last_hidden_state)
 
@@ -96,6 +105,20 @@ class Stage:
         with self._lock:
             output = self._back(inputs_embeds=self._back_entry.put(rows[None]), use_cache=False)
         return cast("Tensor", output.logits)[0]
+
+    @contextmanager
+    def _lent(self, parameters: Mapping[str, Tensor], draws: Draws | None) -> Iterator[None]:
+        """Bind a client's parameters by reference, record a graph, and take them out again."""
+        for name, module in self.slots.items():
+            module._parameters["weight"] = cast("Parameter", parameters[name])
+        for dropout in self._dropouts:
+            dropout.draws = draws
+        try:
+            with torch.enable_grad():
+                yield
+        finally:
+            for module in self.slots.values():
+                module._parameters["weight"] = None
 
 
 def whole_model(
@@ -111,16 +134,3 @@ def whole_model(
     for name, module in skeleton.lora_slots(model).items():
         module._parameters["weight"] = Parameter(adapter[name].clone(), requires_grad=False)
     return model
-
-
-@contextmanager
-def _lent(slots: Mapping[str, nn.Module], parameters: Mapping[str, Parameter]) -> Iterator[None]:
-    """Bind a client's parameters by reference, record a graph, and take them out again."""
-    for name, module in slots.items():
-        module._parameters["weight"] = parameters[name]
-    try:
-        with torch.enable_grad():
-            yield
-    finally:
-        for module in slots.values():
-            module._parameters["weight"] = None

@@ -54,12 +54,16 @@ class Link(Event):
 
 
 class Paired(Event):
-    """A client was given its chain of hosts, and for each part of it the ranked stand-ins."""
+    """A client was given its chain of hosts, and for each part of it the ranked stand-ins.
+
+    `codec` is how its hidden states and gradients cross.
+    """
 
     client: str
     neighborhood: str = ""
     chain: tuple[Link, ...] = ()
     stand_ins: tuple[tuple[str, ...], ...] = ()
+    codec: str = "fp32"
 
 
 class Step(Event):
@@ -105,6 +109,28 @@ class Moved(Event):
     last: int
     host: str
     round: int = 0
+
+
+class Returned(Event):
+    """The host of the plan has a client's layers again, after another had them."""
+
+    client: str
+    first: int
+    last: int
+    host: str
+    round: int = 0
+    step: int = 0
+
+
+class Hedged(Event):
+    """A stand-in was asked beside a host that was `late`; `host` answered first and goes on."""
+
+    client: str
+    late: str
+    host: str
+    round: int = 0
+    step: int = 0
+    waited_s: float = 0.0
 
 
 class Refused(Event):
@@ -213,6 +239,8 @@ EVENTS: MappingProxyType[str, type[Event]] = MappingProxyType(
         "suspected": Suspected,
         "repaired": Repaired,
         "moved": Moved,
+        "returned": Returned,
+        "hedged": Hedged,
         "refused": Refused,
         "resumed": Resumed,
         "aggregated": Aggregated,

@@ -18,7 +18,7 @@ from atlas.results.events import Evaluated
 from atlas.results.notes import Note
 from atlas.results.tally import Tally
 
-PURPOSES = ("signatures", "activations", "gradients", "adapters", "control")
+PURPOSES = ("signatures", "activations", "gradients", "adapters", "recovery", "control")
 
 
 class _Figures(BaseModel):

@@ -24,6 +24,7 @@ from atlas.results.events import (
     Event,
     Fault,
     Finished,
+    Hedged,
     LeftOut,
     Moved,
     NeighborhoodsFound,
@@ -32,6 +33,7 @@ from atlas.results.events import (
     Repaired,
     Replaced,
     Resumed,
+    Returned,
     Suspected,
 )
 
@@ -50,7 +52,7 @@ class Sentence:
     tone: Tone
 
 
-def tell(event: Event | None) -> Sentence | None:  # noqa: PLR0911
+def tell(event: Event | None) -> Sentence | None:  # noqa: PLR0911, PLR0912
     """The sentence for an event, or None where there is nothing to tell."""
     match event:
         case NeighborhoodsFound():
@@ -66,6 +68,11 @@ def tell(event: Event | None) -> Sentence | None:  # noqa: PLR0911
         case Moved():
             layers = show_layers(event.first, event.last)
             return Sentence(f"{event.client} goes on at {event.host} with {layers}", "plain")
+        case Returned():
+            layers = show_layers(event.first, event.last)
+            return Sentence(f"{event.client} is back at {event.host} with {layers}", "mended")
+        case Hedged():
+            return Sentence(_hedged(event), "plain")
         case Refused():
             because = f": {event.reason}" if event.reason else ""
             return Sentence(f"{event.host} can't serve {event.client}{because}", "doubt")
@@ -129,6 +136,11 @@ def _repaired(event: Repaired) -> str:
     if event.fallback:
         return f"fallback: {text} (no host of the neighborhood could take it)"
     return text
+
+
+def _hedged(event: Hedged) -> str:
+    text = f"{event.late} was late for {event.client}, and a stand-in was asked, too: "
+    return text + (f"{event.host} was first" if event.host != event.late else "it was first yet")
 
 
 def _aggregated(event: Aggregated) -> str:

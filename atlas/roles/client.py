@@ -3,31 +3,51 @@
 Its text and its labels stay here. It keeps the embedding, the first layers and the head; what it
 sends are hidden states and gradients. A round is a pure function of the adapter it starts from, the
 text and the seed, so a client that crashed begins its round again from its disk and comes to the
-same adapter.
+same adapter. Where it has snapshots of its hosts, it goes on from the last step of which it has
+all.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
+from collections.abc import Mapping, Sequence
 
+import msgpack
 import numpy as np
+from torch import Tensor
 
-from atlas.models import AdapterState, Range, Session, Stage, costs, join_adapters, slice_adapter
-from atlas.protocol import (
-    Chain,
+from atlas.models import (
+    AdapterState,
+    Range,
+    Session,
+    Stage,
+    costs,
+    join_adapters,
+    slice_adapter,
 )
-from atlas.roles.host import ADAM_FLOPS
+from atlas.models.codec import Codec
+from atlas.models.dropout import Draws
+from atlas.models.optimizer import FlatAdamW, clip_scale
+from atlas.models.tensors import Packed, pack, touched, unpack
+from atlas.protocol import Chain, Manifest
+from atlas.roles.candidates import Shunned, Where
+from atlas.roles.history import Known
+from atlas.roles.host import ADAM_FLOPS, NORM_FLOPS
 from atlas.roles.member import Member
+from atlas.roles.pace import Pace
+from atlas.roles.patience import try_to_keep
 from atlas.roles.settings import RunSettings
-from atlas.roles.span import Pace, Shunned, SpanCaller, Where
+from atlas.roles.span import SpanCaller
+from atlas.schedule import rate
 from atlas.semantics import sketch
 from atlas.tasks import Batch, ClientData, step_batch
 from broker import Node
 from broker.disk import ACCESS_S, READ_BYTES_PER_SECOND
 
+MIDDLE = "client-round"
+"""The state in the middle of a round, as far as there are snapshots."""
 SIGNATURE_ROUND = -1
-SLOW_HOST_FLOPS = 5e9
-"""What a host is taken to do, at worst, before one has been measured."""
 
 
 class Client:
@@ -40,10 +60,14 @@ class Client:
         self._ends: Stage
         self._attempt = node.incarnation << 24
         self._shunned = Shunned()
-        self._pace = _pace(node, settings)
+        self._pace = Pace(functools.partial(_planned_s, node, settings))
         self._spans: list[SpanCaller] = []
         self._neighborhood = ""
         self._adapter: AdapterState | None = None
+        self._round = 0
+        self._middle: list[Known] | None = None
+        self._own: dict[int, AdapterState] = {}
+        self._writing: asyncio.Task[None] | None = None
 
     async def prepare(self) -> None:
         """Loads the client's own part of the model."""
@@ -59,10 +83,13 @@ class Client:
         """All rounds, as a member of a neighborhood."""
         standing = await member.join(self._sign)
         self._pair(standing.chain)
+        self._round = standing.round
+        if member.resumes:
+            await self._resume()
         while standing.round < self._settings.training.rounds:
             self._adapter, self._neighborhood = standing.adapter, member.neighborhood
-            number = standing.round
-            standing = await member.hand_in(number, await self._train(number))
+            self._round = standing.round
+            standing = await member.hand_in(self._round, await self._train(self._round))
         await member.finish()
 
     async def _sign(self, chain: Chain) -> np.ndarray:
@@ -73,13 +100,14 @@ class Client:
     async def _half_signature(self, half: int) -> np.ndarray:
         """The sketch of LoRA's gradients on one batch, float32 [dimensions]; nothing is trained."""
         settings = self._settings.signature
-        session = await self._begin(SIGNATURE_ROUND)
-        await self._gradients(session, self._batch(SIGNATURE_ROUND, half))
+        session, _ = await self._begin(SIGNATURE_ROUND)
+        batch = self._batch(SIGNATURE_ROUND, half)
+        await self._gradients(session, batch, _labels(batch), None)
         own = sketch(session.gradients(), dimensions=settings.dimensions, seed=self._settings.seed)
         session.discard()
         parts = [await span.sketch(settings.dimensions) for span in self._spans]
         for span in self._spans:
-            await span.close()
+            span.close()
         total = own
         for part in parts:
             total = total + part
@@ -88,6 +116,7 @@ class Client:
     def _pair(self, chain: Chain) -> None:
         """From now on these hosts, stand-ins and fallbacks."""
         self._spans = []
+        initial = self._settings.initial_adapter()
         for index, (first, last) in enumerate(chain.spans):
             span = Range(first, last)
             named: list[tuple[Where, str]] = [("plan", chain.hosts[index])]
@@ -98,10 +127,15 @@ class Client:
                     self._node,
                     span,
                     named,
+                    like=slice_adapter(initial, span),
                     pace=self._pace,
                     shunned=self._shunned,
                     attempts=self._next_attempt,
                     changed=self._declare_hosts,
+                    kept=self._keep_middle,
+                    recovery=self._settings.recovery,
+                    micros=self._settings.training.accumulate,
+                    clips=self._settings.training.clip is not None,
                 )
             )
 
@@ -121,14 +155,18 @@ class Client:
 
     async def _train(self, number: int) -> AdapterState:
         """One round: the adapter that comes out of `steps` steps from the one of now."""
-        session = await self._begin(number)
-        for step in range(self._settings.training.steps):
+        session, first = await self._begin(number)
+        training = self._settings.training
+        for step in range(first, training.steps):
             started_s = self._node.now
-            batch = self._batch(number, step)
-            loss = await self._gradients(session, batch)
-            await self._node.compute(session.commit, flops=ADAM_FLOPS * self._own_parameters())
-            for span in self._spans:
-                await span.commit()
+            batches = [self._batch(number, step, micro) for micro in range(training.accumulate)]
+            labels = sum(_labels(batch) for batch in batches)
+            loss = 0.0
+            for micro, batch in enumerate(batches):
+                draws = self._settings.draws(self._node.name, number, step, micro)
+                codec = self._settings.codec(self._node.name)
+                loss += await self._gradients(session, batch, labels, draws, codec)
+            await self._commit(session, number, step)
             self._node.note(
                 "step",
                 client=self._node.name,
@@ -136,54 +174,116 @@ class Client:
                 round=number,
                 step=step,
                 loss=loss,
-                tokens=batch.tokens.numel(),
+                tokens=sum(batch.tokens.numel() for batch in batches),
                 seconds=self._node.now - started_s,
             )
         parts = [await span.collect() for span in self._spans]
         return join_adapters([session.adapter(), *parts])
 
-    async def _begin(self, number: int) -> Session:
-        """Opens a round at all hosts, side by side, and here."""
-        start = self._adapter
+    async def _begin(self, number: int) -> tuple[Session, int]:
+        """Opens a round at all hosts, side by side, and here; gives the step at which it begins."""
+        own, *spans = self._middle or self._beginning()
+        training, recovery = self._settings.training, self._settings.recovery
+        self._middle, self._own = None, {}
+        keeps = recovery.keep == "client" and number != SIGNATURE_ROUND
         async with asyncio.TaskGroup() as group:
-            for span in self._spans:
-                part = None if start is None else slice_adapter(start, span.span)
-                group.create_task(span.begin(number, part))
-        training = self._settings.training
-        return Session(
+            for span, known in zip(self._spans, spans, strict=True):
+                kept = self._kept(span, known) if keeps else None
+                group.create_task(span.begin(number, known, steps=training.steps, kept=kept))
+        session = Session(
             self._ends,
-            self._settings.initial_adapter() if start is None else start,
+            None if own.step else own.state,
             learning_rate=training.learning_rate,
             weight_decay=training.weight_decay,
+            state=own.state if own.step else None,
+        )
+        return session, own.step
+
+    def _beginning(self) -> list[Known]:
+        """What is known at the beginning of a round: of the client's own part, and of each span."""
+        start = self._adapter
+        if start is None:
+            return [Known(0, self._settings.initial_adapter())] + [Known(0, None)] * len(
+                self._spans
+            )
+        return [Known(0, start)] + [
+            Known(0, slice_adapter(start, span.span)) for span in self._spans
+        ]
+
+    def _kept(self, span: SpanCaller, known: Known) -> FlatAdamW:
+        """The span's parameters, where they are kept here."""
+        training = self._settings.training
+        return FlatAdamW(
+            {name: tensor.shape for name, tensor in span.like.items()},
+            span.like if known.state is None else known.state,
+            learning_rate=training.learning_rate,
+            weight_decay=training.weight_decay,
+            state=known.state if known.step else None,
         )
 
-    async def _gradients(self, session: Session, batch: Batch) -> float:
-        """One step up to the point where it can be committed: gradients are held everywhere. Its
-        loss.
+    async def _commit(self, session: Session, number: int, step: int) -> None:
+        """Applies the step here and lets all hosts apply it, clipped by the norm of the whole."""
+        training = self._settings.training
+        scale, now, size = 1.0, rate(training, number, step), self._own_parameters()
+        if training.clip is not None:
+            own = await self._node.compute(session.norms, flops=NORM_FLOPS * size)
+            scale = clip_scale(self._in_order(own), training.clip)
+        await self._node.compute(lambda: session.commit(scale, now), flops=ADAM_FLOPS * size)
+        every = self._settings.recovery.snapshot_every
+        if every and (step + 1) % every == 0:
+            self._own[step + 1] = session.snapshot()
+        for span in self._spans:
+            await span.commit(scale, now)
+
+    def _in_order(self, own: Mapping[str, float]) -> list[float]:
+        """The norms of all gradients, in the model's order: the own layers' come first."""
+        return [*own.values(), *(norm for span in self._spans for norm in span.norms or ())]
+
+    async def _gradients(
+        self,
+        session: Session,
+        batch: Batch,
+        labels: int,
+        draws: Draws | None,
+        codec: Codec = "fp32",
+    ) -> float:
+        """One batch up to the point where its step can be committed: gradients are held everywhere.
+
+        Its loss, as part of that of a step with `labels` labels. What crosses is encoded once, and
+        goes from host to host as it comes.
         """
         spec, lora = self._settings.spec, self._settings.lora
         shape = (batch.tokens.shape[0], batch.tokens.shape[1])
         ends = self._settings.ends
         hidden = await self._node.compute(
-            lambda: session.embed(batch.tokens),
+            lambda: session.embed(batch.tokens, draws),
             flops=costs.forward_flops(spec, lora, ends, *shape),
         )
+        crossing = self._pack("hidden", hidden, codec, batch.needed)
         for span in self._spans:
-            hidden = await span.forward(hidden)
-        labels = int((batch.targets >= 0).sum())
+            crossing = await span.forward(crossing)
+        received = unpack(*crossing)["hidden"]
         loss, gradient = await self._node.compute(
-            lambda: session.loss(hidden, batch.targets), flops=costs.head_flops(spec, labels)
+            lambda: session.loss(received, batch.targets, labels),
+            flops=costs.head_flops(spec, _labels(batch)),
         )
+        crossing = self._pack("gradient", gradient, codec, touched(gradient))
         for span in reversed(self._spans):
-            gradient = await span.backward(gradient)
+            crossing = await span.backward(crossing)
+        returned = unpack(*crossing)["gradient"]
         await self._node.compute(
-            lambda: session.backward(gradient),
+            lambda: session.backward(returned),
             flops=costs.backward_flops(spec, lora, ends, *shape),
         )
         return loss
 
-    def _batch(self, number: int, step: int) -> Batch:
+    def _pack(self, name: str, tensor: Tensor, codec: Codec, rows: Tensor) -> Packed:
+        return pack({name: tensor}, codec, rows if self._settings.split.packed else None)
+
+    def _batch(self, number: int, step: int, micro: int = 0) -> Batch:
+        """The text of a micro-batch; the signature's, of round -1, are steps of one."""
         training = self._settings.training
+        accumulate = 1 if number == SIGNATURE_ROUND else training.accumulate
         return step_batch(
             self._data,
             tokenizer=self._settings.tokenizer,
@@ -192,32 +292,72 @@ class Client:
             seed=self._settings.seed,
             client=self._node.name,
             round=number,
-            step=step,
-            steps_per_round=None if number == SIGNATURE_ROUND else training.steps,
+            step=step * accumulate + micro,
+            steps_per_round=None if number == SIGNATURE_ROUND else training.steps * accumulate,
         )
 
     def _own_parameters(self) -> int:
         return costs.lora_parameters(self._settings.spec, self._settings.lora, self._settings.ends)
 
+    # The disk.
 
-def _pace(node: Node, settings: RunSettings) -> Pace:
-    """Deadlines before anything is measured: as if a slow host held all layers between the ends."""
-    way = node.link(settings.coordinator)
+    def _keep_middle(self) -> None:
+        """Keeps the round as it is after the last step of which there is a snapshot of all."""
+        steps = {span.known.step for span in self._spans}
+        step = min(steps)
+        if len(steps) > 1 or step not in self._own:
+            return
+        own = self._own.pop(step)
+        self._own = {later: state for later, state in self._own.items() if later > step}
+        self._writing = asyncio.get_running_loop().create_task(self._write_middle(step, own))
+
+    async def _write_middle(self, step: int, own: AdapterState) -> None:
+        states = [own, *(span.known.state or {} for span in self._spans)]
+        parts = [
+            [manifest, [bytes(buffer) for buffer in buffers]]
+            for manifest, buffers in map(pack, states)
+        ]
+        state = {"round": self._round, "step": step, "parts": parts}
+        await try_to_keep(self._node, MIDDLE, msgpack.packb(state))
+
+    async def _resume(self) -> None:
+        """Goes on in the middle of the round, where that is on the disk."""
+        fields: dict[str, str | int] = {"client": self._node.name, "round": self._round}
+        if MIDDLE in self._node.disk:
+            middle = msgpack.unpackb(await self._node.disk.read(MIDDLE))
+            if middle["round"] == self._round:
+                self._middle = [Known(middle["step"], _copied(*part)) for part in middle["parts"]]
+                fields["step"] = middle["step"]
+        self._node.note("resumed", **fields)
+
+
+def _copied(manifest: Manifest, buffers: Sequence[bytes | memoryview]) -> AdapterState:
+    return {name: tensor.clone() for name, tensor in unpack(manifest, buffers).items()}
+
+
+def _labels(batch: Batch) -> int:
+    """How many positions have a label."""
+    return int((batch.targets >= 0).sum())
+
+
+def _planned_s(node: Node, settings: RunSettings, host: str, kind: str, sent_bytes: int) -> float:
+    """How long a host may take over a request before it was measured: as long as this device would
+    over all the layers between the ends, and as the way there takes.
+    """
+    there, back = node.link(host), node.link(host, back=True)
     cost = settings.step_cost(1)
     span = Range(cost.spans[0].first, cost.spans[0].last)
-    crossing_s = cost.boundary_bytes * 8 / way.bandwidth_bps + way.delay_s
-    step_s = cost.spans[0].step_flops / SLOW_HOST_FLOPS + 2 * crossing_s
     adapter_bytes = costs.adapter_bytes(settings.spec, settings.lora, span)
-    moving_s = adapter_bytes * 8 / way.bandwidth_bps + way.delay_s
-    return Pace(
-        {
-            "room?": 2 * way.delay_s,
-            "alive?": 2 * (max(crossing_s, moving_s) + way.delay_s),
-            "open": moving_s + ACCESS_S + cost.spans[0].base_bytes / READ_BYTES_PER_SECOND,
-            "forward": step_s,
-            "backward": step_s,
-            "replay": 2 * step_s,
-            "sketch": step_s,
-            "collect": step_s + moving_s,
-        }
-    )
+    step_s = cost.spans[0].step_flops / node.device.flops
+    hidden_bytes = cost.boundary_bytes
+    computing_s, answer_bytes = {
+        "open": (ACCESS_S + cost.spans[0].base_bytes / READ_BYTES_PER_SECOND, 0),
+        "forward": (step_s, hidden_bytes),
+        "backward": (step_s, hidden_bytes),
+        "replay": (2 * step_s, 0),
+        "sketch": (step_s, 0),
+        "snapshot?": (step_s, 3 * adapter_bytes),
+        "collect": (step_s, adapter_bytes),
+    }.get(kind, (0.0, 0))
+    moving_s = sent_bytes * 8 / there.bandwidth_bps + answer_bytes * 8 / back.bandwidth_bps
+    return computing_s + moving_s + there.delay_s + back.delay_s

@@ -355,12 +355,18 @@ class Desk:
         self, neighborhoods: Sequence[Sequence[str]], similarity: Sequence[Sequence[float]]
     ) -> Plan:
         settings = self._settings
-        split, layers = settings.split, settings.spec.layers - settings.split.client_layers
-        counts = range(1, layers + 1) if split.spans == "auto" else (split.spans,)
         clients = {name: self._capability(name) for group in neighborhoods for name in group}
         hosts = [self._capability(name) for name, each in self._hellos.items() if not each.examples]
-        costs = [settings.step_cost(count) for count in counts]
-        return pairing.plan(clients, hosts, neighborhoods, similarity, costs, split.spare)
+        return pairing.plan(
+            clients,
+            hosts,
+            neighborhoods,
+            similarity,
+            settings.step_costs(),
+            settings.split.spare,
+            rule=settings.split.pairing,
+            seed=settings.seed,
+        )
 
     def _capability(self, name: str) -> Capability:
         hello = self._hellos[name]
@@ -503,6 +509,7 @@ class Desk:
                 for (first, last), host in zip(chain.spans, chain.hosts, strict=True)
             ],
             stand_ins=chain.stand_ins,
+            codec=self._settings.codec(client),
         )
 
 

@@ -3,35 +3,39 @@
 A session is one client's LoRA on one span. It computes what it is asked and keeps gradients until
 the client commits the step; every request says how many steps it believes committed, and one that
 is wrong, or comes from an attempt that the client has given up, is refused. So a step happens here
-once or not at all, and a host that lost its memory can't pretend otherwise.
+once or not at all, and a host that lost its memory can't pretend otherwise. What is malformed is
+noted and refused.
+
+                 forward 0     backward 0     forward 1          backward m-1      commit
+    step n, idle ─────────→ half 1 ─────→ half 2 ─────→ half 3 … ────────→ half 2m ─────→ step n+1
+
+Forward of micro-batch 0 begins the step again from any half; a replay is a forward and a backward,
+and a commit where it has a scale. All else is refused where it does not belong.
 """
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 import torch
 
-from atlas.models import ProtocolError, Range, Session, Stage, costs
-from atlas.models.tensors import pack, unpack
+from atlas.models import AdapterState, ProtocolError, Range, Session, Stage, costs
+from atlas.models.tensors import Packed, pack, touched, unpack, written
 from atlas.protocol import (
-    ACTIVATIONS,
-    ADAPTERS,
     CONTROL,
-    GRADIENTS,
-    SIGNATURES,
     Accepted,
     Alive,
     AskRoom,
+    AskSnapshot,
     Backward,
     Close,
     Collect,
     Commit,
     Forward,
     HostRequest,
+    Manifest,
     Open,
     Refused,
     Replay,
@@ -39,14 +43,16 @@ from atlas.protocol import (
     Tensors,
 )
 from atlas.roles.settings import RunSettings
+from atlas.schedule import rate
 from atlas.semantics import sketch
 from broker import DeviceMemoryError, Message, Node, Reservation
 from broker.disk import READ_BYTES_PER_SECOND
 
 Key = tuple[str, int, int]
-Phase = Literal["idle", "gone forward", "gone back"]
 ADAM_FLOPS = 12.0
 """Operations of AdamW per parameter."""
+NORM_FLOPS = 2.0
+"""Operations of a norm per gradient."""
 SKETCH_FLOPS = 2.0
 """Operations of a sketch per gradient."""
 IDLE_S = 900.0
@@ -55,14 +61,22 @@ IDLE_S = 900.0
 
 @dataclass
 class _Hosted:
-    """One client's session on one span, and what it holds."""
+    """One client's session on one span, and what it holds.
 
+    `version` counts the steps committed, `halves` the halves of the next that were computed:
+    forward and backward of each micro-batch. A `bare` one waits for parameters.
+    """
+
+    client: str
+    round: int
     attempt: int
+    stage: Stage
     session: Session
     memory: Reservation
     used_s: float
     version: int = 0
-    phase: Phase = "idle"
+    halves: int = 0
+    bare: bool = False
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -85,33 +99,34 @@ class Host:
         self._node = node
         self._settings = settings
         self._hosted: dict[Key, _Hosted] = {}
-        self._opening: set[tuple[Key, int]] = set()
+        self._opening: dict[Key, int] = {}
         self._bases: dict[Range, _Base] = {}
-        self._given_up: dict[Key, int] = {}
+        self._passed: dict[Key, int] = {}
         node.on_crash(self._let_go)
 
     async def serve(self, message: Message, request: HostRequest) -> None:
         """Does what a client asks. Requests of one session are served in the order they came."""
         key = (message.source, request.first, request.last)
         try:
+            if request.last > self._settings.spec.layers:
+                raise ProtocolError(f"the model has no layer {request.last - 1}")
             match request:
                 case AskRoom():
                     await self._tell_room(message, key)
                 case Alive():
                     await self._tell_alive(message, key, request.attempt)
                 case Open():
-                    self._opening.add((key, request.attempt))
-                    try:
-                        await self._open(message, key, request)
-                    finally:
-                        self._opening.discard((key, request.attempt))
+                    await self._open(message, key, request)
                 case Close():
                     await self._close(key, request.attempt)
                 case _:
                     await self._step(message, key, request)
         except _RefusalError as no:
             await self._refuse(message, request, no.reason, missing=no.missing)
-        except (DeviceMemoryError, ProtocolError) as error:
+        except DeviceMemoryError as error:
+            await self._refuse(message, request, str(error))
+        except ProtocolError as error:
+            self._node.note("malformed", source=message.source, problem=str(error))
             await self._refuse(message, request, str(error))
 
     async def _refuse(
@@ -124,67 +139,98 @@ class Host:
     # Sessions that come and go.
 
     async def _open(self, message: Message, key: Key, request: Open) -> None:
-        """Takes a session on; all its memory is reserved before anything is read from the disk."""
-        known = self._hosted.get(key)
-        if known is not None and known.attempt < request.attempt:
-            await self._close(key, known.attempt)
-        self._refuse_given_up(key, request.attempt)
+        """Takes a session on; all its memory is reserved before anything is read from the disk.
+
+        The newest attempt of a client counts, whichever is ready first; none is taken up twice.
+        """
+        if self._passed.get(key, -1) >= request.attempt:
+            raise _RefusalError("a later attempt was made", missing=True)
+        self._passed[key] = self._opening[key] = request.attempt
+        try:
+            if key in self._hosted:
+                await self._end(key)
+            await self._begin(message, key, request)
+        finally:
+            if self._opening.get(key) == request.attempt:
+                del self._opening[key]
+        await message.reply(Accepted().header(), purpose=CONTROL)
+
+    async def _begin(self, message: Message, key: Key, request: Open) -> None:
         cost = self._settings.span_cost(Range(*key[1:]))
         memory = self._reserve(cost.session_bytes, f"a session of {message.source}")
         try:
             base = self._take_base(Range(*key[1:]), cost.base_bytes)
             try:
-                session = await self._begin(base, message, request)
-                self._refuse_given_up(key, request.attempt)
+                stage = await base.stage
+                session = await self._session(stage, message, request)
+                if self._opening.get(key) != request.attempt:
+                    raise _RefusalError("a later attempt was made", missing=True)
             except BaseException:
                 base.users -= 1
                 raise
         except BaseException:
             memory.release()
             raise
-        self._hosted[key] = _Hosted(request.attempt, session, memory, self._node.now)
-        await message.reply(Accepted().header(), purpose=CONTROL)
+        self._hosted[key] = _Hosted(
+            message.source,
+            request.round,
+            request.attempt,
+            stage,
+            session,
+            memory,
+            self._node.now,
+            request.step,
+            bare=request.step > 0 and request.manifest is None,
+        )
 
     async def _tell_alive(self, message: Message, key: Key, attempt: int) -> None:
         """Whether that session is here, or on its way."""
         hosted = self._hosted.get(key)
-        if (key, attempt) not in self._opening and (hosted is None or hosted.attempt != attempt):
+        here = hosted is not None and hosted.attempt == attempt
+        if not here and self._opening.get(key) != attempt:
             raise _RefusalError("no such session here", missing=True)
         await message.reply(Accepted().header(), purpose=CONTROL)
 
-    async def _begin(self, base: _Base, message: Message, request: Open) -> Session:
-        stage = await base.stage
-        adapter = (
-            self._settings.initial_adapter()
-            if request.manifest is None
-            else unpack(request.manifest, message.payload)
-        )
+    async def _session(self, stage: Stage, message: Message, request: Open) -> Session:
+        if request.manifest is None:
+            return await self._start(stage, self._settings.initial_adapter())
+        state = unpack(request.manifest, message.payload)
+        return await self._start(stage, state, snapshot=request.step > 0)
+
+    async def _start(self, stage: Stage, state: AdapterState, *, snapshot: bool = False) -> Session:
+        """A session that begins from an adapter, or goes on from a snapshot."""
         training = self._settings.training
         return await self._node.compute(
             lambda: Session(
                 stage,
-                adapter,
+                None if snapshot else state,
                 learning_rate=training.learning_rate,
                 weight_decay=training.weight_decay,
+                state=state if snapshot else None,
             ),
             flops=0,
         )
 
     async def _close(self, key: Key, attempt: int) -> None:
-        """Forgets this attempt and all before it, also one that is still being opened."""
-        self._given_up[key] = max(self._given_up.get(key, -1), attempt)
+        """Forgets this attempt and all before it, also what is still being opened."""
+        self._passed[key] = max(self._passed.get(key, -1), attempt)
+        if self._opening.get(key, attempt + 1) <= attempt:
+            del self._opening[key]
         hosted = self._hosted.get(key)
         if hosted is not None and hosted.attempt <= attempt:
-            async with hosted.turn:
-                if self._hosted.get(key) is hosted:
-                    self._forget(key)
+            await self._end(key)
 
-    def _refuse_given_up(self, key: Key, attempt: int) -> None:
-        if self._given_up.get(key, -1) >= attempt:
-            raise _RefusalError("a later attempt was made", missing=True)
+    async def _end(self, key: Key) -> None:
+        """Forgets a session: what waits for its turn is refused, what it computes ends first."""
+        hosted = self._hosted.pop(key)
+        async with hosted.turn:
+            self._release(key, hosted)
 
     def _forget(self, key: Key) -> None:
-        self._hosted.pop(key).memory.release()
+        self._release(key, self._hosted.pop(key))
+
+    def _release(self, key: Key, hosted: _Hosted) -> None:
+        hosted.memory.release()
         self._bases[Range(*key[1:])].users -= 1
 
     def _let_go(self) -> None:
@@ -268,29 +314,35 @@ class Host:
             await self._answer(message, hosted, request)
 
     async def _answer(self, message: Message, hosted: _Hosted, request: HostRequest) -> None:
-        session = hosted.session
         match request:
             case Forward():
-                hidden = self._tensor(message, request)
-                output = await self._forward(hosted, hidden)
-                await self._send(message, {"hidden": output}, ACTIVATIONS)
+                tensors = self._tensors(message, request.manifest)
+                codec, rows = written(request.manifest, message.payload, "hidden")
+                output = await self._forward(hosted, request.micro, tensors)
+                await self._send(message, pack({"hidden": output}, codec, rows))
             case Backward():
-                gradient = self._tensor(message, request)
-                back = await self._backward(hosted, gradient)
-                await self._send(message, {"gradient": back}, GRADIENTS)
+                tensors = self._tensors(message, request.manifest)
+                codec, rows = written(request.manifest, message.payload, "gradient")
+                back = await self._backward(hosted, request.micro, tensors)
+                norms = await self._norms(hosted)
+                held = self._hand_out(hosted) if request.gradients else {}
+                rows = None if rows is None else touched(back)
+                packed = pack({"gradient": back}, codec, rows).with_(pack(held))
+                await self._send(message, packed, norms=norms)
             case Replay():
-                tensors = unpack(request.manifest, message.payload)
-                if set(tensors) != {"hidden", "gradient"}:
-                    raise ProtocolError(f"{message.source} replays without hidden and gradient")
-                await self._forward(hosted, tensors["hidden"])
-                await self._backward(hosted, tensors["gradient"])
-                await self._commit(hosted)
+                tensors = self._tensors(message, request.manifest)
+                gradient = {"gradient": tensors.pop("gradient", torch.empty(0))}
+                await self._forward(hosted, request.micro, tensors)
+                await self._backward(hosted, request.micro, gradient)
+                if request.scale is not None:
+                    await self._commit(hosted, request.scale)
                 await message.reply(Accepted().header(), purpose=CONTROL)
             case Commit():
-                await self._commit(hosted)
+                await self._commit(hosted, request.scale)
             case Sketch():
-                self._expect(hosted, "gone back")
+                self._expect(hosted, 2)
                 spec, lora = self._settings.spec, self._settings.lora
+                session = hosted.session
                 size = costs.lora_parameters(spec, lora, session.stage.range)
                 values = await self._node.compute(
                     lambda: sketch(
@@ -301,54 +353,101 @@ class Host:
                     flops=SKETCH_FLOPS * size,
                 )
                 session.discard()
-                hosted.phase = "idle"
+                hosted.halves = 0
                 payload = [np.ascontiguousarray(values, dtype=np.float32).tobytes()]
-                await message.reply(Accepted().header(), payload, purpose=SIGNATURES)
+                await message.reply(Accepted().header(), payload)
+            case AskSnapshot() | Collect() if hosted.bare:
+                raise ProtocolError(f"{message.source} asks for parameters that it keeps itself")
+            case AskSnapshot():
+                await self._send(message, pack(hosted.session.snapshot()))
             case Collect():
-                await self._send(message, session.adapter(), ADAPTERS)
+                await self._send(message, pack(hosted.session.adapter()))
 
-    async def _forward(self, hosted: _Hosted, hidden: torch.Tensor) -> torch.Tensor:
-        session = hosted.session
-        session.discard()
+    async def _forward(self, hosted: _Hosted, micro: int, tensors: AdapterState) -> torch.Tensor:
+        """Runs a micro-batch; the first of a step begins the step again, from parameters that came
+        with it if there are any.
+        """
+        hidden = self._hidden(tensors, "hidden")
+        if micro == 0:
+            hosted.session.discard()
+            hosted.halves = 0
+            if tensors:
+                hosted.session = await self._start(hosted.stage, tensors)
+            elif hosted.bare:
+                raise ProtocolError("no parameters came")
+        self._expect(hosted, 2 * micro)
+        session, settings = hosted.session, self._settings
         shape = (hidden.shape[0], hidden.shape[1])
-        spec, lora = self._settings.spec, self._settings.lora
-        flops = costs.forward_flops(spec, lora, session.stage.range, *shape)
-        output = await self._node.compute(lambda: session.forward(hidden), flops=flops)
-        hosted.phase = "gone forward"
+        flops = costs.forward_flops(settings.spec, settings.lora, session.stage.range, *shape)
+        draws = settings.draws(hosted.client, hosted.round, hosted.version, micro)
+        output = await self._node.compute(lambda: session.forward(hidden, draws), flops=flops)
+        hosted.halves += 1
         return output
 
-    async def _backward(self, hosted: _Hosted, gradient: torch.Tensor) -> torch.Tensor:
-        self._expect(hosted, "gone forward")
-        session = hosted.session
+    async def _backward(self, hosted: _Hosted, micro: int, tensors: AdapterState) -> torch.Tensor:
+        gradient = self._hidden(tensors, "gradient")
+        self._expect(hosted, 2 * micro + 1)
+        session, settings = hosted.session, self._settings
         shape = (gradient.shape[0], gradient.shape[1])
-        spec, lora = self._settings.spec, self._settings.lora
-        flops = costs.backward_flops(spec, lora, session.stage.range, *shape)
+        flops = costs.backward_flops(settings.spec, settings.lora, session.stage.range, *shape)
         back = await self._node.compute(lambda: session.backward(gradient), flops=flops)
-        hosted.phase = "gone back"
+        hosted.halves += 1
         assert back is not None, "only the client's own part has nothing in front of it"
         return back
 
-    async def _commit(self, hosted: _Hosted) -> None:
-        self._expect(hosted, "gone back")
-        spec, lora = self._settings.spec, self._settings.lora
-        size = costs.lora_parameters(spec, lora, hosted.session.stage.range)
-        await self._node.compute(hosted.session.commit, flops=ADAM_FLOPS * size)
+    async def _norms(self, hosted: _Hosted) -> list[float] | None:
+        """Norms of the gradients held, where the client needs them to clip the step."""
+        training, session = self._settings.training, hosted.session
+        if training.clip is None or hosted.halves < 2 * training.accumulate:
+            return None
+        size = costs.lora_parameters(self._settings.spec, self._settings.lora, session.stage.range)
+        held = await self._node.compute(session.norms, flops=NORM_FLOPS * size)
+        return list(held.values())
+
+    async def _commit(self, hosted: _Hosted, scale: float) -> None:
+        spec, lora, training = self._settings.spec, self._settings.lora, self._settings.training
+        self._expect(hosted, 2 * training.accumulate)
+        session, now = hosted.session, rate(training, hosted.round, hosted.version)
+        size = costs.lora_parameters(spec, lora, session.stage.range)
+        await self._node.compute(lambda: session.commit(scale, now), flops=ADAM_FLOPS * size)
         hosted.version += 1
-        hosted.phase = "idle"
+        hosted.halves = 0
 
-    def _expect(self, hosted: _Hosted, phase: Phase) -> None:
-        if hosted.phase != phase:
-            raise _RefusalError(f"the step has not {phase} here")
+    def _hand_out(self, hosted: _Hosted) -> AdapterState:
+        """The gradients of a step, for a client that keeps the parameters: it is over here."""
+        self._expect(hosted, 2 * self._settings.training.accumulate)
+        gradients = hosted.session.gradients()
+        hosted.session.discard()
+        hosted.version += 1
+        hosted.halves, hosted.bare = 0, True
+        return gradients
 
-    def _tensor(self, message: Message, request: Forward | Backward) -> torch.Tensor:
-        tensors = unpack(request.manifest, message.payload)
-        if len(tensors) != 1:
-            raise ProtocolError(f"{message.source} sent {len(tensors)} tensors where one belongs")
-        return next(iter(tensors.values()))
+    def _expect(self, hosted: _Hosted, halves: int) -> None:
+        if hosted.halves != halves:
+            raise _RefusalError(
+                f"{hosted.halves} halves of the step are done here, not {halves}", missing=True
+            )
 
-    async def _send(self, message: Message, tensors: dict[str, torch.Tensor], purpose: str) -> None:
-        manifest, buffers = pack(tensors)
-        await message.reply(Tensors(manifest=manifest).header(), buffers, purpose=purpose)
+    def _tensors(self, message: Message, manifest: Manifest) -> AdapterState:
+        """What came; no tensor is made larger than the largest batch of this run makes it."""
+        limit_bytes = self._settings.largest_hidden_bytes
+        return unpack(manifest, message.payload, limit_bytes=limit_bytes)
+
+    def _hidden(self, tensors: AdapterState, name: str) -> torch.Tensor:
+        """Takes out a hidden state or its gradient, [b, t, h], for which there is memory."""
+        tensor = tensors.pop(name, None)
+        settings = self._settings
+        most = settings.largest_batch * settings.training.tokens
+        if tensor is None or tensor.dim() != 3 or not 0 < tensor.shape[0] * tensor.shape[1] <= most:
+            raise ProtocolError(f"no {name} of 1 to {most} tokens came")
+        return tensor
+
+    async def _send(
+        self, message: Message, packed: Packed, *, norms: list[float] | None = None
+    ) -> None:
+        """Answers with tensors, for the purpose for which it was asked."""
+        header = Tensors(manifest=packed.manifest, norms=norms).header()
+        await message.reply(header, packed.buffers)
 
 
 class _RefusalError(Exception):

@@ -95,6 +95,7 @@ class Member:
         self._standing: Standing | None = None
         self._handed_in: dict[int, AdapterState] = {}
         self._introduced = False
+        self.resumes = False
         self._errands: dict[str, asyncio.Task[None]] = {}
 
     @property
@@ -432,7 +433,7 @@ class Member:
         adapter = None if state["adapter"] is None else from_plain(state["adapter"])
         self._handed_in = {n: from_plain(kept) for n, kept in state["handed in"].items()}
         self._standing = Standing(state["round"], adapter, Chain.model_validate(state["chain"]))
-        self._node.note("resumed", client=self._node.name, round=state["round"])
+        self.resumes = True
 
 
 def copied(body: Tensors, reply: Message) -> AdapterState:

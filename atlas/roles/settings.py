@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import functools
 import itertools
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from atlas import assets
-from atlas.config import Aggregation, Membership, SignatureSettings, Split, Training
+from atlas.config import Aggregation, Membership, Recovery, SignatureSettings, Split, Training
 from atlas.models import LoraSettings, ModelSpec, Range, costs, initial_adapter
 from atlas.models.adapters import AdapterState
+from atlas.models.codec import Codec, boundary_bytes
+from atlas.models.dropout import Draws
 from atlas.pairing import SpanCost, StepCost
 from atlas.tasks import ClientData, Tokenizer, batch
 
@@ -38,9 +41,16 @@ class RunSettings:
     signature: SignatureSettings
     aggregation: Aggregation
     membership: Membership
+    recovery: Recovery
     coordinator: str
     clients: tuple[str, ...]
     devices: tuple[str, ...]
+    codecs: Mapping[str, Codec] = field(default_factory=dict)
+    """In which codec each client's hidden states and gradients cross; fp32 where none is named."""
+
+    def codec(self, client: str) -> Codec:
+        """The codec of a client, the same for the whole run."""
+        return self.codecs.get(client, "fp32")
 
     @property
     def spec(self) -> ModelSpec:
@@ -62,11 +72,11 @@ class RunSettings:
     @property
     def ends(self) -> Range:
         """The layers that clients keep, beside embedding and head."""
-        return Range(0, self.split.client_layers)
+        return Range(0, self.split.kept_layers)
 
     def spans(self, count: int) -> tuple[Range, ...]:
         """The layers between the ends, cut into `count` pieces as equal as can be."""
-        first, last = self.split.client_layers, self.spec.layers
+        first, last = self.split.kept_layers, self.spec.layers
         cuts = [first + (last - first) * piece // count for piece in range(count + 1)]
         return tuple(Range(a, b) for a, b in itertools.pairwise(cuts))
 
@@ -74,13 +84,34 @@ class RunSettings:
         """What every client starts from: A seeded by parameter name, B zero."""
         return initial_adapter(self.spec, self.lora, self.seed)
 
+    def draws(self, client: str, round: int, step: int, micro: int) -> Draws | None:
+        """What dropout draws there. Signatures, taken before round 0, are taken without dropout."""
+        return Draws(self.seed, client, round, step, micro) if round >= 0 else None
+
     def step_cost(self, count: int) -> StepCost:
-        """What one step costs when the layers between are cut into `count` spans."""
+        """What one batch costs when the layers between are cut into `count` spans."""
         return StepCost(
             own_flops=self.flops(self.ends) + costs.head_flops(self.spec, self.training.batch),
-            boundary_bytes=costs.hidden_bytes(self.spec, self.training.batch, self.training.tokens),
+            boundary_bytes=max(self.boundary_bytes(name) for name in self.clients),
             spans=tuple(self.span_cost(span) for span in self.spans(count)),
+            steps=self.training.steps * self.training.accumulate,
         )
+
+    def boundary_bytes(self, client: str) -> int:
+        """Bytes of a hidden state of the client, or of its gradient, at full size."""
+        shape = (self.training.batch, self.training.tokens)
+        return boundary_bytes(self.spec, self.codec(client), *shape)
+
+    @property
+    def largest_hidden_bytes(self) -> int:
+        """Memory of the hidden state of the largest batch that a client of this run makes."""
+        return costs.hidden_bytes(self.spec, self.largest_batch, self.training.tokens)
+
+    def step_costs(self) -> tuple[StepCost, ...]:
+        """The ways in which the layers between may be cut, the coarsest first."""
+        between = self.spec.layers - self.split.kept_layers
+        counts = range(1, between + 1) if self.split.spans == "auto" else (self.split.spans,)
+        return tuple(self.step_cost(count) for count in counts)
 
     def span_cost(self, span: Range) -> SpanCost:
         """What hosting `span` costs a device."""
@@ -91,10 +122,11 @@ class RunSettings:
             costs.span_base_bytes(self.spec, span),
             costs.span_session_bytes(self.spec, span, self.lora, *shape),
             self.flops(span),
+            costs.adapter_bytes(self.spec, self.lora, span),
         )
 
     def flops(self, layers: Range) -> float:
-        """Operations of a whole step, forward and backward, through `layers` at full size."""
+        """Operations of one batch, forward and backward, through `layers` at full size."""
         shape = (self.training.batch, self.training.tokens)
         return costs.forward_flops(self.spec, self.lora, layers, *shape) + costs.backward_flops(
             self.spec, self.lora, layers, *shape
@@ -104,6 +136,11 @@ class RunSettings:
     def adapter_bytes(self) -> int:
         """Bytes of a whole adapter as it is sent."""
         return costs.adapter_bytes(self.spec, self.lora, self.spec.whole)
+
+    @property
+    def largest_batch(self) -> int:
+        """Most examples that go through the model at once."""
+        return max(self.training.batch, self.signature.batch)
 
     def most_labels(self, data: ClientData) -> int:
         """Most labeled positions that a batch of this text can have."""

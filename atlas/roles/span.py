@@ -1,146 +1,49 @@
 """A client's side of one span: a host that works, whatever happens to hosts.
 
-The client keeps what it sent in this round, the hidden state and the gradient of each step. When
-the host is gone, late or has forgotten, the next candidate begins where the round began and replays
-the steps that were committed; then the request is asked again. Candidates are the host of the plan,
-its stand-ins in the neighborhood, and then hosts of other neighborhoods, the nearest first. A
-host's state is a function of what was sent to it, so the one that comes out is the one that would
-have been.
-
-Deadlines come from measured times: a multiple of the longest that this kind of request has taken,
-and of the planned time until there is a measurement. While an answer takes long, the host is asked
-whether it still has the session: one that died is known within seconds, however long it might have
-computed.
+Any candidate can be brought to where the others are (see `history`). This is done when a host is
+gone, late or has forgotten (repair); in a race with a host that is late (hedge), whose loser is
+closed before the step is committed; and to go back to the host of the plan when it is there again
+(return).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypedDict, TypeVar
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
-import torch
 
-from atlas.models import AdapterState, ProtocolError, Range
-from atlas.models.tensors import pack, unpack
-from atlas.protocol import (
-    ACTIVATIONS,
-    ADAPTERS,
-    CONTROL,
-    GRADIENTS,
-    PATIENCE_S,
-    SIGNATURES,
-    Alive,
-    AskRoom,
-    Backward,
-    Close,
-    Collect,
-    Commit,
-    Forward,
-    HostRequest,
-    Open,
-    Refused,
-    Replay,
-    Sketch,
-    Tensors,
-    UnansweredError,
-    parse,
-)
-from broker import Message, Node
+from atlas.config import Recovery
+from atlas.models import AdapterState, Range
+from atlas.models.optimizer import FlatAdamW
+from atlas.models.tensors import Packed
+from atlas.protocol import PATIENCE_S, UnansweredError
+from atlas.roles.candidates import Candidate, Shunned, Where, in_order
+from atlas.roles.history import History, Known
+from atlas.roles.host import ADAM_FLOPS
+from atlas.roles.pace import LEAST_S, Pace
+from atlas.roles.seat import LostHostError, Seat
+from broker import Node
 
-PAUSE_S = 15.0
-"""How long it waits before it goes through all candidates again."""
-SHUN_S = 30.0
-"""How long a host that was late or gone is tried only after all others."""
-
-PULSE_S = 5.0
-"""How often a host that has not answered yet is asked whether it is alive."""
-
-FACTOR = 6.0
-"""How many times what is expected a host may take. Twice would do; false alarms cost replays."""
-
-Where = Literal["plan", "neighborhood", "elsewhere"]
+MOST_PAUSE_S = 60.0
+"""All candidates are tried again after a second, then twice as long each time, up to this (RFC
+6298, 2.5). It costs a few bytes each.
+"""
 T = TypeVar("T")
-
-
-@dataclass
-class Pace:
-    """Deadlines by kind of request: a second, and `FACTOR` times what it is expected to take.
-
-    That is the longest that one has taken; what `planned_s` says before there is one, and at least
-    that for those whose time depends on what else the host or the way is busy with (`open`,
-    `alive?`, which comes behind what was sent before it). As a retransmission timer does, it
-    doubles with each deadline missed until an answer comes that says something of the time a step
-    takes: the way may have become slow.
-    """
-
-    planned_s: Mapping[str, float]
-    longest_s: dict[str, float] = field(default_factory=dict)
-    missed: int = 0
-
-    def deadline_s(self, kind: str) -> float:
-        """How long to wait for an answer to a request of this kind."""
-        planned_s = self.planned_s[kind]
-        expected_s = self.longest_s.get(kind, planned_s)
-        if kind in ("open", "alive?"):
-            expected_s = max(expected_s, planned_s)
-        return 1.0 + FACTOR * expected_s * 2.0 ** min(self.missed, 6)
-
-    def measured(self, kind: str, seconds: float) -> None:
-        """An answer came after `seconds`."""
-        self.longest_s[kind] = max(self.longest_s.get(kind, 0.0), seconds)
-        if kind not in ("room?", "alive?", "open"):
-            self.missed = 0
-
-    def late(self, kind: str) -> None:
-        """No answer came in time. To be asked for room is no measure: it is only a few bytes."""
-        if kind != "room?":
-            self.missed += 1
-
-
-class Shunned:
-    """Hosts that were late or gone lately, shared by all of a client's spans."""
-
-    def __init__(self) -> None:
-        self._until_s: dict[str, float] = {}
-
-    def add(self, host: str, now_s: float) -> None:
-        """Tries `host` after all others for a while."""
-        self._until_s[host] = now_s + SHUN_S
-
-    def __call__(self, host: str, now_s: float) -> bool:
-        return self._until_s.get(host, 0.0) > now_s
-
-
-class State(TypedDict):
-    """Which session a request means, and how many steps are committed there."""
-
-    attempt: int
-    first: int
-    last: int
-    step: int
-
-
-class _LostHostError(Exception):
-    """The host does not do it: `reason` in plain words, and whether it was only that it has no
-    room.
-    """
-
-    def __init__(self, reason: str, *, refused: bool = False) -> None:
-        self.reason, self.refused, self.waited_s = reason, refused, 0.0
 
 
 class SpanCaller:
     """Calls whoever hosts layers `span` for this client.
 
     Args:
-        candidates: (where, host) in the order in which they are tried.
-        pace: How long to wait for them.
+        candidates: (where, host) in the order in which they are tried; the first is home.
+        like: The span's parameters, for their names and shapes.
+        pace: How long to wait for hosts.
         shunned: Whom to try last.
         attempts: Gives a greater number each time, over all of the client's lives.
         changed: Told whenever another host has taken the span on.
+        kept: Told when there is a newer snapshot.
     """
 
     def __init__(
@@ -149,273 +52,388 @@ class SpanCaller:
         span: Range,
         candidates: Sequence[tuple[Where, str]],
         *,
+        like: AdapterState,
         pace: Pace,
         shunned: Shunned,
         attempts: Callable[[], int],
         changed: Callable[[], None],
+        kept: Callable[[], None] = lambda: None,
+        recovery: Recovery | None = None,
+        micros: int = 1,
+        clips: bool = False,
     ) -> None:
         self._node = node
         self.span = span
-        self._candidates = list(candidates)
+        self._candidates = [Candidate(*candidate) for candidate in candidates]
+        self.like = like
         self._pace = pace
         self._shunned = shunned
         self._attempts = attempts
         self._changed = changed
-        self.host: str | None = None
+        self._kept = kept
+        self._recovery = recovery or Recovery()
+        self._micros = micros
+        self._clips = clips
+        self._seat: Seat | None = None
         self._before: str | None = None
         self._lost: str | None = None
-        self._attempt = 0
-        self._round = 0
-        self._version = 0
-        self._adapter: AdapterState | None = None
-        self._hidden: list[torch.Tensor] = []
-        self._gradients: list[torch.Tensor] = []
+        self._loose: set[asyncio.Task[None]] = set()
+        self._steps = 1
+        self._history = self._new_history(0, Known(0, None), None)
+        self._gradients: AdapterState = {}
+        self.norms: list[float] | None = None
+
+    @property
+    def known(self) -> Known:
+        """The last state of the span that the client has."""
+        return self._history.known
+
+    @property
+    def host(self) -> str | None:
+        """Who hosts the span now."""
+        return None if self._seat is None else self._seat.host
 
     # A round, as the client sees it.
 
-    async def begin(self, round_: int, adapter: AdapterState | None) -> None:
-        """Starts a round from this adapter (None: the one that all start from), at home at best."""
-        self._round, self._version, self._adapter = round_, 0, adapter
-        self._hidden, self._gradients = [], []
+    async def begin(
+        self, round_: int, known: Known, *, steps: int = 1, kept: FlatAdamW | None = None
+    ) -> None:
+        """Starts a round of `steps` steps from what is known of it, at home at best.
+
+        `kept` are the parameters where they are kept here.
+        """
+        self._steps = steps
+        self._history = self._new_history(round_, known, kept)
         await self._insist(_nothing)
 
-    async def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Hidden state in, hidden state out, [b, t, h]."""
-        self._hidden.append(hidden)
-        return await self._insist(self._forward)
+    def _new_history(self, round_: int, known: Known, kept: FlatAdamW | None) -> History:
+        return History(
+            round_, known, like=self.like, micros=self._micros, clips=self._clips, kept=kept
+        )
 
-    async def backward(self, gradient: torch.Tensor) -> torch.Tensor:
-        """Gradient in, gradient out, [b, t, h]."""
-        self._gradients.append(gradient)
-        return await self._insist(self._backward, redo=(self._forward,))
+    async def forward(self, hidden: Packed) -> Packed:
+        """Hidden state in, hidden state out, packed alike: the next micro-batch of the step."""
+        history, half = self._history, self._history.halves
+        if not half:
+            await self._return()
+        history.send_forward(hidden)
+        output = await self._insist(lambda seat: history.forward(seat, half), race="forward")
+        self._answered()
+        return output
+
+    async def backward(self, gradient: Packed) -> Packed:
+        """Gradient in, gradient out, packed alike.
+
+        Where the step is to be clipped, `norms` of its gradients are known after its last one.
+        """
+        history, half = self._history, self._history.halves
+        history.send_backward(gradient)
+        back = await self._insist(lambda seat: history.backward(seat, half), race="backward")
+        self._gradients, self.norms = back.parameters, back.norms
+        self._answered()
+        return back.gradient
+
+    def _answered(self) -> None:
+        self._history.halves += 1
+        if self._seat is not None:
+            self._shunned.forgive(self._seat.host)
 
     async def sketch(self, dimensions: int) -> np.ndarray:
         """The sketch, float32 [dimensions], of the gradients held; the host drops them, and so does
         this.
         """
-
-        async def ask() -> np.ndarray:
-            request = Sketch(**self._state(), dimensions=dimensions)
-            reply = await self._request(request, (), SIGNATURES)
-            raw = b"".join(reply.payload)
-            if len(raw) != 4 * dimensions:
-                raise ProtocolError(f"{self.host} sent a sketch of {len(raw)} bytes")
-            return np.frombuffer(raw, dtype=np.float32)
-
-        values = await self._insist(ask, redo=(self._forward, self._backward))
-        self._hidden.pop()
-        self._gradients.pop()
+        version = self._history.version
+        values = await self._insist(lambda seat: seat.sketch(version, dimensions))
+        self._history.dropped()
         return values
 
-    async def commit(self) -> None:
-        """Lets the host apply the step. What comes next says whether it did."""
-        if self.host is not None:
-            await self._send(Commit(**self._state()))
-        self._version += 1
+    async def commit(self, scale: float, rate: float) -> None:
+        """Lets the host apply the step, times `scale`. What comes next says whether it did.
+
+        Where the parameters are kept here they are updated here, at this learning rate.
+        """
+        history, kept, gradients = self._history, self._history.kept, self._gradients
+        if kept is not None:
+            held = [gradients[name] for name in kept.parameters]
+            await self._node.compute(
+                lambda: kept.apply(held, scale=scale, rate=rate),
+                flops=ADAM_FLOPS * sum(tensor.numel() for tensor in held),
+            )
+        elif self._seat is not None:
+            try:
+                await self._seat.commit(history.version, scale)
+            except LostHostError as lost:
+                self._lose(self._seat, lost)
+                self._seat = None
+        history.committed(scale)
+        every = self._recovery.snapshot_every
+        if every and history.version % every == 0 and history.version < self._steps:
+            if kept is not None:
+                self._keep(Known(history.version, kept.snapshot()))
+            elif self._seat is not None:
+                self._in_background(self._fetch(self._seat))
 
     async def collect(self) -> AdapterState:
         """The span's adapter after the steps committed; the session is closed."""
-
-        async def ask() -> AdapterState:
-            reply = await self._request(Collect(**self._state()), (), ADAPTERS)
-            return {name: tensor.clone() for name, tensor in _tensors(reply).items()}
-
-        adapter = await self._insist(ask)
-        await self.close()
+        kept, version = self._history.kept, self._history.version
+        if kept is not None:
+            adapter = {name: value.detach().clone() for name, value in kept.parameters.items()}
+        else:
+            adapter = await self._insist(lambda seat: seat.collect(version, self.like))
+        self.close()
         return adapter
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Lets the host forget the session."""
-        if self.host is not None:
-            await self._send(Close(**self._state()))
-            self._before, self.host = self.host, None
+        if self._seat is not None:
+            self._before = self._seat.host
+            self._close(self._seat)
+            self._seat = None
 
     # Hosts that come and go.
 
     async def _insist(
-        self,
-        call: Callable[[], Awaitable[T]],
-        redo: Sequence[Callable[[], Awaitable[object]]] = (),
+        self, call: Callable[[Seat], Coroutine[Any, Any, T]], *, race: str | None = None
     ) -> T:
-        """The answer to `call`, from whichever host gives it.
-
-        `redo` is what a new host has to be asked again first, beside the steps committed.
-        """
+        """The answer to `call`, from whichever host gives it; `race` is its kind if two may try."""
         until = self._node.now + PATIENCE_S
         while True:
+            if self._seat is None:
+                self._seat = await self._find(until)
+            seat = self._seat
             try:
-                if self.host is None:
-                    await self._find(until)
-                    for again in redo:
-                        await again()
-                return await call()
-            except _LostHostError as lost:
-                await self._lose(lost)
+                if race is not None and self._recovery.hedge and self._pace.knows(seat.host, race):
+                    return await self._race(call, seat, self._pace.deadline_s(seat.host, race))
+                return await call(seat)
+            except LostHostError as lost:
+                self._lose(seat, lost)
+                self._seat = None
 
-    async def _find(self, until_s: float) -> None:
-        """Opens a session at the first candidate that takes it, and brings it up to date."""
+    async def _find(self, until_s: float) -> Seat:
+        """A seat at the first candidate that takes it, brought up to date."""
+        pause_s = LEAST_S
         while self._node.now < until_s:
-            now = self._node.now
-            for where, host in sorted(
-                self._candidates, key=lambda candidate: self._shunned(candidate[1], now)
-            ):
-                self.host, self._attempt = host, self._attempts()
-                try:
-                    await self._request(AskRoom(**self._state(version=0)), (), CONTROL)
-                    await self._open()
-                    await self._replay()
-                except _LostHostError as lost:
-                    await self._lose(lost)
-                    continue
-                self._tell(where, host)
-                return
-            await asyncio.sleep(PAUSE_S)
+            for candidate in in_order(self._candidates, self._shunned, self._node.now):
+                seat = await self._take(candidate)
+                if seat is not None:
+                    self._settle(seat)
+                    return seat
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, MOST_PAUSE_S)
+        hosts = ", ".join(candidate.host for candidate in self._candidates)
         raise UnansweredError(
             f"{self._node.name} found no host for layers {self.span.first}-{self.span.last - 1} in "
-            f"{PATIENCE_S:,.0f} s; it asked {', '.join(host for _, host in self._candidates)}"
+            f"{PATIENCE_S:,.0f} s; it asked {hosts}"
         )
 
-    async def _open(self) -> None:
-        manifest, buffers = (None, []) if self._adapter is None else pack(self._adapter)
-        request = Open(**self._state(version=0), round=self._round, manifest=manifest)
-        await self._request(request, buffers, ADAPTERS)
+    async def _take(self, candidate: Candidate) -> Seat | None:
+        """A seat there, brought up to date, if that host is willing and able."""
+        seat = Seat(
+            self._node,
+            self._pace,
+            self.span,
+            candidate,
+            self._attempts(),
+            self._moving_s,
+        )
+        try:
+            await seat.ask_room()
+            history = self._history
+            seat.mending = history.version > 0 or history.halves > 0 or self._lost is not None
+            await history.bring(seat)
+            seat.mending = False
+        except LostHostError as lost:
+            self._lose(seat, lost)
+            return None
+        except asyncio.CancelledError:
+            self._close(seat)
+            raise
+        return seat
 
-    async def _replay(self) -> None:
-        """Lets the new host do again what was committed: the same inputs, so the same state."""
-        for step in range(self._version):
-            tensors = {"hidden": self._hidden[step], "gradient": self._gradients[step]}
-            manifest, buffers = pack(tensors)
-            request = Replay(**self._state(version=step), manifest=manifest)
-            await self._request(request, buffers, ACTIVATIONS)
-
-    async def _lose(self, lost: _LostHostError) -> None:
-        """Gives the host up, and tells it so. Late ones are asked last for a while."""
-        assert self.host is not None
-        host, self.host = self.host, None
-        self._lost = self._lost or host
-        if not lost.refused:
-            self._shunned.add(host, self._node.now)
-        event = "refused" if lost.refused else "suspected"
-        fields: dict[str, Any] = {
-            "client": self._node.name,
-            "host": host,
-            "reason": lost.reason,
-        }
-        if not lost.refused:
-            fields["waited_s"] = lost.waited_s
-        self._node.note(event, **fields)
-        close = Close(**self._state())
-        await self._node.send(host, close.header(), purpose=CONTROL)
-
-    def _tell(self, where: Where, host: str) -> None:
-        place = {"first": self.span.first, "last": self.span.last, "host": host}
-        common = {"client": self._node.name, "round": self._round, **place}
+    def _settle(self, seat: Seat) -> None:
+        """From now on this is the host: those who watch are told."""
+        place = {"first": self.span.first, "last": self.span.last, "host": seat.host}
+        history = self._history
+        common = {"client": self._node.name, "round": history.round, **place}
         if self._lost is not None:
             self._node.note(
                 "repaired",
                 **common,
-                step=self._version,
+                step=history.version,
                 lost=self._lost,
-                replayed=self._version,
-                fallback=where == "elsewhere",
+                replayed=history.behind,
+                fallback=seat.where == "elsewhere",
             )
-        elif self._before not in (None, host):
-            self._node.note("moved", **common)
-        self._lost = None
+        elif self._before not in (None, seat.host):
+            event = "returned" if seat.where == "plan" else "moved"
+            self._node.note(event, **common, step=history.version)
+        self._lost, self._before = None, seat.host
+        self._seat = seat
         self._changed()
 
-    # Requests.
-
-    def _state(self, version: int | None = None) -> State:
-        return {
-            "attempt": self._attempt,
-            "first": self.span.first,
-            "last": self.span.last,
-            "step": self._version if version is None else version,
+    def _lose(self, seat: Seat, lost: LostHostError) -> None:
+        """Gives the host up, and tells it so. Who failed is asked last for a while."""
+        fields: dict[str, Any] = {
+            "client": self._node.name,
+            "host": seat.host,
+            "reason": lost.reason,
         }
+        if lost.refused:
+            self._node.note("refused", **fields)
+        else:
+            now_s, waited_s = self._node.now, lost.waited_s
+            self._shunned.add(seat.host, now_s, waited_s=waited_s, forgot=lost.forgot)
+            self._node.note("suspected", **fields, waited_s=waited_s)
+        if seat is self._seat or self._seat is None:
+            self._lost = self._lost or seat.host
+        self._close(seat)
 
-    async def _forward(self) -> torch.Tensor:
-        manifest, buffers = pack({"hidden": self._hidden[self._version]})
-        request = Forward(**self._state(), manifest=manifest)
-        return _only(await self._request(request, buffers, ACTIVATIONS))
+    def _close(self, seat: Seat) -> None:
+        """Without waiting: the way there may be cut."""
+        self._in_background(seat.close())
 
-    async def _backward(self) -> torch.Tensor:
-        manifest, buffers = pack({"gradient": self._gradients[self._version]})
-        request = Backward(**self._state(), manifest=manifest)
-        return _only(await self._request(request, buffers, GRADIENTS))
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._loose.add(task)
+        task.add_done_callback(self._loose.discard)
 
-    async def _send(self, request: HostRequest) -> None:
-        assert self.host is not None
-        await self._node.send(self.host, request.header(), purpose=CONTROL)
+    # Snapshots.
 
-    async def _request(
-        self, request: HostRequest, payload: Sequence[memoryview], purpose: str
-    ) -> Message:
-        """One request to the host of now. Raises _LostHostError when it is late or refuses."""
-        asked_s = self._node.now
+    async def _fetch(self, seat: Seat) -> None:
+        """The state after this step. It counts whoever has made it: it is the same at all."""
+        history = self._history
+        version = history.version
         try:
-            if isinstance(request, AskRoom):
-                return await self._ask(request, payload, purpose)
-            return await self._ask_and_feel_pulse(request, payload, purpose)
-        except _LostHostError as lost:
-            lost.waited_s = self._node.now - asked_s
-            raise
+            state = await seat.snapshot(version, self.like)
+        except LostHostError:
+            return  # who needs the host for more than this will find out
+        if history is self._history and version > history.known.step:
+            self._keep(Known(version, state))
 
-    async def _ask_and_feel_pulse(
-        self, request: HostRequest, payload: Sequence[memoryview], purpose: str
-    ) -> Message:
-        """The answer, or _LostHostError as soon as the host is known to be dead or to have
-        forgotten.
+    def _keep(self, known: Known) -> None:
+        self._history.keep(known)
+        self._kept()
+
+    # A race with a host that is late.
+
+    async def _race(
+        self, call: Callable[[Seat], Coroutine[Any, Any, T]], first: Seat, late_s: float
+    ) -> T:
+        """The answer of whoever gives it first: the host, or a stand-in once the host is late.
+
+        The loser is closed, so that only one of them will hear of the commit.
         """
-        loop = asyncio.get_running_loop()
-        answer = loop.create_task(self._ask(request, payload, purpose))
-        pulse: asyncio.Task[Message] | None = None
+        loop, asked_s = asyncio.get_running_loop(), self._node.now
+        first.raced = True
+        answer = loop.create_task(call(first))
+        rival: asyncio.Task[tuple[Seat, T] | None] | None = None
         try:
-            while not (await asyncio.wait([answer], timeout=PULSE_S))[0]:
-                pulse = loop.create_task(self._ask(Alive(**self._state(request.step)), (), CONTROL))
-                await asyncio.wait([answer, pulse], return_when=asyncio.FIRST_COMPLETED)
-                if not answer.done():
-                    pulse.result()
-            return answer.result()
+            if (await asyncio.wait([answer], timeout=late_s))[0]:
+                return answer.result()
+            rival = loop.create_task(self._rival(call, first.host))
+            await asyncio.wait([answer, rival], return_when=asyncio.FIRST_COMPLETED)
+            lost = answer.exception() if answer.done() else None
+            if answer.done() and not isinstance(lost, LostHostError):
+                self._tell_race(first.host, first.host, asked_s)
+                return answer.result()
+            found = await rival
+            if found is None:
+                return await answer
+            if isinstance(lost, LostHostError):
+                self._lose(first, lost)
+            else:
+                self._close(first)
+            rival = None
+            winner, value = found
+            self._tell_race(first.host, winner.host, asked_s)
+            winner.mending = False
+            self._before = None
+            self._settle(winner)
+            return value
         finally:
-            ending = [task for task in (answer, pulse) if task is not None]
-            for task in ending:
-                task.cancel()
+            first.raced = False
+            answer.cancel()
+            if rival is not None and not rival.cancel():
+                found = rival.result()
+                if found is not None:
+                    self._close(found[0])
+            ending = [task for task in (answer, rival) if task is not None]
             await asyncio.gather(*ending, return_exceptions=True)
 
-    async def _ask(
-        self, request: HostRequest, payload: Sequence[memoryview], purpose: str
-    ) -> Message:
-        assert self.host is not None
-        asked_s = self._node.now
-        deadline_s = self._pace.deadline_s(request.kind)
-        try:
-            reply = await self._node.request(
-                self.host, request.header(), payload, purpose=purpose, timeout=deadline_s
-            )
-        except TimeoutError:
-            self._pace.late(request.kind)
-            raise _LostHostError("no answer") from None
-        body = parse(reply)
-        if isinstance(body, Refused):
-            raise _LostHostError(body.reason, refused=not body.missing)
-        self._pace.measured(request.kind, self._node.now - asked_s)
-        return reply
+    async def _rival(
+        self, call: Callable[[Seat], Coroutine[Any, Any, T]], late: str
+    ) -> tuple[Seat, T] | None:
+        """What a stand-in answers, the first that does and is not shunned."""
+        for candidate in in_order(self._candidates, self._shunned, self._node.now, but={late}):
+            if self._shunned(candidate.host, self._node.now):
+                continue
+            seat = await self._take(candidate)
+            if seat is None:
+                continue
+            seat.mending = True
+            try:
+                return seat, await call(seat)
+            except LostHostError as lost:
+                self._lose(seat, lost)
+            except asyncio.CancelledError:
+                self._close(seat)
+                raise
+        return None
+
+    def _tell_race(self, late: str, won: str, asked_s: float) -> None:
+        self._node.note(
+            "hedged",
+            client=self._node.name,
+            round=self._history.round,
+            step=self._history.version,
+            first=self.span.first,
+            last=self.span.last,
+            late=late,
+            host=won,
+            waited_s=self._node.now - asked_s,
+        )
+
+    # What takes how long.
+
+    def _bringing_s(self, host: str) -> float:
+        """How long it would take to bring a seat at `host` to where the client is."""
+        again = self._history.behind * self._micros + self._history.halves / 2
+        return self._pace.expected_s(host, "open") + again * self._pace.expected_s(host, "replay")
+
+    def _moving_s(self, host: str) -> float:
+        """How long another host than this one would take to come to where the client is."""
+        others = in_order(self._candidates, self._shunned, self._node.now, but={host})
+        return self._bringing_s(others[0].host if others else host)
+
+    # Home.
+
+    async def _return(self) -> None:
+        """Between two steps: back to the host of the plan, if it is there and that pays."""
+        home, seat = self._candidates[0], self._seat
+        if seat is None or seat.host == home.host or self._shunned(home.host, self._node.now):
+            return
+        kinds = ("forward", "backward")
+        if not all(self._pace.knows(at, kind) for at in (home.host, seat.host) for kind in kinds):
+            return
+        saved_s = sum(
+            self._pace.expected_s(seat.host, kind) - self._pace.expected_s(home.host, kind)
+            for kind in kinds
+        )
+        replaying_s = self._bringing_s(home.host)
+        fetching_s = self._pace.expected_s(seat.host, "snapshot?")
+        fetching_s += self._pace.expected_s(home.host, "open")
+        through_snapshot = self._history.kept is None and fetching_s < replaying_s
+        moving_s = fetching_s if through_snapshot else replaying_s
+        moving_s += self._pace.deadline_s(home.host, "room?")
+        if saved_s * self._micros * (self._steps - self._history.version) <= moving_s:
+            return
+        if through_snapshot:
+            await self._fetch(seat)
+        back = await self._take(home)
+        if back is not None:
+            self._close(seat)
+            self._settle(back)
 
 
-async def _nothing() -> None:
+async def _nothing(_: Seat) -> None:
     """What a round's beginning asks for beyond a host that has opened a session."""
-
-
-def _tensors(reply: Message) -> dict[str, torch.Tensor]:
-    body = parse(reply)
-    if not isinstance(body, Tensors):
-        raise ProtocolError(f"{reply.source} answered {body.kind!r} where tensors belong")
-    return unpack(body.manifest, reply.payload)
-
-
-def _only(reply: Message) -> torch.Tensor:
-    tensors = _tensors(reply)
-    if len(tensors) != 1:
-        raise ProtocolError(f"{reply.source} sent {len(tensors)} tensors where one belongs")
-    return next(iter(tensors.values()))

@@ -37,6 +37,12 @@ class Batch:
     tokens: torch.Tensor
     targets: torch.Tensor
 
+    @property
+    def needed(self) -> torch.Tensor:
+        """Positions up to the last label of their row, bool [B, T]: the others change nothing."""
+        labels_from_here = (self.targets != IGNORED).flip(1).cumsum(1).flip(1)
+        return labels_from_here > 0
+
 
 def batch(examples: Sequence[Example], tokenizer: Tokenizer, max_tokens: int) -> Batch:
     """A batch of the examples, in their order, with labels on the tokens of the answers alone.

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from atlas.aggregation import average, between
+from atlas.aggregation import average, between, laplacian
 from atlas.models import AdapterState
 
 
@@ -86,3 +86,34 @@ def test_what_does_not_fit_is_refused() -> None:
         between({"x": one, "y": other}, np.ones((3, 3)), 1.0)
     with pytest.raises(ValueError, match="not negative"):
         between({"x": one, "y": other}, np.ones((2, 2)), -1.0)
+
+
+def test_a_step_along_a_task_graphs_laplacian_is_mira_s_equation() -> None:
+    x, y, z = adapters(3)
+    graph = np.array([[9.0, 0.5, 0.2], [0.5, 9.0, 0.0], [0.2, 0.0, 9.0]])
+    found = laplacian({"x": x, "y": y, "z": z}, graph, strength=0.3)
+    for name in x:
+        expected = x[name] - 0.3 * (0.5 * (x[name] - y[name]) + 0.2 * (x[name] - z[name]))
+        torch.testing.assert_close(found["x"][name], expected)
+        torch.testing.assert_close(found["z"][name], z[name] - 0.06 * (z[name] - x[name]))
+
+
+def test_a_laplacian_step_keeps_the_sum_and_a_small_one_settles() -> None:
+    states = dict(zip("wxyz", adapters(4), strict=True))
+    graph = np.array([[0, 1, 2, 3], [1, 0, 4, 5], [2, 4, 0, 6], [3, 5, 6, 0]], dtype=float)
+    total = {name: sum(state[name] for state in states.values()) for name in states["w"]}
+    for _ in range(300):
+        states = laplacian(states, graph, strength=0.05)
+    for name, sum_before in total.items():
+        for state in states.values():
+            torch.testing.assert_close(4 * state[name], sum_before, rtol=1e-3, atol=1e-3)
+
+
+def test_a_laplacian_step_that_would_run_away_is_refused_with_its_limit() -> None:
+    states = dict(zip("xy", adapters(2), strict=True))
+    graph = np.array([[0.0, 1.0], [1.0, 0.0]])  # its Laplacian's largest eigenvalue is 2
+    laplacian(states, graph, strength=0.99)
+    with pytest.raises(ValueError, match="less than 1"):
+        laplacian(states, graph, strength=1.0)
+    with pytest.raises(ValueError, match="symmetric"):
+        laplacian(states, np.array([[0.0, 1.0], [0.5, 0.0]]), strength=0.1)

@@ -10,6 +10,7 @@ import torch
 
 import faults
 from atlas import assets, config, experiment
+from atlas.config import Recovery
 from atlas.experiment import Prepared, Trained
 from atlas.models import save_adapter
 from atlas.protocol import _ADAPTER as BODIES
@@ -24,7 +25,7 @@ name: hosts
 timeline:
   - {at: 750 ms, slow: {nodes: client-2, compute: 4x}, for: 2 s}
   - {at: 750 ms, degrade: {nodes: client-7, bandwidth: 10 %, delay: +150 ms}, for: 2 s}
-  - {at: 1.1 s, crash: host of client-0, for: 2 s}
+  - {at: 1.6 s, crash: host of client-0, for: 2 s}
   - {at: 3 s, crash: hosts of the neighborhood of client-4, for: 10 s}
 """
 CLIENTS = """
@@ -197,6 +198,25 @@ def test_crashes_of_clients_and_aggregators_and_partitions_change_no_bit(
     assert_same_adapters(life.trained, calm.trained)
 
 
+@pytest.mark.parametrize(
+    ("scenario", "recovery"),
+    [(CHURN, {"snapshot_every": 1, "hedge": True}), (HOSTS, {"keep": "client"})],
+    ids=["snapshots", "client"],
+)
+def test_snapshots_hedging_and_parameters_at_the_client_change_no_bit(
+    prepared: Prepared, calm: Life, scenario: str, recovery: dict[str, object]
+) -> None:
+    settings = dataclasses.replace(prepared.settings, recovery=Recovery.model_validate(recovery))
+    life = live(dataclasses.replace(prepared, settings=settings), scenario)
+    summary = figures(prepared, life)
+
+    assert summary.repairings > 0
+    assert summary.steps_lost == summary.steps_twice == 0
+    assert_same_adapters(life.trained, calm.trained)
+    if scenario == CHURN:  # clients that came back went on in the middle of a round
+        assert any(note.fields.get("step") for note in life.events("resumed"))
+
+
 def test_squeezed_memory_and_full_disks_are_waited_out_and_change_no_bit(
     prepared: Prepared, calm: Life
 ) -> None:
@@ -240,6 +260,43 @@ def test_a_chain_of_hosts_that_die_trains_the_adapters_of_one_host(
     assert_same_adapters(lives[3, CHURN].trained, lives[1, None].trained)
 
 
+def test_tensors_in_int8_are_sent_again_as_they_were_so_faults_change_no_bit(
+    prepared: Prepared, calm: Life
+) -> None:
+    codecs = dict.fromkeys(prepared.settings.clients, "int8")
+    split = prepared.settings.split.model_copy(update={"spans": 2})
+    settings = dataclasses.replace(prepared.settings, codecs=codecs, split=split)
+    coarse = dataclasses.replace(prepared, settings=settings)
+    steady = live(coarse)
+    second = {
+        note.fields["client"]: note.time_s
+        for note in steady.events("step")
+        if (note.fields["round"], note.fields["step"]) == (0, 1)
+    }
+    strikes = [
+        f"{{at: {second[client]} s, crash: hosts of {client}, for: 5 s}}"
+        for client in ("client-0", "client-7")
+    ]
+    struck = live(coarse, f"name: struck\ntimeline: [{', '.join(strikes)}]")
+
+    assert sum(note.fields["replayed"] for note in struck.events("repaired")) >= 2
+    assert_same_adapters(struck.trained, steady.trained)
+    assert {note.fields["codec"] for note in steady.events("paired")} == {"int8"}
+    for name, adapter in steady.trained.adapters.items():
+        for parameter, tensor in adapter.items():
+            assert not torch.equal(tensor, calm.trained.adapters[name][parameter])
+    second_span = steady.events("paired")[0].fields["chain"][1]["first"]
+    came, went_on = set(), []
+    for _, to, frame in steady.frames:
+        header = unpack(frame.body)
+        if to.startswith("client-") and header["kind"] == "tensors":
+            came.add(bytes(frame.payload[0]))
+        elif header["kind"] == "forward" and header["first"] == second_span:
+            went_on.append(bytes(frame.payload[0]))
+    assert went_on
+    assert came.issuperset(went_on), "what one host sends goes on to the next as it came"
+
+
 def test_two_processes_under_another_hash_seed_give_the_same_digest(
     prepared: Prepared, stormy: Life, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -272,7 +329,8 @@ def test_the_books_balance_and_every_byte_has_a_purpose(calm: Life, stormy: Life
         ledger = life.trained.run.ledger
         assert sum(ledger.fates().values()) == len(ledger) == len(life.frames)
         assert set(ledger.bytes_by_purpose()) == {
-            "activations", "adapters", "control", "gradients", "signatures"
+            "activations", "adapters", "control", "gradients", "signatures",
+            *(("recovery",) if life is stormy else ()),
         }  # fmt: skip
         assert sum(ledger.bytes_by_purpose().values()) == ledger.wire_bytes
     assert set(calm.trained.run.ledger.fates()) <= {"delivered", "in flight"}
@@ -415,3 +473,30 @@ def test_a_model_folder_and_text_of_ones_own_take_the_place_of_the_bundled_ones(
     assert [task.name for task in prepared.tasks] == ["sums", "stdlib-unicode"]
     assert sorted(prepared.truth.values()) == ["stdlib-unicode"] * 4 + ["sums"] * 4
     assert trained.adapters
+
+
+def test_pairing_by_another_rule_changes_hosts_and_not_the_adapters(
+    prepared: Prepared, calm: Life
+) -> None:
+    split = prepared.settings.split.model_copy(update={"pairing": "titanic"})
+    settings = dataclasses.replace(prepared.settings, split=split)
+    other = live(dataclasses.replace(prepared, settings=settings))
+
+    def hosts(life: Life) -> list[str]:
+        return [span["host"] for note in life.events("paired") for span in note.fields["chain"]]
+
+    assert hosts(other) != hosts(calm)
+    assert len(set(hosts(other))) == len(hosts(other))
+    assert_same_adapters(other.trained, calm.trained)
+
+
+def test_the_cut_is_chosen_before_the_run_and_stands_in_its_config() -> None:
+    assets.forbid_hub()
+    chosen = experiment.prepare(
+        config.load("tiny", ["faults=none", "split.client_layers=auto", *SETTINGS]), Quiet()
+    )
+
+    layers = chosen.config.split.client_layers
+    assert layers == chosen.settings.split.client_layers
+    assert layers in range(1, chosen.settings.spec.layers)
+    assert chosen.config.complete()["split"]["client_layers"] == layers

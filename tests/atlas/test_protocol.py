@@ -7,6 +7,7 @@ import topologies
 from atlas import protocol
 from atlas.protocol import Accepted, AskMerged, Commit, Refused, UnansweredError, ask, parse
 from broker import Message, Node
+from broker.wire import REQUEST, Frame, Kind
 from topologies import InputError
 
 NETWORK = topologies.parse(
@@ -19,8 +20,9 @@ links: [{between: [asker, asked], bandwidth: 10 Mbit/s, delay: 10 ms}]
 )
 
 
-def message(header: dict[str, object]) -> Message:
-    return Message("client-1", header, (), "control", 0.0, 0.0, None, 1)  # type: ignore[arg-type]
+def message(header: dict[str, object], flags: int = REQUEST) -> Message:
+    frame = Frame(Kind.DELIVER, flags=flags)
+    return Message("client-1", header, (), "control", 0.0, 0.0, None, frame)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -29,7 +31,7 @@ def message(header: dict[str, object]) -> Message:
         Accepted(),
         Refused(reason="no room"),
         AskMerged(round=3),
-        Commit(attempt=1, first=2, last=16, step=4),
+        Commit(attempt=1, first=2, last=16, step=4, scale=0.5),
     ],
     ids=lambda body: str(body.kind),
 )
@@ -53,6 +55,14 @@ def test_a_malformed_message_is_refused_by_the_name_of_its_sender(
 ) -> None:
     with pytest.raises(InputError, match="malformed message from client-1"):
         parse(message(header))
+
+
+def test_a_question_that_asks_for_no_answer_is_malformed_and_what_has_none_is_not() -> None:
+    with pytest.raises(InputError, match="'merged\\?' asks for no answer"):
+        parse(message(AskMerged(round=0).header(), flags=0))
+
+    for body in (Commit(attempt=1, first=2, last=16, step=4, scale=1.0), Accepted()):
+        assert parse(message(body.header(), flags=0)) == body
 
 
 def test_a_question_is_asked_again_until_it_is_answered() -> None:

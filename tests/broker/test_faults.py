@@ -274,6 +274,24 @@ def test_squeezed_memory_refuses_what_is_more_and_takes_nothing_that_is_held():
     ]  # fmt: skip
 
 
+def test_a_program_is_told_when_its_device_grants_less_or_more_and_can_give_back():
+    async def yielding(node: Node) -> list[object]:
+        held = [node.reserve(300_000) for _ in range(3)]
+        seen: list[object] = []
+
+        def changed() -> None:
+            seen.extend([node.now, node.memory_bytes])
+            while node.reserved_bytes > node.memory_bytes:
+                held.pop().release()
+
+        node.on_memory(changed)
+        await asyncio.sleep(4)
+        return [*seen, node.reserved_bytes]
+
+    squeeze = "{at: 1 s, squeeze: {nodes: a, memory: 40 %}, for: 2 s}"
+    assert play({"a": yielding}, squeeze).returned["a"] == [1.0, 400_000, 3.0, GRANT, 300_000]
+
+
 def test_squeezes_of_an_absolute_size_and_of_a_share_hold_over_a_restart():
     async def look(node: Node) -> int:
         if node.incarnation == 0:

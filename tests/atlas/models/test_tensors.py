@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import msgpack
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from atlas.models.codec import CODECS
 from atlas.models.tensors import ProtocolError, pack, unpack
 
 SHAPES = st.lists(st.integers(0, 4), max_size=4).map(tuple)
@@ -79,3 +82,44 @@ def test_what_is_malformed_is_refused(manifest: object, buffers: list[bytes], me
 def test_other_dtypes_are_not_sent() -> None:
     with pytest.raises(ProtocolError, match="int64"):
         pack({"x": torch.tensor([1])})
+
+
+NUMBERS = st.integers(0, 2**41) | st.integers(0, 6)
+ENTRY = st.fixed_dictionaries(
+    {
+        "name": st.sampled_from("xy"),
+        "dtype": st.sampled_from(["float32", "bfloat16"]),
+        "shape": st.lists(NUMBERS, max_size=4),
+    },
+    optional={"codec": st.sampled_from(["fp32", "bf16", "int8", "fp64"]), "marked": st.booleans()},
+)
+
+
+@given(manifest=st.lists(ENTRY, max_size=2), buffers=st.lists(st.binary(max_size=60), max_size=2))
+def test_any_manifest_with_any_bytes_is_unpacked_or_refused(
+    manifest: list[dict[str, object]], buffers: list[bytes]
+) -> None:
+    with contextlib.suppress(ProtocolError):
+        tensors = unpack(manifest, buffers, limit_bytes=10_000)
+        assert [list(tensor.shape) for tensor in tensors.values()] == [
+            entry["shape"] for entry in manifest
+        ]
+
+
+@given(st.data())
+def test_a_packed_tensor_with_any_bytes_changed_is_unpacked_or_refused(data: st.DataObject) -> None:
+    codec = data.draw(st.sampled_from(CODECS))
+    rows = data.draw(st.none() | st.lists(st.booleans(), min_size=6, max_size=6))
+    values = torch.arange(60.0).view(2, 3, 10)
+    marked = None if rows is None else torch.tensor(rows).view(2, 3)
+    manifest, (buffer,) = pack({"x": values}, codec, marked)
+    raw = bytearray(buffer)
+    for place, byte in data.draw(
+        st.lists(st.tuples(st.integers(0, len(raw) - 1), st.integers(0, 255)), max_size=4)
+        if raw
+        else st.just([])
+    ):
+        raw[place] = byte
+    raw = raw[: data.draw(st.integers(0, len(raw)))] if data.draw(st.booleans()) else raw
+    with contextlib.suppress(ProtocolError):
+        assert unpack(manifest, [raw])["x"].shape == values.shape

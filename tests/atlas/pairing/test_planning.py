@@ -160,7 +160,7 @@ def test_clients_fall_back_to_the_most_similar_neighborhood_first() -> None:
     assert found.chains["a"].fallbacks[0] == (*found.lent[2], *found.lent[1])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     st.lists(st.integers(0, 150), min_size=1, max_size=6),
     st.lists(st.integers(20, 300), min_size=1, max_size=6),

@@ -1,0 +1,103 @@
+"""How adapters of neighborhoods, or of tasks, move towards each other without becoming one.
+
+Each of A and B moves apart. Neighborhoods are taken in the order of the mapping.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from atlas.aggregation.means import require_alike, weighted_sum
+from atlas.models.adapters import AdapterState
+
+
+def between(
+    states: Mapping[str, Mapping[str, Tensor]],
+    similarity: NDArray[np.floating],
+    strength: float,
+) -> dict[str, AdapterState]:
+    """Move each neighborhood's adapter towards the others', the more so the more they are alike.
+
+    For neighborhood i, over the others j, in the given order:
+
+        x_i' = (x_i + strength * sum_j s_ij x_j) / (1 + strength * sum_j s_ij)
+        s_ij = max(similarity[i, j], 0)
+
+    so unlike neighborhoods leave each other alone, strength 0 changes nothing, and a neighborhood
+    alone keeps its adapter. `similarity` is [neighborhoods, neighborhoods] in the order of
+    `states`; its diagonal is not read. This is one step of the personalized aggregation of FedAMP's
+    kind (Huang et al., 2021) with cosine weights. Raises ValueError if shapes don't fit, values
+    aren't finite, or strength is negative.
+    """
+    weights = np.maximum(_square(states, similarity), 0.0)
+    if not 0 <= strength < float("inf"):
+        raise ValueError("similarities must be finite, and strength finite and not negative")
+    moved: dict[str, AdapterState] = {}
+    for row, name in enumerate(states):
+        shares = [
+            (1.0 if row == column else strength * float(weights[row, column]), states[other])
+            for column, other in enumerate(states)
+        ]
+        total = sum(share for share, _ in shares)
+        moved[name] = {
+            key: weighted_sum([(share / total, state[key]) for share, state in shares if share > 0])
+            for key in states[name]
+        }
+    return moved
+
+
+def laplacian(
+    states: Mapping[str, Mapping[str, Tensor]],
+    adjacency: NDArray[np.floating],
+    strength: float,
+) -> dict[str, AdapterState]:
+    """One step along the Laplacian of a task graph, as MIRA's server takes it, equation (8):
+
+        x_i' = x_i - strength * sum_j a_ij (x_i - x_j)
+
+    `strength` is the paper's eta times lambda, `adjacency` its M: symmetric, not negative, its
+    diagonal not read. Source: Elbakary et al., MIRA, IEEE Networking Letters 7(3), 2025, after FedU
+    (Dinh et al., 2021). Repeated, the step runs away unless strength * lambda_max(L) < 2 for L = D
+    - M: ValueError says which strength is the limit. Raises ValueError also if shapes don't fit or
+    values are not as said.
+    """
+    weights = _square(states, adjacency)
+    np.fill_diagonal(weights, 0.0)
+    if not np.allclose(weights, weights.T) or (weights < 0).any():
+        raise ValueError("a task graph's weights are symmetric and not negative")
+    largest = float(np.linalg.eigvalsh(np.diag(weights.sum(axis=1)) - weights)[-1])
+    if not (strength >= 0 and strength * largest < 2):
+        raise ValueError(
+            f"a step of {strength} along this graph's Laplacian does not settle: take at least 0 "
+            f"and less than {2 / largest if largest > 0 else float('inf'):.3g}"
+        )
+    moved: dict[str, AdapterState] = {}
+    for row, (name, own) in enumerate(states.items()):
+        pulls = [
+            (strength * float(weights[row, column]), other)
+            for column, other in enumerate(states.values())
+            if weights[row, column] > 0
+        ]
+        kept = 1.0 - sum(pull for pull, _ in pulls)
+        moved[name] = {
+            key: weighted_sum([(kept, own[key]), *((pull, other[key]) for pull, other in pulls)])
+            for key in own
+        }
+    return moved
+
+
+def _square(
+    states: Mapping[str, Mapping[str, Tensor]], matrix: NDArray[np.floating]
+) -> NDArray[np.float64]:
+    """A copy of the matrix, which has a row and a column for each adapter; adapters are alike."""
+    values = np.array(matrix, dtype=np.float64)
+    if values.shape != (len(states), len(states)):
+        raise ValueError(f"{len(states)} neighborhoods came with similarities of {values.shape}")
+    if not np.isfinite(values).all():
+        raise ValueError("similarities must be finite, and strength finite and not negative")
+    require_alike(list(states.values()))
+    return values

@@ -11,7 +11,15 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+)
 
 import faults
 import topologies
@@ -118,6 +126,40 @@ class Aggregation(_Section):
     )
 
 
+def _span_of_time(text: object) -> str:
+    topologies.units.duration(text)
+    return str(text)
+
+
+TimeSpan = Annotated[str, BeforeValidator(_span_of_time)]
+"""A time with its unit, as in `90 s`."""
+
+
+class Membership(_Section):
+    """Who takes part, who is waited for, and who decides it."""
+
+    wait: TimeSpan = Field(
+        "24 h", description="how long clients are waited for before it begins without them"
+    )
+    late: Literal["wait", "drop"] = Field(
+        "wait",
+        description="wait: a round has the adapters of all its members; drop: not of those who are "
+        "late, which changes the result",
+    )
+    least: float = Field(
+        0.5, gt=0, le=1, description="drop: the share of members that a round has at least"
+    )
+    slack: float = Field(
+        3.0, ge=1, description="drop: how many times as long as that share took the others may take"
+    )
+    replace: TimeSpan = Field(
+        "1 min", description="how long an aggregator may be silent before another takes its place"
+    )
+    voters: int = Field(
+        9, ge=1, description="devices that elect a coordinator: the first one, and so many clients"
+    )
+
+
 class Recovery(_Section):
     """What is kept in case a host is lost, and where. It changes bytes and time, and no result."""
 
@@ -155,6 +197,7 @@ class Config(_Section):
     split: Split = Split()
     signature: SignatureSettings = SignatureSettings()
     aggregation: Aggregation = Aggregation()
+    membership: Membership = Membership()
     recovery: Recovery = Recovery()
 
     def complete(self) -> dict[str, Any]:

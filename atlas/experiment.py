@@ -249,6 +249,7 @@ def prepare(config: Config, view: View) -> Prepared:
             split=config.split,
             signature=config.signature,
             aggregation=config.aggregation,
+            membership=config.membership,
             recovery=config.recovery,
             coordinator=coordinator_name,
             clients=clients,
@@ -309,12 +310,12 @@ def train(
         faults=prepared.scenario or (),
         seed=prepared.config.seed,
         processes=processes,
-        background=settings.devices,
+        background=[name for name in settings.devices if name not in settings.voters],
+        ends="first",
         observe=observe,
         tap=tap,
     )
-    outcome = result.returned[settings.coordinator]
-    assert isinstance(outcome, Outcome)
+    outcome = next(each for each in result.returned.values() if isinstance(each, Outcome))
     adapters = {found.name: _adapter(found) for found in outcome.neighborhoods}
     return Trained(result, outcome, adapters)
 

@@ -5,14 +5,20 @@ answers for it again, and one that has forgotten (it crashed) says so. What a ho
 the attempt and the step that it belongs to, and is refused at any other. Whoever sends keeps what
 it sent until the round is over, or a snapshot of what came of it.
 
-    device → coordinator     hello (→ chain), signature (→ assignment), done, result
+    device → coordinator     hello (→ chain), signature (→ assignment), orders? (→ orders)
+    aggregator → coordinator over (→ orders)
+    coordinator → device     there?; orders
+    voter ↔ voter            vote?, vote, lead, follow: see `atlas.roles.election`
     client → host            room?, open, forward, backward, replay, sketch, snapshot?,
                              collect, alive?; commit, close
-    client → aggregator      update, merged? (→ tensors)
+    member → aggregator      update, merged? (→ tensors)
+    aggregator → member      update?, merged? (→ tensors)
     aggregator → aggregator  mean? (→ tensors)
 
-Where no answer is named it is `accepted`; any answer can be `refused`; commit and close have none.
-A question that came without asking for an answer is malformed, and known as such when it is read.
+Where no answer is named it is `accepted`; any answer can be `refused`, or `elsewhere` where the
+coordinator was asked for, or `orders` where the aggregator was; commit, close, orders and what
+voters say have none. A question that came without asking for an answer is malformed, and known as
+such when it is read.
 """
 
 from __future__ import annotations
@@ -29,6 +35,7 @@ from pydantic import (
     model_validator,
 )
 
+from atlas.decision import Decision
 from broker import Message, Node
 from topologies import InputError
 
@@ -73,7 +80,8 @@ class Hello(_Body):
     """A device introduces itself. `examples` is 0 for one without text.
 
     `free_bytes` is what its grant leaves to host with; `whole_step_bytes` is what one training step
-    of the whole model would take, and `ends_bytes` what the client's own part takes.
+    of the whole model would take, and `ends_bytes` what the client's own part takes. `round` is
+    where a client is that has its assignment; it is through when that is the number of rounds.
     """
 
     kind: Literal["hello"] = "hello"
@@ -88,6 +96,7 @@ class Hello(_Body):
     downlink_bps: float
     delay_s: float
     examples: int
+    round: int | None = None
 
 
 class Chain(_Body):
@@ -108,33 +117,96 @@ class Signature(_Body):
 
 
 class Assignment(_Body):
-    """A client's neighborhood. `weights` are the members' examples, in the order of `members`.
-
-    `aggregators` names each neighborhood's aggregator; `similarity` is between neighborhoods, in
-    that order.
-    """
+    """A client's chain of hosts, and the decision that says where it belongs, as in `orders`."""
 
     kind: Literal["assignment"] = "assignment"
-    neighborhood: str
-    members: list[str]
-    weights: list[int]
-    aggregators: dict[str, str]
-    similarity: list[list[float]]
+    term: int
+    number: int
+    decision: Decision
     chain: Chain
 
 
-class Done(_Body):
-    """A client has finished its last round."""
+class AskOrders(_Body):
+    """What is decided?"""
 
-    kind: Literal["done"] = "done"
+    kind: Literal["orders?"] = "orders?"
 
 
-class Result(_Body):
-    """A neighborhood's adapter after the last round; the payload is its tensors."""
+class Orders(_Body):
+    """The last decision that counts: the `number`th of all, told by the coordinator of `term`."""
 
-    kind: Literal["result"] = "result"
+    kind: Literal["orders"] = "orders"
+    term: int
+    number: int
+    decision: Decision
+
+
+class Over(_Body):
+    """The round may be closed: the adapters of `present` are here, in my `office`th term."""
+
+    kind: Literal["over"] = "over"
     neighborhood: str
-    manifest: Manifest
+    round: int
+    office: int
+    present: list[str]
+
+
+class AskThere(_Body):
+    """Are you there?"""
+
+    kind: Literal["there?"] = "there?"
+
+
+class Elsewhere(_Body):
+    """A reply: I don't coordinate. As far as I know `leader` does, in `term`."""
+
+    kind: Literal["elsewhere"] = "elsewhere"
+    leader: str | None
+    term: int
+
+
+class CallVote(_Body):
+    """A voter in `term` would lead term `asked`; its record is `version`. A `trial` binds nobody.
+
+    A version is the term and the number of a decision; a greater one is newer.
+    """
+
+    kind: Literal["vote?"] = "vote?"
+    term: int
+    asked: int
+    version: tuple[int, int]
+    trial: bool
+
+
+class Vote(_Body):
+    """The answer to `vote?` of term `asked`, by a voter that is in `term`."""
+
+    kind: Literal["vote"] = "vote"
+    term: int
+    asked: int
+    trial: bool
+    granted: bool
+
+
+class Lead(_Body):
+    """A sign of life of who leads `term`. The next one comes within `next_s`.
+
+    `decision` is the record of that `version`, where the voter is not known to have it.
+    """
+
+    kind: Literal["lead"] = "lead"
+    term: int
+    version: tuple[int, int]
+    next_s: float
+    decision: dict[str, Any] | None
+
+
+class Follow(_Body):
+    """A voter's answer to `lead`: its term, and the record that it has on its disk."""
+
+    kind: Literal["follow"] = "follow"
+    term: int
+    version: tuple[int, int]
 
 
 class _Step(_Body):
@@ -254,10 +326,11 @@ class Close(_Step):
 
 
 class Update(_Body):
-    """A client's adapter after a round (payload)."""
+    """A member's adapter after a round (payload), for the aggregator in its `office`th term."""
 
     kind: Literal["update"] = "update"
     round: int
+    office: int
     manifest: Manifest
 
 
@@ -268,18 +341,29 @@ class AskMean(_Body):
     round: int
 
 
+class AskUpdate(_Body):
+    """Your own adapter after that round, once more?"""
+
+    kind: Literal["update?"] = "update?"
+    round: int
+
+
 class AskMerged(_Body):
-    """Our neighborhood's adapter for the next round?"""
+    """Our neighborhood's adapter after that round, or after a later one?"""
 
     kind: Literal["merged?"] = "merged?"
     round: int
 
 
 class Tensors(_Body):
-    """A reply that carries tensors. `norms` of the gradients held are in the parameters' order."""
+    """A reply that carries tensors; between rounds, those after `round`.
+
+    `norms` of the gradients held are in the parameters' order.
+    """
 
     kind: Literal["tensors"] = "tensors"
     manifest: Manifest
+    round: int | None = None
     norms: list[float] | None = None
 
 
@@ -302,12 +386,14 @@ HostRequest = (
     | Collect | Close
 )  # fmt: skip
 AggregatorRequest = Update | AskMean | AskMerged
+CoordinatorRequest = Hello | Signature | AskOrders | Over
+ElectionMessage = CallVote | Vote | Lead | Follow
 AnyBody = (
-    Hello | Chain | Signature | Assignment | Done | Result | HostRequest | AggregatorRequest
-    | Tensors | Accepted | Refused
+    CoordinatorRequest | ElectionMessage | Chain | Assignment | Orders | AskThere | Elsewhere
+    | HostRequest | AggregatorRequest | AskUpdate | Tensors | Accepted | Refused
 )  # fmt: skip
-_ANSWERS = (Chain, Assignment, Tensors, Accepted, Refused)
-_UNANSWERED = (Commit, Close)
+_ANSWERS = (Chain, Assignment, Orders, Elsewhere, Tensors, Accepted, Refused)
+_UNANSWERED = (Commit, Close, CallVote, Vote, Lead, Follow)
 _ADAPTER: TypeAdapter[AnyBody] = TypeAdapter(Annotated[AnyBody, Field(discriminator="kind")])
 
 
@@ -330,6 +416,20 @@ def parse(message: Message) -> AnyBody:
     return body
 
 
+def answer_within_s(
+    node: Node, to: str, payload: Sequence[bytes | memoryview] = (), answer_bytes: int = 0
+) -> float:
+    """How long an answer may take before it is asked for again: `ASK_AGAIN_S`, and what payload and
+    answer take on a slow way.
+    """
+    if to == node.name:
+        return ASK_AGAIN_S
+    way, back = node.link(to), node.link(to, back=True)
+    size_bytes = sum(len(part) for part in payload)
+    moving_s = size_bytes * 8 / way.bandwidth_bps + answer_bytes * 8 / back.bandwidth_bps
+    return ASK_AGAIN_S + SLOWER * (moving_s + way.delay_s + back.delay_s)
+
+
 async def ask(
     node: Node,
     to: str,
@@ -341,13 +441,9 @@ async def ask(
 ) -> Message:
     """Asks until there is an answer, each time waiting twice as long, up to `MOST_AGAIN_S`.
 
-    The first wait is `ASK_AGAIN_S` and what payload and answer take on a slow way. Raises
-    UnansweredError after `PATIENCE_S`.
+    The first wait is `answer_within_s`. Raises UnansweredError after `PATIENCE_S`.
     """
-    way, back = node.link(to), node.link(to, back=True)
-    size_bytes = sum(len(part) for part in payload)
-    moving_s = size_bytes * 8 / way.bandwidth_bps + answer_bytes * 8 / back.bandwidth_bps
-    again_s = ASK_AGAIN_S + SLOWER * (moving_s + way.delay_s + back.delay_s)
+    again_s = answer_within_s(node, to, payload, answer_bytes)
     until = node.now + PATIENCE_S
     while node.now < until:
         try:

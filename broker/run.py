@@ -27,7 +27,7 @@ from broker.ledger import Ledger
 from broker.network import Network
 from broker.node import Programs
 from broker.processes import WorkerProcesses
-from broker.scheduler import Observer, Scheduler, Tap
+from broker.scheduler import Ends, Observer, Scheduler, Tap
 from broker.troubles import Troubles
 from broker.watchdog import Watchdog
 from broker.wire import MAX_NODES, Frame, Kind
@@ -70,11 +70,13 @@ def run(
     workers: int | None = None,
     transport: Transport | None = None,
     background: Collection[str] = (),
+    ends: Ends = "all",
     limit_s: float = WEEK_S,
     observe: Observer | None = None,
     tap: Tap | None = None,
 ) -> Run:
-    """Runs each program on its node until all but the `background` ones have returned.
+    """Runs each program on its node until all but the `background` ones have returned, or one of
+    them has.
 
     Args:
         programs: By name of node. With more than one process they must be picklable.
@@ -89,6 +91,7 @@ def run(
         transport: The sockets that messages go over: ``inproc`` (one process only; the default
             there), ``ipc`` (the default for several), or ``tcp`` on the loopback interface.
         background: Nodes whose programs need not end, as servers do.
+        ends: Whether the run ends when ``all`` the others have returned, or with the ``first`` one.
         limit_s: Virtual seconds after which the run is stopped with an error.
         observe: Called with each `Note`, in order of virtual time.
         tap: Called with source, destination and frame of every message sent.
@@ -113,13 +116,14 @@ def run(
             workers=workers,
             transport=transport or "ipc",
             background=background,
+            ends=ends,
             limit_s=limit_s,
             observe=observe,
             tap=tap,
         )
     if clock != "virtual":
         raise BrokerError(f"clock is {clock!r}; it is virtual or wall")
-    plan = _Plan(programs, topology, seed, processes, workers, transport, background, limit_s)
+    plan = _Plan(programs, topology, seed, processes, workers, transport, background, ends, limit_s)
     return plan.run(faults, observe, tap)
 
 
@@ -133,6 +137,7 @@ async def run_async(
     workers: int | None = None,
     transport: Transport | None = None,
     background: Collection[str] = (),
+    ends: Ends = "all",
     limit_s: float = WEEK_S,
     observe: Observer | None = None,
     tap: Tap | None = None,
@@ -143,7 +148,7 @@ async def run_async(
     run.
     """
     topology, faults = _read(topology, faults)
-    plan = _Plan(programs, topology, seed, processes, workers, transport, background, limit_s)
+    plan = _Plan(programs, topology, seed, processes, workers, transport, background, ends, limit_s)
     running = asyncio.ensure_future(asyncio.to_thread(plan.run, faults, observe, tap))
     try:
         return await asyncio.shield(running)
@@ -166,9 +171,12 @@ class _Plan:
         workers: int | None,
         transport: Transport | None,
         background: Collection[str],
+        ends: Ends,
         limit_s: float,
     ) -> None:
-        check_arguments(programs, topology, processes, workers, transport, background, limit_s)
+        check_arguments(
+            programs, topology, processes, workers, transport, background, ends, limit_s
+        )
         self._names = tuple(programs)
         self._limit_ns = to_ns(limit_s)
         self._programs = programs
@@ -179,6 +187,7 @@ class _Plan:
         self._threads = workers or max(1, cores // self._processes)
         self._transport = transport or ("inproc" if self._processes == 1 else "ipc")
         self._principals = [name for name in self._names if name not in background]
+        self._ends: Ends = ends
         self._owners = tuple(number % self._processes for number in range(len(self._names)))
         self._scheduler: Scheduler | None = None
         self._stopped = False
@@ -246,6 +255,7 @@ class _Plan:
                 seed=self._seed,
                 send_buffer_bytes=self._topology.transport.send_buffer_bytes,
                 limit_ns=self._limit_ns,
+                ends=self._ends,
                 observe=observe,
                 tap=tap,
                 pump=pump,
@@ -305,6 +315,7 @@ def check_arguments(
     workers: int | None,
     transport: Transport | None,
     background: Collection[str],
+    ends: Ends,
     limit_s: float,
 ) -> None:
     """Raises BrokerError for what no run could be made of."""
@@ -335,8 +346,16 @@ def check_arguments(
             )
     if not 0 < limit_s < math.inf:
         raise BrokerError(f"limit_s is {limit_s}; it is a number of seconds, more than 0")
+    _check_ends(names, background, ends)
+
+
+def _check_ends(names: tuple[str, ...], background: Collection[str], ends: Ends) -> None:
     if isinstance(background, str):
         raise BrokerError(f"background is {background!r}; it is a list of names: [{background!r}]")
+    if ends not in ("all", "first"):
+        raise BrokerError(f"ends is {ends!r}; it is all or first")
+    if ends == "first" and not set(names) - set(background):
+        raise BrokerError("the run is to end with the first that returns, and all are background")
     idle = sorted(set(background) - set(names))
     if idle:
         raise BrokerError(f"no program {idle[0]!r} to leave running; there are {', '.join(names)}")

@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter, itemgetter
-from typing import Any
+from typing import Any, Literal
 
 from broker.bus import Bus
 from broker.clock import to_seconds
@@ -49,6 +49,10 @@ _LONGEST_WINDOW_NS = 1_000_000_000
 _INSTANT, _DUE = attrgetter("instant_ns"), attrgetter("due_ns")
 _NO_NEWS: dict[str, Any] = {}
 Tap = Callable[[str, str, Frame], None]
+
+
+Ends = Literal["all", "first"]
+"""Which of the programs that a run waits for end it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,7 @@ class Scheduler:
         seed: int,
         send_buffer_bytes: int,
         limit_ns: int,
+        ends: Ends,
         observe: Observer | None,
         tap: Tap | None,
         pump: Callable[[], object],
@@ -96,6 +101,7 @@ class Scheduler:
         self._workers = max(owners) + 1
         self._numbers = {name: number for number, name in enumerate(names)}
         self._principals = frozenset(self._numbers[name] for name in principals)
+        self._enough = len(self._principals) if ends == "all" else 1
         self._network = network
         self._troubles = troubles
         self._ledger = ledger
@@ -131,7 +137,8 @@ class Scheduler:
         self._stopped = True
 
     def live(self) -> None:
-        """Moves time until the principals have returned. However that ends, the books are checked.
+        """Moves time until enough principals have returned. The books are checked, however
+        that ends.
 
         Raises ProgramError, DeadlockError, LivelockError, BrokerError.
         """
@@ -151,7 +158,7 @@ class Scheduler:
     def _live(self) -> None:
         orders = self._troubles.first_orders()
         self._begin_window(orders)
-        while not self._principals <= self._returned.keys():
+        while not self._is_over():
             if self._stopped:
                 raise BrokerError("the run was stopped from outside")
             if self._lost is not None:
@@ -162,7 +169,7 @@ class Scheduler:
             if self.now_ns > self._look_ns:
                 self._look_behind_heartbeats()
             self._begin_window([])
-        self._end(max(self._returned[number] for number in self._principals))
+        self._end(self._end_ns())
 
     def _end(self, now_ns: int) -> None:
         """The run ends at this instant of its last window."""
@@ -355,7 +362,7 @@ class Scheduler:
         for ended_ns, number, well in _merged(reports, "ended"):
             if well:
                 self._returned[number] = ended_ns
-        until_ns = self._end_ns()
+        until_ns = self._end_ns() if self._is_over() else math.inf
         failed = _merged(reports, "failed")
         if failed:
             until_ns = min(until_ns, failed[0][0])
@@ -402,11 +409,14 @@ class Scheduler:
             if at_ns <= until_ns:
                 act(*values)
 
-    def _end_ns(self) -> float:
-        """The instant at which the last principal returned; infinity as long as one has not."""
-        if not self._principals <= self._returned.keys():
-            return math.inf
-        return max(self._returned[number] for number in self._principals)
+    def _is_over(self) -> bool:
+        """Whether enough principals have returned."""
+        return len(self._principals & self._returned.keys()) >= self._enough
+
+    def _end_ns(self) -> int:
+        """The instant at which enough principals had returned."""
+        returned = sorted(self._returned[name] for name in self._principals & self._returned.keys())
+        return returned[self._enough - 1]
 
     def _hand_over(self, frame: Frame) -> None:
         if frame.destination == NOBODY:
@@ -508,8 +518,8 @@ class Scheduler:
         for action, number, *_ in strike.orders:
             if action in ("crash", "boot"):
                 self._fall(number)
-        down = (name for name in self._troubles.lost if self._numbers.get(name) in self._principals)
-        self._lost = next(down, None)
+        down = [name for name in self._troubles.lost if self._numbers.get(name) in self._principals]
+        self._lost = down[0] if len(self._principals) - len(down) < self._enough else None
         first = [order for order in orders if self._troubles.runs(self._names[order[1]])]
         for order in strike.orders:
             if order[0] in ("crash", "stop", "boot"):

@@ -38,7 +38,7 @@ from broker.port import Port, a_word
 from broker.processes import WorkerProcesses
 from broker.realtime import EXACT_S, Waiter, sharpen
 from broker.run import JOIN_DEADLINE_S, WEEK_S, Run, Transport, check_arguments
-from broker.scheduler import Note, Observer, Tap
+from broker.scheduler import Ends, Note, Observer, Tap
 from broker.serve import Bus
 from broker.troubles import told
 from broker.wire import Frame, Kind, unpack
@@ -320,24 +320,25 @@ def run(
     workers: int | None = None,
     transport: Transport = "ipc",
     background: Collection[str] = (),
+    ends: Ends = "all",
     limit_s: float = WEEK_S,
     observe: Observer | None = None,
     tap: Tap | None = None,
 ) -> Run:
     """Runs each program on its node, on the machine's clock, until all but the `background` ones
-    returned: the bus in this process, the programs in `processes` others.
+    returned, or the first of them did: the bus in this process, the programs in `processes` others.
 
     The arguments are those of `broker.run`; `limit_s` and the times of what comes back are real
     seconds. The programs must be picklable. `Run.digest` differs from run to run, as times do.
     """
     names = tuple(programs)
-    check_arguments(programs, topology, processes, workers, transport, background, limit_s)
+    check_arguments(programs, topology, processes, workers, transport, background, ends, limit_s)
     if transport == "inproc":
         raise BrokerError("in wall time programs have processes of their own: use ipc or tcp")
     count = min(processes, len(names))
     owners = {name: number % count for number, name in enumerate(names)}
     words = [a_word() for _ in range(count)]
-    watcher = _Watcher([name for name in names if name not in background], observe)
+    watcher = _Watcher([name for name in names if name not in background], ends, observe)
     ledger = watcher.ledger
     with contextlib.ExitStack() as opened:
         bus = Bus(
@@ -397,12 +398,13 @@ def run(
 class _Watcher(BusObserver):
     """Follows a run: what was noted, which faults were applied, and when it is over."""
 
-    def __init__(self, principals: Sequence[str], observe: Observer | None) -> None:
+    def __init__(self, principals: Sequence[str], ends: Ends, observe: Observer | None) -> None:
         self.ledger = Ledger()
         self.applied: list[Event] = []
         self.error: BrokerError | None = None
         self.stop: Callable[[], None] = lambda: None
-        self._principals = tuple(principals)
+        self._principals = frozenset(principals)
+        self._enough = len(principals) if ends == "all" else 1
         self._observe = observe
         self._ended: set[str] = set()
 
@@ -419,7 +421,7 @@ class _Watcher(BusObserver):
     def ended(self, _: int, node: str, returned: bool) -> None:
         if returned:
             self._ended.add(node)
-        if self._ended.issuperset(self._principals):
+        if len(self._principals & self._ended) >= self._enough:
             self.stop()
 
     def failed(self, at_ns: int, node: str, text: str, problem: str) -> None:

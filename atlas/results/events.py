@@ -159,6 +159,48 @@ class Aggregated(Event):
     mean_loss: float | None = None
 
 
+class Elected(Event):
+    """Another coordinates from now on, or the first one does again, in a new term."""
+
+    coordinator: str
+    term: int
+
+
+class Replaced(Event):
+    """A neighborhood has another aggregator, in its next term of office."""
+
+    neighborhood: str
+    lost: str
+    aggregator: str
+    term: int
+
+
+class Dropped(Event):
+    """A round was closed without those who were late."""
+
+    neighborhood: str
+    round: int
+    clients: tuple[str, ...]
+
+
+class LeftOut(Event):
+    """Training begins without clients who were waited for."""
+
+    clients: tuple[str, ...]
+    waited_s: float = 0.0
+
+
+class Placed(Event):
+    """A client that came late has a neighborhood, and trains there from `round` on. `p_value`: how
+    likely a member would be as unlike the others.
+    """
+
+    client: str
+    neighborhood: str
+    round: int
+    p_value: float
+
+
 class Fault(Event):
     """The scenario broke something, or ended a fault."""
 
@@ -184,7 +226,7 @@ class Evaluated(Event):
 
 
 class Finished(Event):
-    """The coordinator has seen the last round."""
+    """The coordinator has what came of the last round."""
 
     rounds: int = 0
     steps: int = 0
@@ -205,6 +247,11 @@ EVENTS: MappingProxyType[str, type[Event]] = MappingProxyType(
         "refused": Refused,
         "resumed": Resumed,
         "aggregated": Aggregated,
+        "elected": Elected,
+        "replaced": Replaced,
+        "dropped": Dropped,
+        "left out": LeftOut,
+        "placed": Placed,
         "fault": Fault,
         "evaluated": Evaluated,
         "finished": Finished,

@@ -18,15 +18,20 @@ from atlas.results.display import (
 )
 from atlas.results.events import (
     Aggregated,
+    Dropped,
+    Elected,
     Evaluated,
     Event,
     Fault,
     Finished,
     Hedged,
+    LeftOut,
     Moved,
     NeighborhoodsFound,
+    Placed,
     Refused,
     Repaired,
+    Replaced,
     Resumed,
     Returned,
     Suspected,
@@ -77,6 +82,8 @@ def tell(event: Event | None) -> Sentence | None:  # noqa: PLR0911, PLR0912
             )
         case Aggregated():
             return Sentence(_aggregated(event), "plain")
+        case Elected() | Replaced() | Dropped() | LeftOut() | Placed():
+            return _membership(event)
         case Fault():
             return _fault(event)
         case Evaluated():
@@ -85,6 +92,35 @@ def tell(event: Event | None) -> Sentence | None:  # noqa: PLR0911, PLR0912
             return Sentence(f"training is over after {count(event.rounds, 'round')}", "plain")
         case _:
             return None
+
+
+def _membership(event: Elected | Replaced | Dropped | LeftOut | Placed) -> Sentence:
+    match event:
+        case Elected():
+            return Sentence(f"{event.coordinator} coordinates now, in term {event.term}", "mended")
+        case Replaced():
+            return Sentence(
+                f"{event.aggregator} aggregates for {event.neighborhood} instead of {event.lost}, "
+                f"in term {event.term}",
+                "mended",
+            )
+        case Dropped():
+            return Sentence(
+                f"round {event.round} of {event.neighborhood} is closed without "
+                f"{show_list(event.clients)}, who are late",
+                "doubt",
+            )
+        case LeftOut():
+            return Sentence(
+                f"training begins without {show_list(event.clients)}, waited for "
+                f"{show_seconds(event.waited_s)}",
+                "doubt",
+            )
+        case Placed():
+            return Sentence(
+                f"{event.client} belongs to {event.neighborhood} from round {event.round} on",
+                "plain",
+            )
 
 
 def _neighborhoods(event: NeighborhoodsFound) -> str:

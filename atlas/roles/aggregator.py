@@ -1,192 +1,366 @@
-"""A device as aggregator of its neighborhood: elected, and replaceable by its own disk.
+"""A device as aggregator of its neighborhood: appointed for a term of office, and replaceable.
 
-It waits for the adapters of all members, averages them by examples in the order of the members,
-exchanges the means with the other neighborhoods' aggregators, and moves its own towards those that
-are like it. What it has merged it writes to its disk before it tells anybody, so that a round is
-never merged twice in two ways. Members ask until they are answered, and hand their adapter in again
-when it was forgotten.
+It waits for the adapters of the round's members and asks the coordinator to close the round with
+them. What is closed is decided by a majority of voters, so two aggregators can never close one
+round in two ways; and since sums run in the order of the clients, whoever merges a closed round
+gets the same bytes. Then it averages by examples, exchanges the means with the other neighborhoods'
+aggregators, and moves its own towards those that are like it.
+
+One who is appointed while a round runs is handed the adapters again. Of the round before, which is
+closed, it asks the members for what it has not: the merged adapter, or their own once more.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
+from collections.abc import Callable, Mapping
 
 import msgpack
 import numpy as np
 
 from atlas.aggregation import average, between
+from atlas.decision import Office
 from atlas.models import AdapterState
 from atlas.models.tensors import pack, unpack
 from atlas.protocol import (
     ADAPTERS,
+    MOST_AGAIN_S,
     Accepted,
     AggregatorRequest,
     AskMean,
     AskMerged,
-    Assignment,
+    AskUpdate,
+    Orders,
+    Over,
     Refused,
-    Result,
     Tensors,
     Update,
-    ask,
-    parse,
+    answer_within_s,
 )
-from atlas.roles.patience import keep
+from atlas.roles.member import PAUSE_S, Member, copied, from_plain, plain
+from atlas.roles.patience import try_to_keep
 from atlas.roles.settings import RunSettings
 from broker import Message, Node
 
-Outcome = tuple[AdapterState, AdapterState]
+MERGED = "merged"
+REMEMBERED = 2
+"""Rounds whose means and merged adapters it keeps: who is near may still be in the one before."""
 
 
 class Aggregator:
-    """Aggregates for one neighborhood, if this node is elected to."""
+    """Aggregates for one neighborhood, while this node is appointed to."""
 
-    def __init__(self, node: Node, settings: RunSettings) -> None:
+    def __init__(self, node: Node, settings: RunSettings, member: Member) -> None:
         self._node = node
         self._settings = settings
-        self._assignment: Assignment | None = None
+        self._member = member
         self._updates: dict[int, dict[str, AdapterState]] = {}
         self._means: dict[int, AdapterState] = {}
         self._merged: dict[int, AdapterState] = {}
-        self._waiting: dict[tuple[str, int], dict[str, Message]] = {}
+        self._waiting: dict[tuple[str, int], dict[tuple[str, str], Message]] = {}
+        self._came = asyncio.Event()
 
-    async def settle(self, assignment: Assignment) -> None:
-        """This node's neighborhood is known; what an earlier life had merged is read back."""
-        self._assignment = assignment
-        for number in range(self._settings.training.rounds):
-            if _file(number) in self._node.disk:
-                kept = msgpack.unpackb(await self._node.disk.read(_file(number)))
-                self._means[number] = _copy(kept["mean"])
-                self._merged[number] = _copy(kept["merged"])
-                await self._announce(number)
+    async def run(self) -> None:
+        """Presides whenever this node holds an office, as long as it does."""
+        while True:
+            await self._member.until(lambda: self._office() is not None)
+            held = self._office()
+            assert held is not None
+            presiding = asyncio.get_running_loop().create_task(self._preside(*held))
+            leaving = asyncio.get_running_loop().create_task(
+                self._member.until(lambda: self._office() != held)  # noqa: B023 - awaited here
+            )
+            await asyncio.wait([presiding, leaving], return_when=asyncio.FIRST_COMPLETED)
+            if presiding.done():
+                presiding.result()
+                await leaving
+            presiding.cancel()
+            await asyncio.gather(presiding, return_exceptions=True)
+            await self._send_away()
+
+    def _office(self) -> tuple[str, Office] | None:
+        if not self._member.knows_decision:
+            return None
+        offices = self._member.decision.offices
+        return next(
+            ((name, held) for name, held in offices.items() if held.aggregator == self._node.name),
+            None,
+        )
+
+    # What members and other aggregators ask.
 
     async def serve(self, message: Message, request: AggregatorRequest) -> None:
-        """Does what a member or another aggregator asks, at once or when it can."""
+        """Does what is asked, at once or when it can."""
         match request:
             case Update():
                 await self._update(message, request)
             case AskMean():
                 await self._tell(message, "mean", request.round, self._means)
             case AskMerged():
-                known = self._updates.get(request.round, {})
-                if request.round not in self._merged and message.source not in known:
-                    forgotten = Refused(reason="your adapter is not here", missing=True)
-                    await message.reply(forgotten.header())
-                else:
-                    await self._tell(message, "merged", request.round, self._merged)
+                await self._tell_merged(message, request.round)
+
+    async def _update(self, message: Message, request: Update) -> None:
+        held, number = self._office(), request.round
+        if held is None or held[1].term != request.office:
+            await self._redirect(message, newer=held is None or request.office > held[1].term)
+            return
+        decision = self._member.decision
+        if message.source not in decision.members(held[0], number):
+            await self._redirect(message, newer=True)
+            return
+        if number not in self._merged and number >= decision.running(held[0]) - 1:
+            updates = self._updates.setdefault(number, {})
+            if message.source not in updates:
+                updates[message.source] = copied_from(message, request)
+        await message.reply(Accepted().header())
+        self._came.set()
+
+    async def _redirect(self, message: Message, *, newer: bool = False) -> None:
+        """Tells who asks the wrong one what is decided; `newer`: this may be behind itself."""
+        if newer:
+            self._member.look()
+        if self._member.knows_decision:
+            await message.reply(self._member.orders().header())
+        else:
+            await message.reply(Refused(reason="nothing is decided here").header())
 
     async def _tell(
-        self, message: Message, what: str, number: int, known: dict[int, AdapterState]
+        self, message: Message, what: str, number: int, known: Mapping[int, AdapterState]
     ) -> None:
-        """Answers now, or as soon as it is known."""
+        """Answers now, or as soon as it is known; not where that is not this node's office."""
         if number in known:
             manifest, buffers = pack(known[number])
-            await message.reply(Tensors(manifest=manifest).header(), buffers, purpose=ADAPTERS)
+            body = Tensors(manifest=manifest, round=number)
+            await message.reply(body.header(), buffers, purpose=ADAPTERS)
+        elif self._office() is None:
+            await self._redirect(message)
         else:
-            self._waiting.setdefault((what, number), {})[message.source] = message
+            asker = message.source, message.purpose  # a client may coordinate, too
+            self._waiting.setdefault((what, number), {})[asker] = message
 
-    async def _answer_waiting(self, what: str, number: int, known: dict[int, AdapterState]) -> None:
+    async def _tell_merged(self, message: Message, number: int) -> None:
+        newest = max(self._merged, default=-1)
+        if newest >= number:
+            await self._tell(message, "merged", newest, self._merged)
+        elif await self._member.tell_merged(message, number):
+            return
+        elif self._misses(message.source, number):
+            await message.reply(Refused(reason="your adapter is not here", missing=True).header())
+        else:
+            await self._tell(message, "merged", number, self._merged)
+
+    def _misses(self, source: str, number: int) -> bool:
+        """Whether this round can't be merged here without `source`, who should know it."""
+        held = self._office()
+        if held is None:
+            return False
+        decision, name = self._member.decision, held[0]
+        running = number >= decision.running(name)
+        members = decision.members(name, number) if running else decision.counted(name, number)
+        return source in members and source not in self._updates.get(number, {})
+
+    async def _announce(self, what: str, number: int, known: Mapping[int, AdapterState]) -> None:
         """Answers each who waits, once: to its latest asking."""
         for message in self._waiting.pop((what, number), {}).values():
             await self._tell(message, what, number, known)
 
-    async def _update(self, message: Message, request: Update) -> None:
-        assignment, number = self._assignment, request.round
-        if assignment is None or message.source not in assignment.members:
-            reason = "not settled yet" if assignment is None else "not of this neighborhood"
-            await message.reply(Refused(reason=reason).header())
-            return
-        updates = self._updates.setdefault(number, {})
-        new = message.source not in updates and number not in self._merged
-        if new:
-            updates[message.source] = unpack(request.manifest, message.payload)
-        await message.reply(Accepted().header())
-        if new and len(updates) == len(assignment.members):
-            await self._merge(number, assignment)
+    async def _send_away(self) -> None:
+        """The office is another's: who waits is told so."""
+        waiting, self._waiting = self._waiting, {}
+        for messages in waiting.values():
+            for message in messages.values():
+                await self._redirect(message)
 
-    async def _merge(self, number: int, assignment: Assignment) -> None:
-        updates = self._updates[number]
-        states = [updates[member] for member in assignment.members]
-        size = sum(tensor.numel() for tensor in states[0].values())
-        mean = await self._node.compute(
-            lambda: average(states, [float(weight) for weight in assignment.weights]),
-            flops=2.0 * size * len(states),
-        )
-        self._means[number] = mean
-        await self._answer_waiting("mean", number, self._means)
-        near = _near(assignment)
-        means = {assignment.neighborhood: mean}
+    # Rounds.
+
+    async def _preside(self, name: str, office: Office) -> None:
+        await self._read_back(name)
+        decision = self._member.decision
+        rounds = self._settings.training.rounds
         async with asyncio.TaskGroup() as group:
-            for neighborhood in near:
-                if neighborhood != assignment.neighborhood:
-                    group.create_task(self._fetch(number, neighborhood, means))
-        ordered = {neighborhood: means[neighborhood] for neighborhood in near}
-        positions = list(near.values())
-        similarity = np.asarray(assignment.similarity, dtype=np.float64)
-        similarity = similarity[np.ix_(positions, positions)]
+            for number in range(max(decision.running(name) - 1, 0), rounds):
+                await self._round(group, name, office, number)
+
+    async def _round(
+        self, group: asyncio.TaskGroup, name: str, office: Office, number: int
+    ) -> None:
+        """One round, from the first adapter that comes to the merged one that goes out."""
+        if self._member.decision.running(name) <= number:
+            await self._close(name, office, number)
+        if number not in self._means:
+            group.create_task(self._average(name, number))
+            if number not in self._merged:
+                looking = group.create_task(self._look_around(name, number))
+                await self._wait(lambda: number in self._means or number in self._merged)
+                looking.cancel()
+        if number not in self._merged:
+            self._merged[number] = await self._move(name, number)
+            kept = {
+                "neighborhood": name,
+                "round": number,
+                "mean": plain(self._means[number]),
+                "merged": plain(self._merged[number]),
+            }
+            await try_to_keep(self._node, MERGED, msgpack.packb(kept))
+            self._node.note(
+                "aggregated",
+                neighborhood=name,
+                round=number,
+                aggregator=self._node.name,
+                clients=list(self._member.decision.counted(name, number)),
+            )
+        for known in (self._updates, self._means, self._merged):
+            for past in [past for past in known if past <= number - REMEMBERED]:
+                del known[past]
+        await self._announce("merged", number, self._merged)
+
+    async def _close(self, name: str, office: Office, number: int) -> None:
+        """Waits for the adapters of a running round, and has it closed."""
+        began_s, enough_s = self._node.now, None
+        membership = self._settings.membership
+        while self._member.decision.running(name) <= number:
+            members = self._member.decision.members(name, number)
+            present = [each for each in members if each in self._updates.get(number, {})]
+            least = math.ceil(membership.least * len(members))
+            now_s = self._node.now
+            if enough_s is None and len(present) >= least:
+                enough_s = now_s
+            until_s = math.inf
+            if enough_s is not None and membership.late == "drop":
+                until_s = began_s + membership.slack * (enough_s - began_s)
+            if len(present) == len(members) or (now_s >= until_s and len(present) >= least):
+                await self._ask_to_close(name, office, number, present)
+            else:
+                await self._more(until_s - now_s if until_s > now_s else math.inf)
+
+    async def _ask_to_close(
+        self, name: str, office: Office, number: int, present: list[str]
+    ) -> None:
+        over = Over(neighborhood=name, round=number, office=office.term, present=present)
+        body, _ = await self._member.ask_leader(lambda: over)
+        if isinstance(body, Orders):
+            self._member.adopt(body)
+        if self._member.decision.running(name) <= number:
+            await asyncio.sleep(PAUSE_S)
+            return
+        dropped = self._member.decision.closed[name][number].dropped
+        if dropped:
+            self._node.note("dropped", neighborhood=name, round=number, clients=list(dropped))
+
+    async def _average(self, name: str, number: int) -> None:
+        """The mean of a closed round: of what was handed in, and what members are asked for."""
+        counted = self._member.decision.counted(name, number)
+        updates = self._updates.setdefault(number, {})
+        alone = len(self._member.decision.near(name)) == 1
+        pause_s = PAUSE_S
+        while missing := [each for each in counted if each not in updates]:
+            for each in missing:
+                got = await self._ask(each, AskUpdate(round=number))
+                if got is not None:
+                    updates.setdefault(each, got)
+            through = self._member.decision.running(name) > number + 1
+            if through or (alone and number in self._merged):
+                return
+            if any(each not in updates for each in counted):
+                await self._more(pause_s)
+                pause_s = min(2 * pause_s, MOST_AGAIN_S)
+        states = [updates[each] for each in counted]
+        weights = [float(examples) for examples in counted.values()]
+        self._means[number] = await self._node.compute(
+            lambda: average(states, weights), flops=2.0 * _size(states[0]) * len(states)
+        )
+        self._came.set()
+        await self._announce("mean", number, self._means)
+
+    async def _look_around(self, name: str, number: int) -> None:
+        """Whether a member already has what this closed round came to."""
+        counted = self._member.decision.counted(name, number)
+        while all(each in self._updates.get(number, {}) for each in counted):
+            await self._more(PAUSE_S)
+        others = [each for each in counted if each != self._node.name]
+        pause_s = PAUSE_S
+        while number not in self._merged:
+            for each in others:
+                got = await self._ask(each, AskMerged(round=number))
+                if got is not None:
+                    self._merged[number] = got
+                    self._came.set()
+                    return
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, MOST_AGAIN_S)
+
+    async def _ask(self, other: str, question: AskUpdate | AskMerged) -> AdapterState | None:
+        """A member's tensors of that round, if it is there and has them."""
+        size = self._settings.adapter_bytes
+        within_s = answer_within_s(self._node, other, answer_bytes=size)
+        answer = await self._member.ask(other, question, within_s=within_s)
+        if answer is None:
+            return None
+        body, reply = answer
+        if not isinstance(body, Tensors) or body.round != question.round:
+            return None
+        return copied(body, reply)
+
+    async def _move(self, name: str, number: int) -> AdapterState:
+        """The neighborhood's mean, moved towards those of its like."""
+        decision = self._member.decision
+        near = decision.near(name)
+        means = {name: self._means[number]}
+        async with asyncio.TaskGroup() as group:
+            for other in near:
+                if other != name:
+                    group.create_task(self._fetch(number, other, means))
+        ordered = {other: means[other] for other in near}
+        places = list(near.values())
+        similarity = np.asarray(decision.similarity, dtype=np.float64)[np.ix_(places, places)]
         strength = self._settings.aggregation.between
-        merged = await self._node.compute(
-            lambda: between(ordered, similarity, strength)[assignment.neighborhood],
-            flops=2.0 * size * len(ordered),
+        return await self._node.compute(
+            lambda: between(ordered, similarity, strength)[name],
+            flops=2.0 * _size(means[name]) * len(ordered),
         )
-        kept = {"mean": _plain(mean), "merged": _plain(merged)}
-        await keep(self._node, _file(number), msgpack.packb(kept))
-        self._merged[number] = merged
-        del self._updates[number]
-        self._node.note(
-            "aggregated",
-            neighborhood=assignment.neighborhood,
-            round=number,
-            aggregator=self._node.name,
-            clients=list(assignment.members),
-        )
-        await self._announce(number)
 
-    async def _fetch(self, number: int, neighborhood: str, means: dict[str, AdapterState]) -> None:
-        assert self._assignment is not None
-        aggregator = self._assignment.aggregators[neighborhood]
-        reply = await ask(
-            self._node,
-            aggregator,
-            AskMean(round=number),
-            answer_bytes=self._settings.adapter_bytes,
-        )
-        body = parse(reply)
-        assert isinstance(body, Tensors)
-        means[neighborhood] = unpack(body.manifest, reply.payload)
+    async def _fetch(self, number: int, other: str, means: dict[str, AdapterState]) -> None:
+        size = self._settings.adapter_bytes
+        while other not in means:
+            answer = await self._member.ask_office(
+                other, lambda _: AskMean(round=number), answer_bytes=size
+            )
+            if isinstance(answer[0], Tensors):
+                means[other] = copied(answer[0], answer[1])
+            else:
+                await asyncio.sleep(PAUSE_S)
 
-    async def _announce(self, number: int) -> None:
-        """A round is merged: whoever waits is told, and the coordinator after the last one."""
-        await self._answer_waiting("mean", number, self._means)
-        await self._answer_waiting("merged", number, self._merged)
-        if number == self._settings.training.rounds - 1 and self._assignment is not None:
-            manifest, buffers = pack(self._merged[number])
-            result = Result(neighborhood=self._assignment.neighborhood, manifest=manifest)
-            await ask(self._node, self._settings.coordinator, result, buffers, purpose=ADAPTERS)
+    async def _read_back(self, name: str) -> None:
+        """What an earlier life had merged."""
+        if MERGED not in self._node.disk:
+            return
+        kept = msgpack.unpackb(await self._node.disk.read(MERGED))
+        number = kept["round"]
+        if kept["neighborhood"] == name and number not in self._merged:
+            self._means[number] = from_plain(kept["mean"])
+            self._merged[number] = from_plain(kept["merged"])
+            await self._announce("mean", number, self._means)
+            await self._announce("merged", number, self._merged)
 
+    async def _wait(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            await self._more(math.inf)
 
-def _near(assignment: Assignment) -> dict[str, int]:
-    """The neighborhoods that matter to this one, itself among them, with their places in the
-    matrix.
-    """
-    names = list(assignment.aggregators)
-    own = names.index(assignment.neighborhood)
-    return {
-        name: place
-        for place, name in enumerate(names)
-        if place == own or assignment.similarity[own][place] > 0
-    }
+    async def _more(self, seconds: float) -> None:
+        """Until something comes in, or for so long."""
+        self._came.clear()
+        try:
+            async with asyncio.timeout(None if seconds == math.inf else seconds):
+                await self._came.wait()
+        except TimeoutError:
+            pass
 
 
-def _file(number: int) -> str:
-    return f"merged-{number}"
+def copied_from(message: Message, update: Update) -> AdapterState:
+    """The adapter that a member hands in: a view of what came, which nobody writes to."""
+    return unpack(update.manifest, message.payload)
 
 
-def _plain(state: AdapterState) -> list[object]:
-    manifest, buffers = pack(state)
-    return [manifest, [bytes(buffer) for buffer in buffers]]
-
-
-def _copy(plain: list[list[bytes]]) -> AdapterState:
-    manifest, buffers = plain
-    return {name: tensor.clone() for name, tensor in unpack(manifest, buffers).items()}
+def _size(state: AdapterState) -> int:
+    return sum(tensor.numel() for tensor in state.values())

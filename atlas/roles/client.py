@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import msgpack
 import numpy as np
@@ -31,40 +31,24 @@ from atlas.models.codec import Codec
 from atlas.models.dropout import Draws
 from atlas.models.optimizer import FlatAdamW, clip_scale
 from atlas.models.tensors import Packed, pack, touched, unpack
-from atlas.protocol import (
-    ADAPTERS,
-    SIGNATURES,
-    AskMerged,
-    Assignment,
-    Chain,
-    Done,
-    Manifest,
-    Refused,
-    Signature,
-    Tensors,
-    Update,
-    ask,
-    parse,
-)
+from atlas.protocol import Chain, Manifest
 from atlas.roles.candidates import Shunned, Where
 from atlas.roles.history import Known
 from atlas.roles.host import ADAM_FLOPS, NORM_FLOPS
+from atlas.roles.member import Member
 from atlas.roles.pace import Pace
 from atlas.roles.patience import try_to_keep
 from atlas.roles.settings import RunSettings
 from atlas.roles.span import SpanCaller
 from atlas.schedule import rate
-from atlas.semantics import encode, noise_multiplier, private_sum, sketch
+from atlas.semantics import noise_multiplier, private_sum, sketch
 from atlas.tasks import Batch, ClientData, step_batch
-from broker import Message, Node
+from broker import Node
 from broker.disk import ACCESS_S, READ_BYTES_PER_SECOND
 
-STATE = "client-state"
 MIDDLE = "client-round"
 """The state in the middle of a round, as far as there are snapshots."""
 SIGNATURE_ROUND = -1
-PAUSE_S = 15.0
-"""How long it waits before it hands in again what its aggregator would not take."""
 
 
 class Client:
@@ -79,7 +63,7 @@ class Client:
         self._shunned = Shunned()
         self._pace = Pace(functools.partial(_planned_s, node, settings))
         self._spans: list[SpanCaller] = []
-        self._assignment: Assignment
+        self._neighborhood = ""
         self._adapter: AdapterState | None = None
         self._round = 0
         self._middle: list[Known] | None = None
@@ -103,47 +87,23 @@ class Client:
             flops=0,
         )
 
-    async def run(
-        self,
-        introduce: Callable[[], Awaitable[Message]],
-        settle: Callable[[Assignment], Awaitable[None]],
-    ) -> None:
-        """All rounds. `introduce` says hello and brings the provisional chain; `settle` is told the
-        assignment.
-        """
-        if STATE in self._node.disk:
+    async def run(self, member: Member) -> None:
+        """All rounds, as a member of a neighborhood."""
+        standing = await member.join(self._sign)
+        self._pair(standing.chain)
+        self._round = standing.round
+        if member.resumes:
             await self._resume()
-        else:
-            await self._join(await introduce())
-        await settle(self._assignment)
-        self._pair(self._assignment.chain)
-        for number in range(self._round, self._settings.training.rounds):
-            self._adapter = await self._aggregate(number, await self._train(number))
-            self._round = number + 1
-            await self._save()
-        await ask(self._node, self._settings.coordinator, Done())
+        while standing.round < self._settings.training.rounds:
+            self._adapter, self._neighborhood = standing.adapter, member.neighborhood
+            self._round = standing.round
+            standing = await member.hand_in(self._round, await self._train(self._round))
+        await member.finish()
 
-    # Joining.
-
-    async def _join(self, welcome: Message) -> None:
-        """A signature through a provisional chain, and with it a neighborhood."""
-        chain = parse(welcome)
-        assert isinstance(chain, Chain)
+    async def _sign(self, chain: Chain) -> np.ndarray:
+        """Two half-signatures, float32 [2, dimensions], through a provisional chain."""
         self._pair(chain)
-        halves = np.stack([await self._half_signature(half) for half in (0, 1)])
-        raw = encode(halves)
-        self._node.note("signature", bytes=len(raw))
-        reply = await ask(
-            self._node,
-            self._settings.coordinator,
-            Signature(dimensions=self._settings.signature.dimensions),
-            [raw],
-            purpose=SIGNATURES,
-        )
-        assignment = parse(reply)
-        assert isinstance(assignment, Assignment)
-        self._assignment = assignment
-        await self._save()
+        return np.stack([await self._half_signature(half) for half in (0, 1)])
 
     async def _half_signature(self, half: int) -> np.ndarray:
         """The sketch of LoRA's gradients on one batch, float64 [dimensions]; nothing is trained.
@@ -234,7 +194,7 @@ class Client:
             self._node.note(
                 "step",
                 client=self._node.name,
-                neighborhood=self._assignment.neighborhood,
+                neighborhood=self._neighborhood,
                 round=number,
                 step=step,
                 loss=loss,
@@ -365,43 +325,7 @@ class Client:
     def _own_parameters(self) -> int:
         return costs.lora_parameters(self._settings.spec, self._settings.lora, self._settings.ends)
 
-    # Between rounds.
-
-    async def _aggregate(self, number: int, adapter: AdapterState) -> AdapterState:
-        """Hands the adapter in and waits for the neighborhood's; hands it in again if it was
-        forgotten.
-        """
-        aggregator = self._assignment.aggregators[self._assignment.neighborhood]
-        manifest, buffers = pack(adapter)
-        update = Update(round=number, manifest=manifest)
-        while True:
-            await ask(self._node, aggregator, update, buffers, purpose=ADAPTERS)
-            reply = await ask(
-                self._node,
-                aggregator,
-                AskMerged(round=number),
-                answer_bytes=self._settings.adapter_bytes,
-            )
-            body = parse(reply)
-            if isinstance(body, Tensors):
-                return _copied(body.manifest, reply.payload)
-            assert isinstance(body, Refused)
-            await asyncio.sleep(PAUSE_S)
-
     # The disk.
-
-    async def _save(self) -> None:
-        """Keeps what a later life needs to go on from the beginning of this round; without room for
-        it that life goes on from an earlier one, and comes to the same.
-        """
-        manifest, buffers = (None, []) if self._adapter is None else pack(self._adapter)
-        state = {
-            "round": self._round,
-            "assignment": self._assignment.model_dump(),
-            "manifest": manifest,
-            "tensors": [bytes(buffer) for buffer in buffers],
-        }
-        await try_to_keep(self._node, STATE, msgpack.packb(state))
 
     def _keep_middle(self) -> None:
         """Keeps the round as it is after the last step of which there is a snapshot of all."""
@@ -423,11 +347,7 @@ class Client:
         await try_to_keep(self._node, MIDDLE, msgpack.packb(state))
 
     async def _resume(self) -> None:
-        state = msgpack.unpackb(await self._node.disk.read(STATE))
-        self._round = state["round"]
-        self._assignment = Assignment.model_validate(state["assignment"])
-        if state["manifest"] is not None:
-            self._adapter = _copied(state["manifest"], state["tensors"])
+        """Goes on in the middle of the round, where that is on the disk."""
         fields: dict[str, str | int] = {"client": self._node.name, "round": self._round}
         if MIDDLE in self._node.disk:
             middle = msgpack.unpackb(await self._node.disk.read(MIDDLE))

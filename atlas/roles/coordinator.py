@@ -3,42 +3,72 @@
 It never sees text, labels or activations.
 
 It waits for the devices, gives every client a provisional chain that is blind to its task, clusters
-the signatures, lends the hosts to the neighborhoods, pairs inside each, elects aggregators, and at
-the end receives one adapter for each neighborhood.
+the signatures, lends the hosts to the neighborhoods, pairs inside each and appoints aggregators.
+Then it closes rounds, finds a place for clients that come late and another aggregator where one is
+dead for long, and at the end fetches one adapter for each neighborhood.
+
+Any voter can be elected to do this (`atlas.roles.election`). What must not be forgotten is the
+decision, which a majority has on disk before anybody is told; the rest a new coordinator asks for:
+devices introduce themselves to it, and clients repeat what was not answered.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Container, Sequence
+import contextlib
+import functools
+from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from atlas import pairing
+from atlas.decision import (
+    Decision,
+    Office,
+    appoint,
+    close,
+    first_decision,
+    settle,
+)
 from atlas.models import ProtocolError
-from atlas.pairing import Capability, Plan
+from atlas.pairing import Capability, PairingError, Plan
 from atlas.protocol import (
-    PATIENCE_S,
+    ADAPTERS,
+    CONTROL,
+    MOST_AGAIN_S,
     Accepted,
+    AskMerged,
+    AskOrders,
+    AskThere,
     Assignment,
     Chain,
-    Done,
+    CoordinatorRequest,
     Hello,
+    Lead,
     Manifest,
-    Result,
+    Orders,
+    Over,
+    Refused,
     Signature,
+    Tensors,
     UnansweredError,
-    parse,
+    answer_within_s,
 )
+from atlas.roles.council import Council
+from atlas.roles.member import PAUSE_S, Member
 from atlas.roles.settings import RunSettings
-from atlas.semantics import Neighborhoods, cluster, decode
+from atlas.semantics import Landmarks, Neighborhoods, cluster, decode, place
 from broker import Message, Node
 from topologies import InputError
+from topologies.units import duration
 
 JOIN_S = 300.0
-"""How long it waits for hosts; clients are waited for as long as there is patience."""
+"""How long it waits for hosts."""
+FAREWELL_S = 300.0
+"""How long it waits, once it has all adapters, for clients to say that they are through."""
+WATCH_S = 10.0
+"""How often aggregators are asked whether they are there; while they are, ever more seldom."""
 CLUSTERING_FLOPS = 1e7
 
 
@@ -54,121 +84,170 @@ class NeighborhoodResult:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the coordinator returns."""
+    """What the program of whoever coordinates at the end returns."""
 
     neighborhoods: tuple[NeighborhoodResult, ...]
     silhouette: float | None
     p_value: float
 
 
-async def coordinator(node: Node, settings: RunSettings) -> Outcome:
-    """The coordinator's program."""
-    torch.set_num_threads(1)
-    desk = _Desk(node, settings)
-    async with asyncio.TaskGroup() as group:
-        serving = group.create_task(desk.serve())
-        outcome = await desk.run()
-        serving.cancel()
-    return outcome
+class Desk:
+    """What a coordinator does in one term."""
 
-
-class _Desk:
-    def __init__(self, node: Node, settings: RunSettings) -> None:
+    def __init__(self, node: Node, settings: RunSettings, council: Council, member: Member) -> None:
         self._node = node
         self._settings = settings
+        self._council = council
+        self._member = member
+        self._began_s = node.now
         self._changed = asyncio.Event()
         self._hellos: dict[str, Hello] = {}
         self._halves: dict[str, np.ndarray] = {}
-        self._results: dict[str, tuple[Manifest, tuple[bytes, ...]]] = {}
-        self._done: set[str] = set()
-        self._chains: dict[str, Chain] = {}
-        self._assignments: dict[str, Assignment] = {}
         self._waiting: dict[tuple[str, str], Message] = {}
+        self._provisional: Plan | None = None
+        self._plan: Plan | None = None
+
+    def _tell(self) -> None:
+        """Wakes all who wait for something to change."""
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     # What devices ask.
 
-    async def serve(self) -> None:
-        """Answers devices, at once or when the answer is known."""
-        async for message in self._node:
-            try:
-                await self._serve(message)
-            except InputError as error:
-                self._node.note("malformed", source=message.source, problem=str(error))
-            self._changed.set()
-
-    async def _serve(self, message: Message) -> None:
-        name = message.source
-        match parse(message):
-            case Hello() as hello:
-                self._hellos.setdefault(name, hello)
-                if name in self._chains:
-                    await message.reply(self._chains[name].header())
-                elif hello.examples:
-                    self._waiting[name, "hello"] = message
+    async def serve(self, message: Message, request: CoordinatorRequest) -> None:
+        """Answers a device, at once or when the answer is known."""
+        match request:
+            case Hello():
+                self._hellos[message.source] = request
+                if request.examples and request.round is None:
+                    self._waiting[message.source, "hello"] = message
                 else:
                     await message.reply(Accepted().header())
-            case Signature() as signature:
-                try:
-                    halves = decode(b"".join(message.payload), signature.dimensions)
-                except ValueError as error:
-                    raise ProtocolError(f"the signature that {name} sent: {error}") from None
-                self._halves.setdefault(name, halves)
-                if name in self._assignments:
-                    await message.reply(self._assignments[name].header())
-                else:
-                    self._waiting[name, "signature"] = message
-            case Result() as result:
-                tensors = tuple(bytes(part) for part in message.payload)
-                self._results.setdefault(result.neighborhood, (result.manifest, tensors))
-                await message.reply(Accepted().header())
-            case Done():
-                self._done.add(name)
-                await message.reply(Accepted().header())
-            case other:
-                raise ProtocolError(f"{name} sent the coordinator a {other.kind!r}")
+            case Signature():
+                self._halves.setdefault(message.source, self._read_halves(message))
+                self._waiting[message.source, "signature"] = message
+            case AskOrders():
+                await message.reply(self._orders().header())
+            case Over():
+                await self._over(message, request)
+        self._tell()
+
+    def _read_halves(self, message: Message) -> np.ndarray:
+        try:
+            return decode(b"".join(message.payload), self._settings.signature.dimensions)
+        except ValueError as error:
+            raise ProtocolError(f"the signature that {message.source} sent: {error}") from None
+
+    def _orders(self) -> Orders | Refused:
+        if self._member.knows_decision:
+            return self._member.orders()
+        return Refused(reason="nothing is decided yet")
+
+    async def _over(self, message: Message, over: Over) -> None:
+        """Closes the round, if it may be, and answers with what holds then."""
+        if self._member.knows_decision and over.neighborhood in self._member.decision.offices:
+            await self._council.decide(lambda now: None if now is None else self._closed(now, over))
+        await message.reply(self._orders().header())
+
+    def _closed(self, decision: Decision, over: Over) -> Decision:
+        members = decision.members(over.neighborhood, over.round)
+        present = [name for name in members if name in over.present]
+        membership = self._settings.membership
+        share = membership.least if membership.late == "drop" else 1.0
+        if not present or len(present) < share * len(members):
+            return decision
+        return close(decision, over.neighborhood, over.round, over.office, present)
+
+    async def _decide(self, change: Callable[[Decision], Decision]) -> None:
+        await self._stand(self._council.decide(lambda now: None if now is None else change(now)))
+
+    async def _stand(self, deciding: Awaitable[bool]) -> None:
+        """Returns when it is decided; never where this is the coordinator no longer. Then the desk
+        is ended.
+        """
+        if not await deciding:
+            await asyncio.Event().wait()
 
     # What the coordinator does.
 
     async def run(self) -> Outcome:
-        """One life of a run, from the first hello to the last adapter."""
-        settings = self._settings
-        await self._until(settings.devices, self._hellos, JOIN_S, strict=False)
-        await self._until(settings.clients, self._hellos, PATIENCE_S)
+        """Its whole term, up to the last adapter where it lasts so long."""
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._summon()), group.create_task(self._answer())]
+            if self._council.decision is None:
+                await self._found()
+            else:
+                await self._stand(self._council.until_committed())
+            decision = self._member.decision
+            self._note_neighborhoods(decision)
+            self._declare_aggregators(decision)
+            self._tell()
+            tasks.append(group.create_task(self._watch()))
+            outcome = await self._conclude()
+            for task in tasks:
+                task.cancel()
+        return outcome
+
+    async def _summon(self) -> None:
+        """Tells all devices who coordinates now, until they have introduced themselves. In the
+        first term they do so by themselves, and voters know.
+        """
+        lead = Lead(term=self._council.term, version=(0, 0), next_s=0.0, decision=None)
+        pause_s = PAUSE_S
+        while lead.term > 1:
+            for name in self._settings.devices:
+                if name not in self._hellos and name not in self._settings.voters:
+                    await self._node.send(name, lead.header(), purpose=CONTROL, datagram=True)
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, MOST_AGAIN_S)
+
+    async def _found(self) -> None:
+        """From the first hello to the first decision."""
+        settings, wait_s = self._settings, duration(self._settings.membership.wait)
+        await self._until(settings.devices, self._hellos, min(JOIN_S, wait_s))
+        clients = await self._some(settings.clients, self._hellos, wait_s)
         self._check_memory()
-        await self._pair_blindly()
-        await self._until(settings.clients, self._halves, PATIENCE_S)
+        self._provisional = self._plan_for([clients], [[1.0]])
+        self._tell()
+        clients = await self._some(clients, self._halves, max(wait_s, JOIN_S))
         found = await self._node.compute(
-            lambda: cluster(
-                {name: self._halves[name] for name in settings.clients}, seed=settings.seed
-            ),
+            lambda: cluster({name: self._halves[name] for name in clients}, seed=settings.seed),
             flops=CLUSTERING_FLOPS,
         )
-        await self._assign(found)
-        names = [_name(index) for index in range(len(found.members))]
-        await self._until(names, self._results, PATIENCE_S)
-        await self._until(settings.clients, self._done, PATIENCE_S)
-        self._node.note("finished", rounds=settings.training.rounds, steps=settings.training.steps)
-        neighborhoods = tuple(
-            NeighborhoodResult(name, members, *self._results[name])
-            for name, members in zip(names, found.members, strict=True)
+        members = {
+            _name(index): {name: self._hellos[name].examples for name in group}
+            for index, group in enumerate(found.members)
+        }
+        decision = first_decision(
+            members,
+            {name: self._ranked(list(group))[0] for name, group in members.items()},
+            _between_groups(found, clients),
+            settings.clients,
+            silhouette=found.silhouette,
+            p_value=found.p_value,
+            landmarks=found.landmarks.plain(),
         )
-        return Outcome(neighborhoods, found.silhouette, found.p_value)
+        await self._stand(self._council.decide(lambda now: decision if now is None else now))
 
-    async def _until(
-        self, names: Sequence[str], known: Container[str], seconds: float, *, strict: bool = True
-    ) -> None:
-        """Waits until all `names` are known; at the deadline, `strict` raises UnansweredError."""
-        try:
+    async def _some(
+        self, clients: Sequence[str], known: Container[str], seconds: float
+    ) -> list[str]:
+        """The clients that are known within so long. Raises UnansweredError where none is."""
+        await self._until(clients, known, seconds)
+        some = [name for name in clients if name in known]
+        if not some:
+            raise UnansweredError(f"nothing came from {', '.join(clients)} in {seconds:,.0f} s")
+        if len(some) < len(clients):
+            missing = [name for name in clients if name not in known]
+            self._node.note("left out", clients=missing, waited_s=seconds)
+        return some
+
+    async def _until(self, names: Sequence[str], known: Container[str], seconds: float) -> None:
+        """Waits until all `names` are known, and no longer than that."""
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while not all(name in known for name in names):
-                    self._changed.clear()
                     await self._changed.wait()
-        except TimeoutError:
-            if strict:
-                missing = [name for name in names if name not in known]
-                raise UnansweredError(
-                    f"nothing came from {', '.join(missing)} in {seconds:,.0f} s"
-                ) from None
 
     def _check_memory(self) -> None:
         """The premise of a split run: no device could hold a whole step."""
@@ -188,21 +267,101 @@ class _Desk:
                     remedy="Keep fewer layers at the client, or grant more memory",
                 )
 
-    async def _pair_blindly(self) -> None:
-        """Provisional chains: by memory and speed alone, as if all were one neighborhood."""
-        plan = self._plan([self._settings.clients], [[1.0]])
-        for name, chain in plan.chains.items():
-            self._chains[name] = _as_message(chain, plan)
-            waiting = self._waiting.pop((name, "hello"), None)
-            if waiting is not None:
-                await waiting.reply(self._chains[name].header())
+    # Chains and places.
 
-    def _plan(
+    async def _answer(self) -> None:
+        """Gives chains and assignments to those who wait for them, as soon as there are any."""
+        while True:
+            changed = self._changed
+            for (name, what), message in list(self._waiting.items()):
+                try:
+                    body = await (self._chain(name) if what == "hello" else self._assignment(name))
+                except PairingError as error:  # who comes late can't end a run
+                    self._node.note("no room", client=name, problem=str(error))
+                    continue
+                if body is not None and self._waiting.get((name, what)) is message:
+                    del self._waiting[name, what]
+                    await message.reply(body.header())
+            await changed.wait()
+
+    async def _chain(self, name: str) -> Chain | None:
+        """A provisional chain; for who comes late as soon as there are neighborhoods."""
+        if self._provisional is None or name not in self._provisional.chains:
+            if not self._member.knows_decision:
+                return None
+            await self._until_joined()
+            clients = [client for client in self._settings.clients if client in self._hellos]
+            self._provisional = self._plan_for([clients], [[1.0]])
+        return _as_message(self._provisional.chains[name], self._provisional)
+
+    async def _assignment(self, name: str) -> Assignment | None:
+        if not self._member.knows_decision or name not in self._hellos:
+            return None
+        if self._member.decision.home(name) is None:
+            await self._place(name)
+        if self._plan is None or name not in self._plan.chains:
+            await self._until_joined()
+            self._plan = self._plan_neighborhoods(self._member.decision)
+        home = self._member.decision.home(name)
+        assert home is not None, "who belonged somewhere does for ever"
+        chain = _as_message(self._plan.chains[name], self._plan)
+        self._note_pairing(name, home.neighborhood, chain)
+        orders = self._member.orders()
+        return Assignment(
+            term=orders.term, number=orders.number, decision=orders.decision, chain=chain
+        )
+
+    async def _place(self, name: str) -> None:
+        """Finds the nearest neighborhood for a client that comes late, and a chain of its own. The
+        others keep theirs.
+        """
+        await self._until_joined()
+        decision = self._member.decision
+        found = place(self._halves[name], Landmarks.read(decision.landmarks))
+        change = functools.partial(
+            settle,
+            client=name,
+            neighborhood=list(decision.offices)[found.nearest],
+            examples=self._hellos[name].examples,
+            order=self._settings.clients,
+        )
+        self._plan = self._plan_neighborhoods(change(self._member.decision))
+        await self._decide(change)
+        home = self._member.decision.home(name)
+        assert home is not None, "it was given one"
+        self._node.note(
+            "placed",
+            client=name,
+            neighborhood=home.neighborhood,
+            round=home.since,
+            p_value=found.p_value,
+        )
+
+    async def _until_joined(self) -> None:
+        """A new coordinator gives the devices a while to introduce themselves."""
+        seconds = self._began_s + JOIN_S - self._node.now
+        await self._until(self._settings.devices, self._hellos, max(seconds, 0.0))
+
+    def _plan_neighborhoods(self, decision: Decision) -> Plan:
+        """Chains inside neighborhoods; so far as clients are known here."""
+        groups = {name: list[str]() for name in decision.offices}
+        for client in self._settings.clients:
+            home = decision.home(client)
+            if home is not None and client in self._hellos:
+                groups[home.neighborhood].append(client)
+        plan = self._plan_for(list(groups.values()), decision.similarity)
+        for (name, members), lent in zip(groups.items(), plan.lent, strict=True):
+            self._node.declare(f"hosts of {name}", lent)
+            for member in members:
+                self._node.declare(f"hosts of the neighborhood of {member}", lent)
+        return plan
+
+    def _plan_for(
         self, neighborhoods: Sequence[Sequence[str]], similarity: Sequence[Sequence[float]]
     ) -> Plan:
         settings = self._settings
-        clients = {name: self._capability(name) for name in settings.clients}
-        hosts = [self._capability(name) for name in self._hellos if name not in clients]
+        clients = {name: self._capability(name) for group in neighborhoods for name in group}
+        hosts = [self._capability(name) for name, each in self._hellos.items() if not each.examples]
         return pairing.plan(
             clients,
             hosts,
@@ -214,41 +373,136 @@ class _Desk:
             seed=settings.seed,
         )
 
-    async def _assign(self, found: Neighborhoods) -> None:
-        """Neighborhoods, hosts lent to them, chains inside them, an aggregator for each."""
-        names = [_name(index) for index in range(len(found.members))]
+    def _capability(self, name: str) -> Capability:
+        hello = self._hellos[name]
+        return Capability(
+            name,
+            hello.free_bytes,
+            hello.flops,
+            hello.uplink_bps,
+            hello.downlink_bps,
+            hello.delay_s,
+        )
+
+    # Aggregators.
+
+    def _ranked(self, members: Sequence[str]) -> list[str]:
+        """Members by how much their way to the network carries."""
+        known = [name for name in members if name in self._hellos]
+        return sorted(known, key=lambda name: (-self._hellos[name].uplink_bps, name))
+
+    async def _watch(self) -> None:
+        """Puts another in the place of an aggregator that has been silent for long."""
+        heard: dict[Office, float] = {}
+        long_s = duration(self._settings.membership.replace)
+        pause_s = WATCH_S
+        while True:
+            offices = dict(self._member.decision.offices)
+            there = await asyncio.gather(
+                *(self._is_there(office.aggregator) for office in offices.values())
+            )
+            for (name, office), alive in zip(offices.items(), there, strict=True):
+                last_s = heard.setdefault(office, self._node.now)
+                if alive:
+                    heard[office] = self._node.now
+                elif self._node.now - last_s >= long_s:
+                    await self._replace(name, office)
+            pause_s = min(2 * pause_s, MOST_AGAIN_S / 5) if all(there) else WATCH_S
+            await asyncio.sleep(pause_s)
+
+    async def _is_there(self, name: str) -> bool:
+        within_s = answer_within_s(self._node, name)
+        return await self._member.ask(name, AskThere(), within_s=within_s) is not None
+
+    async def _replace(self, name: str, office: Office) -> None:
+        decision = self._member.decision
+        number = min(decision.running(name), self._settings.training.rounds - 1)
+        for member in self._ranked(list(decision.members(name, number))):
+            if member == office.aggregator or not await self._is_there(member):
+                continue
+            change = functools.partial(
+                appoint, neighborhood=name, aggregator=member, instead_of=office
+            )
+            await self._decide(change)
+            decision = self._member.decision
+            self._node.note(
+                "replaced",
+                neighborhood=name,
+                lost=office.aggregator,
+                aggregator=decision.offices[name].aggregator,
+                term=decision.offices[name].term,
+            )
+            self._declare_aggregators(decision)
+            await self._proclaim(decision)
+            return
+
+    async def _proclaim(self, decision: Decision) -> None:
+        """Tells what is decided to all whom it concerns; who does not hear it will ask."""
+        orders = self._member.orders()
+        for client in self._settings.clients:
+            if decision.home(client) is not None and client != self._node.name:
+                await self._node.send(client, orders.header(), purpose=CONTROL, datagram=True)
+
+    # The end.
+
+    async def _conclude(self) -> Outcome:
+        """Waits for the last round and fetches what came of it."""
+        rounds = self._settings.training.rounds
+        await self._member.until(
+            lambda: all(len(each) == rounds for each in self._member.decision.closed.values())
+        )
+        decision = self._member.decision
+        async with asyncio.TaskGroup() as group:
+            fetching = {
+                name: group.create_task(self._fetch(name, rounds - 1)) for name in decision.offices
+            }
+        through = _Through(self._hellos, rounds)
+        counted = [name for each in decision.offices for name in decision.counted(each, rounds - 1)]
+        await self._until(counted, through, FAREWELL_S)
+        self._node.note("finished", rounds=rounds, steps=self._settings.training.steps)
+        return Outcome(
+            tuple(
+                NeighborhoodResult(
+                    name, tuple(decision.members(name, rounds - 1)), *fetching[name].result()
+                )
+                for name in decision.offices
+            ),
+            decision.silhouette,
+            decision.p_value,
+        )
+
+    async def _fetch(self, name: str, number: int) -> tuple[Manifest, tuple[bytes, ...]]:
+        while True:
+            body, reply = await self._member.ask_office(
+                name,
+                lambda _: AskMerged(round=number),
+                purpose=ADAPTERS,
+                answer_bytes=self._settings.adapter_bytes,
+            )
+            if isinstance(body, Tensors):
+                return body.manifest, tuple(bytes(part) for part in reply.payload)
+            await asyncio.sleep(PAUSE_S)
+
+    # What is told to the experimenter.
+
+    def _note_neighborhoods(self, decision: Decision) -> None:
         self._node.note(
             "neighborhoods",
-            members=dict(zip(names, map(list, found.members), strict=True)),
-            silhouette=found.silhouette,
-            p_value=found.p_value,
+            members={name: list(decision.members(name, 0)) for name in decision.offices},
+            silhouette=decision.silhouette,
+            p_value=decision.p_value,
         )
-        similarity = _between_groups(found, self._settings.clients)
-        plan = self._plan(found.members, similarity)
-        aggregators = {
-            name: self._elect(members) for name, members in zip(names, found.members, strict=True)
-        }
-        self._node.declare("the elected aggregator", [aggregators[names[0]]])
+
+    def _declare_aggregators(self, decision: Decision) -> None:
+        """So that a scenario can strike `the elected aggregator of client-0`."""
+        aggregators = {name: office.aggregator for name, office in decision.offices.items()}
+        self._node.declare("the elected aggregator", list(aggregators.values())[:1])
         self._node.declare("the elected aggregators", list(aggregators.values()))
-        for name, members, lent in zip(names, found.members, plan.lent, strict=True):
-            self._node.declare(f"hosts of {name}", lent)
-            self._node.declare(f"the elected aggregator of {name}", [aggregators[name]])
-            for member in members:
-                self._node.declare(f"the elected aggregator of {member}", [aggregators[name]])
-                self._node.declare(f"hosts of the neighborhood of {member}", lent)
-                chain = _as_message(plan.chains[member], plan)
-                self._note_pairing(member, name, chain)
-                self._assignments[member] = Assignment(
-                    neighborhood=name,
-                    members=list(members),
-                    weights=[self._hellos[other].examples for other in members],
-                    aggregators=aggregators,
-                    similarity=similarity,
-                    chain=chain,
-                )
-                waiting = self._waiting.pop((member, "signature"), None)
-                if waiting is not None:
-                    await waiting.reply(self._assignments[member].header())
+        for name, aggregator in aggregators.items():
+            self._node.declare(f"the elected aggregator of {name}", [aggregator])
+        for stay in decision.stays:
+            aggregator = aggregators[stay.neighborhood]
+            self._node.declare(f"the elected aggregator of {stay.client}", [aggregator])
 
     def _note_pairing(self, client: str, neighborhood: str, chain: Chain) -> None:
         self._node.note(
@@ -263,20 +517,17 @@ class _Desk:
             codec=self._settings.codec(client),
         )
 
-    def _capability(self, name: str) -> Capability:
-        hello = self._hellos[name]
-        return Capability(
-            name,
-            hello.free_bytes,
-            hello.flops,
-            hello.uplink_bps,
-            hello.downlink_bps,
-            hello.delay_s,
-        )
 
-    def _elect(self, members: Sequence[str]) -> str:
-        """The member whose way to the network carries most."""
-        return min(members, key=lambda name: (-self._hellos[name].uplink_bps, name))
+class _Through(Container[str]):
+    """Those who have said that they are through with all rounds."""
+
+    def __init__(self, hellos: Mapping[str, Hello], rounds: int) -> None:
+        self._hellos = hellos
+        self._rounds = rounds
+
+    def __contains__(self, name: object) -> bool:
+        hello = self._hellos.get(str(name))
+        return hello is not None and hello.round is not None and hello.round >= self._rounds
 
 
 def _as_message(chain: pairing.Chain, plan: Plan) -> Chain:

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from atlas import assets
-from atlas.config import Aggregation, Recovery, SignatureSettings, Split, Training
+from atlas.config import Aggregation, Membership, Recovery, SignatureSettings, Split, Training
 from atlas.journal import Journal
 from atlas.models import LoraSettings, ModelSpec, Range, costs, initial_adapter
 from atlas.models.adapters import AdapterState
@@ -41,6 +41,7 @@ class RunSettings:
     split: Split
     signature: SignatureSettings
     aggregation: Aggregation
+    membership: Membership
     recovery: Recovery
     coordinator: str
     clients: tuple[str, ...]
@@ -62,6 +63,13 @@ class RunSettings:
     def tokenizer(self) -> Tokenizer:
         """The model's tokenizer, loaded once a process."""
         return _tokenizer(self.folder)
+
+    @functools.cached_property
+    def voters(self) -> tuple[str, ...]:
+        """Who elects the coordinator: the one named in the topology, and clients from all over."""
+        count = min(self.membership.voters - 1, len(self.clients))
+        places = [place * len(self.clients) // count for place in range(count)]
+        return (self.coordinator, *(self.clients[place] for place in places))
 
     @property
     def ends(self) -> Range:

@@ -619,3 +619,38 @@ def test_observers_and_taps_see_everything_and_change_nothing():
     assert [frame.size_bytes for _, _, frame in frames] == [
         entry.size_bytes for entry in watched.ledger
     ]
+
+
+def test_a_run_can_end_with_the_first_that_returns() -> None:
+    async def soon(node: Node) -> float:
+        await asyncio.sleep(2)
+        return node.now
+
+    async def never(_: Node) -> None:
+        await asyncio.sleep(1e5)
+
+    run = broker.run({"a": never, "b": soon}, topology=PAIR, ends="first")
+
+    assert run.returned == {"b": 2.0}
+    assert run.virtual_seconds == 2.0
+
+
+def test_a_run_that_any_may_end_is_lost_only_when_all_are() -> None:
+    async def one(node: Node) -> str:
+        await asyncio.sleep(5)
+        return node.name
+
+    dead = crash("a", 1)
+    run = broker.run({"a": one, "b": one}, topology=PAIR, faults=dead, ends="first")
+    assert run.returned == {"b": "b"}
+
+    both = [*dead, *crash("b", 2, fault="other")]
+    with pytest.raises(LostError):
+        broker.run({"a": one, "b": one}, topology=PAIR, faults=both, ends="first")
+
+
+def test_somebody_has_to_be_able_to_end_a_run() -> None:
+    async def one(node: Node) -> None: ...
+
+    with pytest.raises(BrokerError, match="all are background"):
+        broker.run({"a": one}, topology=PAIR, background=["a"], ends="first")

@@ -1,0 +1,469 @@
+"""A device as one of many: whom it takes orders from, and what it does between rounds.
+
+Every device knows who coordinates, under which term, and the last decision that it was told. It
+takes neither a lower term nor an older decision. What it wants of the coordinator or of an
+aggregator it asks until it is answered, by whoever holds that office then.
+
+A client keeps, in memory and with its adapter on its disk, what it handed in for the last round:
+until the next one is merged somebody may have to merge that round again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import msgpack
+import numpy as np
+
+from atlas.decision import Decision, Office
+from atlas.models import AdapterState, ProtocolError
+from atlas.models.tensors import pack, unpack
+from atlas.protocol import (
+    ADAPTERS,
+    CONTROL,
+    MOST_AGAIN_S,
+    PATIENCE_S,
+    SIGNATURES,
+    Accepted,
+    AnyBody,
+    AskMerged,
+    AskOrders,
+    AskThere,
+    AskUpdate,
+    Assignment,
+    Chain,
+    Elsewhere,
+    Hello,
+    Lead,
+    Orders,
+    Refused,
+    Signature,
+    Tensors,
+    UnansweredError,
+    Update,
+    answer_within_s,
+    parse,
+)
+from atlas.roles.patience import try_to_keep
+from atlas.roles.settings import RunSettings
+from atlas.semantics import encode
+from broker import Message, Node
+from topologies import InputError
+
+STATE = "client-state"
+PAUSE_S = 5.0
+"""How long it waits before it asks again who could not answer yet."""
+
+T = TypeVar("T")
+Answer = tuple[AnyBody, Message]
+MemberRequest = AskThere | AskUpdate | Orders | Lead
+
+
+@dataclass
+class Standing:
+    """What a client goes on from: the beginning of `round`, with `adapter` (None: the one that all
+    start from).
+    """
+
+    round: int
+    adapter: AdapterState | None
+    chain: Chain
+
+
+class Member:
+    """What this device knows of the others, and how it asks them.
+
+    `hello` makes its introduction, given the round that it is in; None for a device that only
+    coordinates.
+    """
+
+    def __init__(
+        self, node: Node, settings: RunSettings, hello: Callable[[int | None], Hello] | None
+    ) -> None:
+        self._node = node
+        self._settings = settings
+        self._hello = hello
+        self.leader = settings.coordinator
+        self.term = 1
+        self.number = -1
+        self._decision: Decision | None = None
+        self._another_leader = asyncio.Event()
+        self._another_decision = asyncio.Event()
+        self._standing: Standing | None = None
+        self._handed_in: dict[int, AdapterState] = {}
+        self._introduced = False
+        self.resumes = False
+        self._errands: dict[str, asyncio.Task[None]] = {}
+
+    @property
+    def decision(self) -> Decision:
+        """The last decision that it was told."""
+        assert self._decision is not None, "asked for only where it is known that there is one"
+        return self._decision
+
+    @property
+    def knows_decision(self) -> bool:
+        """Whether anything is decided, as far as it knows."""
+        return self._decision is not None
+
+    @property
+    def neighborhood(self) -> str:
+        """Where this client belongs in the round that it is in."""
+        number = 0 if self._standing is None else self._standing.round
+        home = self.decision.home(self._node.name, number) or self.decision.home(self._node.name)
+        assert home is not None, "a client that trains belongs somewhere"
+        return home.neighborhood
+
+    # Orders.
+
+    def follow(self, leader: str | None, term: int) -> None:
+        """`leader` coordinates in `term`, says somebody."""
+        if leader is None or (term, leader) == (self.term, self.leader) or term < self.term:
+            return
+        self.leader, self.term = leader, term
+        self._another_leader.set()
+        self._another_leader = asyncio.Event()
+        if self._introduced:
+            self._run("introduce", self._introduce_again)
+
+    def adopt(self, orders: Orders | Assignment) -> bool:
+        """Whether these orders are newer than what it knows; then they hold."""
+        if orders.term < self.term or orders.number <= self.number:
+            return False
+        self.number, self._decision = orders.number, orders.decision
+        self._another_decision.set()
+        self._another_decision = asyncio.Event()
+        return True
+
+    def orders(self) -> Orders:
+        """What it has been told, for others."""
+        told = self.decision.model_copy(update={"landmarks": {}})
+        return Orders(term=self.term, number=self.number, decision=told)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Waits until a decision fulfils it."""
+        while not condition():
+            await self._another_decision.wait()
+
+    async def serve(self, message: Message, request: MemberRequest) -> None:
+        """Does what others may ask of any device."""
+        match request:
+            case Lead():
+                self.follow(message.source, request.term)
+            case Orders():
+                self.adopt(request)
+            case AskThere():
+                await message.reply(Accepted().header())
+            case AskUpdate():
+                adapter = self._handed_in.get(request.round)
+                if adapter is None:
+                    await message.reply(Refused(reason="not here", missing=True).header())
+                else:
+                    await self._give(message, request.round, adapter)
+
+    async def tell_merged(self, message: Message, number: int) -> bool:
+        """Gives the neighborhood's adapter after round `number` or a later one, if it is here."""
+        standing = self._standing
+        if standing is None or standing.adapter is None or standing.round <= number:
+            return False
+        await self._give(message, standing.round - 1, standing.adapter)
+        return True
+
+    async def _give(self, message: Message, number: int, adapter: AdapterState) -> None:
+        manifest, buffers = pack(adapter)
+        body = Tensors(manifest=manifest, round=number)
+        await message.reply(body.header(), buffers, purpose=ADAPTERS)
+
+    # Asking.
+
+    async def ask(
+        self,
+        to: str,
+        body: Any,
+        payload: Sequence[bytes | memoryview] = (),
+        *,
+        purpose: str = CONTROL,
+        within_s: float,
+        unless: asyncio.Event | None = None,
+    ) -> Answer | None:
+        """Asks once. None when nothing that can be read came in time, or `unless` came before."""
+
+        async def request() -> Answer | None:
+            try:
+                reply = await self._node.request(
+                    to, body.header(), payload, purpose=purpose, timeout=within_s
+                )
+                return parse(reply), reply
+            except TimeoutError:
+                return None
+            except InputError as error:
+                self._node.note("malformed", source=to, problem=str(error))
+                await asyncio.sleep(PAUSE_S)
+                return None
+
+        return await request() if unless is None else await _unless(request(), unless)
+
+    async def ask_leader(
+        self,
+        make: Callable[[], Any],
+        payload: Sequence[bytes | memoryview] = (),
+        *,
+        purpose: str = CONTROL,
+    ) -> Answer:
+        """The coordinator's answer, whoever that is by then. Raises UnansweredError.
+
+        Where it is silent, voters are asked in between: they know of another one.
+        """
+        until, doubled = self._node.now + PATIENCE_S, 0
+        voters = itertools.cycle(self._settings.voters)
+        to = leader = self.leader
+        while self._node.now < until:
+            body = make()
+            within_s = min(answer_within_s(self._node, to, payload) * 2**doubled, MOST_AGAIN_S)
+            answer = await self.ask(
+                to, body, payload, purpose=purpose, within_s=within_s, unless=self._another_leader
+            )
+            if answer is not None and not isinstance(answer[0], Elsewhere):
+                return answer
+            if answer is not None and isinstance(answer[0], Elsewhere):
+                self.follow(answer[0].leader, answer[0].term)
+                if self.leader == to:
+                    await asyncio.sleep(PAUSE_S)
+            if self.leader != leader:
+                to = leader = self.leader
+                doubled = 0
+            elif to != leader:
+                to = leader
+            else:
+                to = next(voters)
+                doubled += 1
+        raise UnansweredError(
+            f"no coordinator has answered {self._node.name}'s {body.kind!r} in {PATIENCE_S:,.0f} s"
+        )
+
+    async def ask_office(
+        self,
+        neighborhood: str,
+        make: Callable[[Office], Any],
+        payload: Sequence[bytes | memoryview] = (),
+        *,
+        purpose: str = CONTROL,
+        answer_bytes: int = 0,
+    ) -> Answer:
+        """The answer of a neighborhood's aggregator, whoever that is by then. Raises
+        UnansweredError.
+        """
+        until, doubled = self._node.now + PATIENCE_S, 0
+        while self._node.now < until:
+            office = self.decision.offices[neighborhood]
+            to = office.aggregator
+            within_s = answer_within_s(self._node, to, payload, answer_bytes) * 2**doubled
+            answer = await self.ask(
+                to,
+                make(office),
+                payload,
+                purpose=purpose,
+                within_s=min(within_s, MOST_AGAIN_S),
+                unless=self._another_decision,
+            )
+            if answer is not None and not isinstance(answer[0], Orders):
+                return answer
+            if answer is not None and isinstance(answer[0], Orders):
+                if not self.adopt(answer[0]):
+                    self.look()
+                    await asyncio.sleep(PAUSE_S)
+            elif office == self.decision.offices[neighborhood]:
+                self.look()
+                doubled += 1
+        raise UnansweredError(
+            f"no aggregator of {neighborhood} has answered {self._node.name} in {PATIENCE_S:,.0f} s"
+        )
+
+    def look(self) -> None:
+        """Asks the coordinator what is decided, beside whatever else it does."""
+        self._run("look", self._look)
+
+    async def _look(self) -> None:
+        body, _ = await self.ask_leader(AskOrders)
+        if isinstance(body, Orders):
+            self.adopt(body)
+
+    def _run(self, name: str, errand: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Runs an errand, unless it is being run."""
+        running = self._errands.get(name)
+        if running is None or running.done():
+            self._errands[name] = asyncio.get_running_loop().create_task(errand())
+
+    # Joining.
+
+    async def introduce(self) -> AnyBody:
+        """Says hello until it is answered. A client's answer is its provisional chain."""
+        if not self._introduced:
+            self._node.note("registered", **self._hello_now().model_dump(exclude={"kind", "round"}))
+        body, _ = await self.ask_leader(self._hello_now)
+        self._introduced = True
+        return body
+
+    async def _introduce_again(self) -> None:
+        await self.introduce()
+
+    def _hello_now(self) -> Hello:
+        assert self._hello is not None
+        return self._hello(None if self._standing is None else self._standing.round)
+
+    async def join(self, sign: Callable[[Chain], Awaitable[np.ndarray]]) -> Standing:
+        """What this client goes on from: its disk, or a neighborhood found for its signature."""
+        if STATE in self._node.disk:
+            await self._resume()
+            self._run("introduce", self._introduce_again)
+        else:
+            chain = await self.introduce()
+            if not isinstance(chain, Chain):
+                raise ProtocolError(f"{self.leader} answered a hello with {chain.kind!r}")
+            halves = await sign(chain)
+            raw = encode(halves)
+            self._node.note("signature", bytes=len(raw))
+            assignment = await self._assignment(raw)
+            self.adopt(assignment)
+            home = assignment.decision.home(self._node.name)
+            assert home is not None, "an assignment is for one who belongs somewhere"
+            adapter = None
+            if home.since > 0:
+                number, adapter = await self._fetch(home.since - 1)
+                home = home.model_copy(update={"since": number + 1})
+            self._standing = Standing(home.since, adapter, assignment.chain)
+            await self._save()
+        assert self._standing is not None
+        return self._standing
+
+    async def _assignment(self, signature: bytes) -> Assignment:
+        dimensions = self._settings.signature.dimensions
+        body, _ = await self.ask_leader(
+            lambda: Signature(dimensions=dimensions), [signature], purpose=SIGNATURES
+        )
+        if not isinstance(body, Assignment):
+            raise ProtocolError(f"{self.leader} answered a signature with {body.kind!r}")
+        return body
+
+    # Between rounds.
+
+    async def hand_in(self, number: int, adapter: AdapterState) -> Standing:
+        """Hands in what came of round `number`, and waits for what to go on from.
+
+        That is the neighborhood's adapter after this round; after a later one, where this client
+        was away; or after the one before, in another neighborhood, where it has been moved.
+        """
+        standing = self._standing
+        assert standing is not None
+        began = self.neighborhood
+        before = {past: state for past, state in self._handed_in.items() if past == number - 1}
+        self._handed_in = before | {number: adapter}
+        manifest, buffers = pack(adapter)
+        merged: tuple[int, AdapterState] | None = None
+        while merged is None:
+            home = self.decision.home(self._node.name, number)
+            if home is not None and home.neighborhood != began:
+                merged = await self._try_to_fetch(number - 1)
+                continue
+            body, _ = await self.ask_office(
+                began,
+                lambda office: Update(round=number, office=office.term, manifest=manifest),
+                buffers,
+                purpose=ADAPTERS,
+            )
+            if isinstance(body, Accepted):
+                merged = await self._try_to_fetch(number)
+            else:
+                self.look()
+                await asyncio.sleep(PAUSE_S)
+        standing.round, standing.adapter = merged[0] + 1, merged[1]
+        await self._save()
+        return standing
+
+    async def finish(self) -> None:
+        """Tells the coordinator that this client is through."""
+        await self.introduce()
+
+    async def _fetch(self, number: int) -> tuple[int, AdapterState]:
+        while True:
+            merged = await self._try_to_fetch(number)
+            if merged is not None:
+                return merged
+            await asyncio.sleep(PAUSE_S)
+
+    async def _try_to_fetch(self, number: int) -> tuple[int, AdapterState] | None:
+        """What to go on from after round `number`; None where this client's own is missing."""
+        home = self.decision.home(self._node.name, number + 1)
+        home = home or self.decision.home(self._node.name)
+        assert home is not None
+        body, reply = await self.ask_office(
+            home.neighborhood,
+            lambda _: AskMerged(round=number),
+            answer_bytes=self._settings.adapter_bytes,
+        )
+        if not isinstance(body, Tensors) or body.round is None:
+            await asyncio.sleep(PAUSE_S)
+            return None
+        return body.round, copied(body, reply)
+
+    # The disk.
+
+    async def _save(self) -> None:
+        """Keeps what a later life needs to go on from the beginning of this round, and what others
+        may need of the last one; without room for it that life goes on from an earlier round, and
+        comes to the same.
+        """
+        standing = self._standing
+        assert standing is not None
+        state = {
+            "round": standing.round,
+            "chain": standing.chain.model_dump(),
+            "orders": self.orders().model_dump(),
+            "adapter": None if standing.adapter is None else plain(standing.adapter),
+            "handed in": {number: plain(state) for number, state in self._handed_in.items()},
+            "leader": self.leader,
+        }
+        await try_to_keep(self._node, STATE, msgpack.packb(state))
+
+    async def _resume(self) -> None:
+        state = msgpack.unpackb(await self._node.disk.read(STATE), strict_map_key=False)
+        self.follow(state["leader"], state["orders"]["term"])
+        self.adopt(Orders.model_validate(state["orders"]))
+        adapter = None if state["adapter"] is None else from_plain(state["adapter"])
+        self._handed_in = {n: from_plain(kept) for n, kept in state["handed in"].items()}
+        self._standing = Standing(state["round"], adapter, Chain.model_validate(state["chain"]))
+        self.resumes = True
+
+
+def copied(body: Tensors, reply: Message) -> AdapterState:
+    """The tensors of an answer, as one's own."""
+    return {name: tensor.clone() for name, tensor in unpack(body.manifest, reply.payload).items()}
+
+
+def plain(state: AdapterState) -> list[object]:
+    """An adapter as plain data, for the disk."""
+    manifest, buffers = pack(state)
+    return [manifest, [bytes(buffer) for buffer in buffers]]
+
+
+def from_plain(kept: list[list[Any]]) -> AdapterState:
+    """The inverse of `plain`."""
+    manifest, buffers = kept
+    return {name: tensor.clone() for name, tensor in unpack(manifest, buffers).items()}
+
+
+async def _unless(asked: Coroutine[Any, Any, T], event: asyncio.Event) -> T | None:
+    """What `asked` gives, or None once `event` is set; then it is asked no longer."""
+    loop = asyncio.get_running_loop()
+    tasks: list[asyncio.Task[Any]] = [loop.create_task(asked), loop.create_task(event.wait())]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        return tasks[0].result() if tasks[0].done() else None
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

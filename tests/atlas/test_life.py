@@ -23,10 +23,10 @@ SETTINGS = ("training.rounds=2", "training.steps=3", "examples_per_client=24", "
 HOSTS = """
 name: hosts
 timeline:
-  - {{at: {0} ms, crash: host of client-0, for: 2 s}}
-  - {{at: {0} ms, slow: {{nodes: client-2, compute: 4x}}, for: 2 s}}
-  - {{at: {0} ms, degrade: {{nodes: client-7, bandwidth: 10 %, delay: +150 ms}}, for: 2 s}}
-  - {{at: {1} ms, crash: hosts of the neighborhood of client-4, for: 10 s}}
+  - {{at: {0} ms, crash: hosts of the neighborhood of client-7, for: 10 s}}
+  - {{at: {1} ms, crash: host of client-0, for: 2 s}}
+  - {{at: {1} ms, slow: {{nodes: client-2, compute: 4x}}, for: 2 s}}
+  - {{at: {1} ms, degrade: {{nodes: client-5, bandwidth: 10 %, delay: +150 ms}}, for: 2 s}}
 """
 CLIENTS = """
 name: clients
@@ -137,18 +137,14 @@ def calm(prepared: Prepared) -> Life:
 
 @pytest.fixture(scope="module")
 def hosts_die(calm: Life) -> str:
-    """In the middle of client-0's second step, and of a later round of client-4's neighborhood."""
+    """All hosts of client-7 in the middle of its second step, and that of client-0."""
 
-    def ended_s(client: str, round_: int, step: int) -> float:
-        (note,) = (
-            note
-            for note in calm.events("step")
-            if [note.fields[key] for key in ("client", "round", "step")] == [client, round_, step]
-        )
-        return note.time_s
+    def middle_ms(client: str) -> int:
+        ends = [n.time_s for n in calm.events("step") if n.fields["client"] == client]
+        first, second = ends[:2]
+        return round(1000 * (first + second) / 2)
 
-    first = (ended_s("client-0", 0, 0) + ended_s("client-0", 0, 1)) / 2
-    return HOSTS.format(round(1000 * first), round(1000 * (ended_s("client-4", 1, 0) + 0.05)))
+    return HOSTS.format(middle_ms("client-7"), middle_ms("client-0"))
 
 
 @pytest.fixture(scope="module")

@@ -121,6 +121,21 @@ class SignatureSettings(_Section):
 class Aggregation(_Section):
     """How adapters are combined after a round."""
 
+    method: Literal[
+        "fedit",
+        "flexlora",
+        "flora",
+        "fedsa",
+        "ffa",
+        "fedex",
+        "hetlora",
+        "median",
+        "trimmed-mean",
+        "clipped-mean",
+    ] = Field("fedit", description="how those of a neighborhood's clients become one")
+    trim: float = Field(
+        0.2, ge=0, le=0.5, description="trimmed-mean: the share of clients cut at each end"
+    )
     between: float = Field(
         0.1, ge=0, le=1, description="how far a neighborhood moves towards those that are like it"
     )

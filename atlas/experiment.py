@@ -16,6 +16,7 @@ import functools
 import hashlib
 import json
 import os
+import statistics
 import threading
 import time
 from collections.abc import Sequence
@@ -32,6 +33,7 @@ import faults
 import topologies
 from atlas import assets, crossings, foresight, models, tasks
 from atlas import config as configs
+from atlas.aggregation import PERSONAL, completed, parted
 from atlas.config import Config, ConfigError
 from atlas.journal import Journal
 from atlas.journal.values import digest
@@ -50,7 +52,7 @@ from atlas.results import (
 )
 from atlas.results.manifest import machine, versions
 from atlas.roles import RunSettings, coordinator, device
-from atlas.roles.coordinator import NeighborhoodResult, Outcome
+from atlas.roles.coordinator import Fetched, NeighborhoodResult, Outcome
 from atlas.roles.settings import DTYPES
 from atlas.tasks import ClientData, Score, Task
 from broker import Note, Tap
@@ -94,11 +96,18 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Trained:
-    """What the programs of a run brought: adapters by neighborhood, and the emulator's account."""
+    """What the programs of a run brought: adapters by neighborhood, or by client where each has its
+    own, with the frozen pairs that belong to them; and the emulator's account.
+    """
 
     run: broker.Run
     outcome: Outcome
     adapters: dict[str, AdapterState]
+
+    def of(self, neighborhood: NeighborhoodResult, clients: Sequence[str]) -> list[AdapterState]:
+        """The adapters that these of its members go home with."""
+        names = clients if neighborhood.own else [neighborhood.name]
+        return [self.adapters[name] for name in names if name in self.adapters]
 
 
 def run(
@@ -192,8 +201,10 @@ def _fill(
             folder.write_faults(faults.concrete(trained.run.faults, name=config.name))
             trained.run.ledger.write_parquet(folder.trace)
             spec, lora = prepared.settings.spec, config.lora
-            for name, adapter in trained.adapters.items():
-                save_adapter(adapter, folder.adapter(name), spec, lora, base=config.model)
+            for name, state in trained.adapters.items():
+                adapter, frozen = parted(state)
+                place = folder.adapter(name)
+                save_adapter(adapter, place, spec, lora, base=config.model, frozen=frozen)
             view.say("Scoring the adapters")
             end_s, total = trained.run.virtual_seconds, trained.run.ledger.wire_bytes
             for note in _evaluate(prepared, trained, at_s=end_s, bytes_total=total):
@@ -316,13 +327,18 @@ def train(
         tap=tap,
     )
     outcome = next(each for each in result.returned.values() if isinstance(each, Outcome))
-    adapters = {found.name: _adapter(found) for found in outcome.neighborhoods}
+    method, drawn = settings.aggregation.method, settings.initial_adapter()
+    adapters: dict[str, AdapterState] = {}
+    for found in outcome.neighborhoods:
+        if method in PERSONAL:
+            adapters |= {client: _unpacked(own) for client, own in found.own.items()}
+        else:
+            adapters[found.name] = completed(method, _unpacked(found.merged), drawn, drawn)
     return Trained(result, outcome, adapters)
 
 
-def _adapter(found: NeighborhoodResult) -> AdapterState:
-    tensors = unpack(found.manifest, found.tensors)
-    return {name: tensor.clone() for name, tensor in tensors.items()}
+def _unpacked(fetched: Fetched) -> AdapterState:
+    return {name: tensor.clone() for name, tensor in unpack(*fetched).items()}
 
 
 def _roles(topology: Topology) -> tuple[tuple[str, ...], tuple[str, ...], str]:
@@ -402,24 +418,27 @@ def _dtype(config: Config) -> str:
 def _evaluate(
     prepared: Prepared, trained: Trained | None, *, at_s: float, bytes_total: int
 ) -> list[Note]:
-    """Scores of every task: of the start, or of each neighborhood that has clients of the task."""
-    jobs: list[tuple[Task, str, AdapterState]]
+    """Scores of every task: of the start, or of each neighborhood that has clients of the task; the
+    mean of theirs where each has an adapter of its own.
+    """
+    jobs: list[tuple[Task, str, list[AdapterState]]]
     if trained is None:
         start = prepared.settings.initial_adapter()
-        jobs = [(task, "", start) for task in prepared.tasks]
+        jobs = [(task, "", [start]) for task in prepared.tasks]
     else:
         jobs = [
-            (task, found.name, trained.adapters[found.name])
+            (task, found.name, adapters)
             for task in prepared.tasks
             for found in trained.outcome.neighborhoods
-            if any(prepared.truth[member] == task.name for member in found.members)
+            if (having := [each for each in found.members if prepared.truth[each] == task.name])
+            and (adapters := trained.of(found, having))
         ]
 
     broken_off = threading.Event()
 
-    def note(job: tuple[Task, str, AdapterState]) -> Note:
-        task, neighborhood, adapter = job
-        score = evaluate(prepared, task, adapter, broken_off)
+    def note(job: tuple[Task, str, list[AdapterState]]) -> Note:
+        task, neighborhood, adapters = job
+        score = _mean([evaluate(prepared, task, each, broken_off) for each in adapters])
         fields = {
             "task": task.name,
             "phase": "before" if trained is None else "after",
@@ -441,13 +460,26 @@ def _evaluate(
             raise
 
 
+def _mean(scores: Sequence[Score]) -> Score:
+    """The mean of scores on the same rows."""
+    if len(scores) == 1:
+        return scores[0]
+    losses = [score.choice_loss for score in scores if score.choice_loss is not None]
+    return replace(
+        scores[0],
+        loss=statistics.fmean(score.loss for score in scores),
+        choice_loss=statistics.fmean(losses) if losses else None,
+        accuracy=statistics.fmean(score.accuracy for score in scores),
+    )
+
+
 def evaluate(
     prepared: Prepared,
     task: Task,
     adapter: AdapterState,
     broken_off: threading.Event | None = None,
 ) -> Score:
-    """The whole model with this adapter, on the task's held-out rows.
+    """The whole model with this adapter and the frozen pairs beside it, on the task's held-out rows.
 
     Raises CancelledError soon after `broken_off` is set.
     """
@@ -459,7 +491,7 @@ def evaluate(
         if (known := journal.recall(key)) is not None:
             return Score(**known[0])
     score = tasks.score(
-        whole_model(settings.spec, settings.lora, adapter),
+        whole_model(settings.spec, settings.lora, *parted(adapter)),
         settings.tokenizer,
         task.held_out,
         max_tokens=settings.training.tokens,

@@ -13,6 +13,7 @@ it sent until the round is over, or a snapshot of what came of it.
                              collect, alive?; commit, close
     member → aggregator      update, merged? (→ tensors)
     aggregator → member      update?, merged? (→ tensors)
+    coordinator → client     own? (→ tensors)
     aggregator → aggregator  mean? (→ tensors)
 
 Where no answer is named it is `accepted`; any answer can be `refused`, or `elsewhere` where the
@@ -244,9 +245,10 @@ class Alive(_Step):
 class Open(_Step):
     """Begin a session at `step`; `round` is for the record.
 
-    At step 0 the payload is an adapter; later a session's snapshot. Without a manifest it begins
-    from the adapter that all start from, which every device can make, or from the parameters that
-    come with `forward`.
+    At step 0 the payload is an adapter; later a session's snapshot. Beside it are the pairs that
+    the base has taken over, under names with `frozen.` before them. Without an adapter it begins
+    from the one that all start from, which every device can make, or from the parameters that come
+    with `forward`.
     """
 
     kind: Literal["open"] = "open"
@@ -326,7 +328,7 @@ class Close(_Step):
 
 
 class Update(_Body):
-    """A member's adapter after a round (payload), for the aggregator in its `office`th term."""
+    """What a member hands in after a round (payload), for the aggregator in its `office`th term."""
 
     kind: Literal["update"] = "update"
     round: int
@@ -342,10 +344,17 @@ class AskMean(_Body):
 
 
 class AskUpdate(_Body):
-    """Your own adapter after that round, once more?"""
+    """What you handed in after that round, once more? Or, with `start`, what you had begun it from?"""
 
     kind: Literal["update?"] = "update?"
     round: int
+    start: bool = False
+
+
+class AskOwn(_Body):
+    """The adapter that you ended up with, whole?"""
+
+    kind: Literal["own?"] = "own?"
 
 
 class AskMerged(_Body):
@@ -390,7 +399,7 @@ CoordinatorRequest = Hello | Signature | AskOrders | Over
 ElectionMessage = CallVote | Vote | Lead | Follow
 AnyBody = (
     CoordinatorRequest | ElectionMessage | Chain | Assignment | Orders | AskThere | Elsewhere
-    | HostRequest | AggregatorRequest | AskUpdate | Tensors | Accepted | Refused
+    | HostRequest | AggregatorRequest | AskUpdate | AskOwn | Tensors | Accepted | Refused
 )  # fmt: skip
 _ANSWERS = (Chain, Assignment, Orders, Elsewhere, Tensors, Accepted, Refused)
 _UNANSWERED = (Commit, Close, CallVote, Vote, Lead, Follow)

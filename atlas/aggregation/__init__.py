@@ -2,8 +2,8 @@
 
 Pure functions on adapters as PEFT names them. `METHODS` holds the ways to combine clients' adapters
 (FedIT, FlexLoRA, FLoRA, FedSA, FFA, FedEx, HetLoRA and robust means), each `Method` the same kind
-of function; `between` and `laplacian` move adapters of neighborhoods, or of tasks, towards each
-other. Sums are taken in float64, term by term in the order of the clients, and rounded once to
+of function; `handed_in`, `handed_back` and `completed` say what of it crosses; `between` and
+`laplacian` move adapters of neighborhoods, or of tasks, towards each other. Sums are taken in float64, term by term in the order of the clients, and rounded once to
 fp32: the same arguments give the same bits.
 """
 
@@ -12,17 +12,36 @@ from __future__ import annotations
 from atlas.aggregation.means import average
 from atlas.aggregation.methods import METHODS, Combined, Method, Round
 from atlas.aggregation.moving import between, laplacian
-from atlas.aggregation.pairs import low_rank, product_of, stack
+from atlas.aggregation.pairs import low_rank, product_of, stack, sum_of
+from atlas.aggregation.sharing import (
+    PERSONAL,
+    STARTED,
+    combine,
+    completed,
+    handed_back,
+    handed_in,
+    joined,
+    parted,
+)
 
 __all__ = [
     "METHODS",
+    "PERSONAL",
+    "STARTED",
     "Combined",
     "Method",
     "Round",
     "average",
     "between",
+    "combine",
+    "completed",
+    "handed_back",
+    "handed_in",
+    "joined",
     "laplacian",
     "low_rank",
+    "parted",
     "product_of",
     "stack",
+    "sum_of",
 ]

@@ -4,7 +4,9 @@
     B_i A_i its pair for a module, scaled by s(r_i) = alpha / r_i (rsLoRA: alpha / sqrt r_i)
 
 What a method can't put into the adapters it returns as a frozen pair, to be added to the base's
-weight from the next round on. With every method clients come in the order of the mapping.
+weight from the next round on. What is no pair, a classifier's score head, is averaged by examples
+(by the robust means as they average all else). With every method clients come in the order of the
+mapping.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from atlas.aggregation.means import (
 )
 from atlas.aggregation.pairs import (
     Pair,
+    is_half,
     low_rank,
     modules_of,
     named,
@@ -105,7 +108,7 @@ def flexlora(given: Round) -> Combined:
                     module: _scaled(low_rank(total, rank), 1 / given.scale(rank))
                     for (module, total), rank in zip(totals.items(), ranks, strict=True)
                 }
-            )
+            ) | _rest(given)
         adapters[client] = made[ranks]
     return Combined(adapters)
 
@@ -119,7 +122,7 @@ def flora(given: Round) -> Combined:
     arXiv 2409.05976).
     """
     frozen = named({module: low_rank(_total(given, module)) for module in _modules(given)})
-    return _same(given, given.fresh, frozen)
+    return _same(given, given.fresh | _rest(given), frozen)
 
 
 def fedsa(given: Round) -> Combined:
@@ -131,7 +134,7 @@ def fedsa(given: Round) -> Combined:
     mean = average(list(given.adapters.values()), _weights(given))
     return Combined(
         {
-            client: {name: mean[name] if ".lora_A." in name else own[name] for name in own}
+            client: {name: own[name] if ".lora_B." in name else mean[name] for name in own}
             for client, own in given.adapters.items()
         }
     )
@@ -179,7 +182,7 @@ def hetlora(given: Round) -> Combined:
     have no weight. The paper's pruning of ranks is not done: ranks are the devices'. Source:
     HetLoRA (Cho et al., EMNLP 2024, arXiv 2401.06432).
     """
-    adapters: dict[str, AdapterState] = {client: {} for client in given.adapters}
+    adapters = {client: _rest(given) for client in given.adapters}
     for module in _modules(given):
         pairs = {client: pair_of(own, module) for client, own in given.adapters.items()}
         strengths = [given.scale(pair[0].shape[0]) * norm_of(pair) for pair in pairs.values()]
@@ -243,7 +246,16 @@ def _modules(given: Round) -> list[str]:
     for other in adapters[1:]:
         if odd := other.keys() ^ adapters[0].keys():
             raise ValueError(f"not all adapters have {min(odd)}")
-    return modules_of(adapters[0])
+    return modules_of(name for name in adapters[0] if is_half(name))
+
+
+def _rest(given: Round) -> AdapterState:
+    """The mean of what is no pair."""
+    rest = [
+        {name: tensor for name, tensor in own.items() if not is_half(name)}
+        for own in given.adapters.values()
+    ]
+    return average(rest, _weights(given))
 
 
 def _total(given: Round, module: str) -> Pair:

@@ -1,17 +1,20 @@
 """How adapters of neighborhoods, or of tasks, move towards each other without becoming one.
 
-Each of A and B moves apart. Neighborhoods are taken in the order of the mapping.
+Each of A and B moves apart; frozen pairs move as the matrices that they stand for, exactly.
+Neighborhoods are taken in the order of the mapping.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from atlas.aggregation.means import require_alike, weighted_sum
+from atlas.aggregation.pairs import sum_of
+from atlas.aggregation.sharing import joined, parted
 from atlas.models.adapters import AdapterState
 
 
@@ -43,10 +46,7 @@ def between(
             for column, other in enumerate(states)
         ]
         total = sum(share for share, _ in shares)
-        moved[name] = {
-            key: weighted_sum([(share / total, state[key]) for share, state in shares if share > 0])
-            for key in states[name]
-        }
+        moved[name] = _mixed([(share / total, state) for share, state in shares if share > 0])
     return moved
 
 
@@ -83,11 +83,20 @@ def laplacian(
             if weights[row, column] > 0
         ]
         kept = 1.0 - sum(pull for pull, _ in pulls)
-        moved[name] = {
-            key: weighted_sum([(kept, own[key]), *((pull, other[key]) for pull, other in pulls)])
-            for key in own
-        }
+        moved[name] = _mixed([(kept, own), *pulls])
     return moved
+
+
+def _mixed(terms: Sequence[tuple[float, Mapping[str, Tensor]]]) -> AdapterState:
+    """Sum of weight times state."""
+    parts = [(weight, *parted(state)) for weight, state in terms]
+    return joined(
+        {
+            key: weighted_sum([(weight, adapter[key]) for weight, adapter, _ in parts])
+            for key in parts[0][1]
+        },
+        sum_of([(weight, frozen) for weight, _, frozen in parts]),
+    )
 
 
 def _square(
@@ -99,5 +108,5 @@ def _square(
         raise ValueError(f"{len(states)} neighborhoods came with similarities of {values.shape}")
     if not np.isfinite(values).all():
         raise ValueError("similarities must be finite, and strength finite and not negative")
-    require_alike(list(states.values()))
+    require_alike([parted(state)[0] for state in states.values()])
     return values

@@ -22,6 +22,11 @@ Pair = tuple[Tensor, Tensor]
 _A, _B = ".lora_A.weight", ".lora_B.weight"
 
 
+def is_half(name: str) -> bool:
+    """Whether a parameter is an A or a B of LoRA's."""
+    return name.endswith((_A, _B))
+
+
 def modules_of(state: Iterable[str]) -> list[str]:
     """Names of the modules that an adapter has pairs for, in its order.
 
@@ -94,3 +99,21 @@ def low_rank(pair: Pair, rank: int | None = None) -> Pair:
     new_b[:, :kept] = (u * signs * roots)[:, :kept]
     new_a[:kept] = (v * signs.T * roots[:, None])[:kept]
     return new_a, new_b
+
+
+def sum_of(terms: Sequence[tuple[float, Mapping[str, Tensor]]]) -> AdapterState:
+    """The pairs of sum_i w_i B_i A_i for each module, of as low a rank as is exact in fp32.
+
+    A state may lack modules, or all of them. Modules are in the order of the first state that has
+    them.
+    """
+    states = [(weight, state) for weight, state in terms if weight]
+    modules = dict.fromkeys(module for _, state in states for module in modules_of(state))
+    return named(
+        {
+            module: low_rank(
+                stack([(w, pair_of(state, module)) for w, state in states if module + _A in state])
+            )
+            for module in modules
+        }
+    )

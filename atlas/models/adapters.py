@@ -85,16 +85,20 @@ def save_adapter(
     lora: LoraSettings,
     *,
     base: str | None = None,
+    frozen: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write an adapter as PEFT does: `adapter_model.safetensors` and `adapter_config.json`.
 
     `PeftModel.from_pretrained(model, folder)` loads it. `base` is the model that the config names;
-    the spec's folder if it is not given. Equal arguments give equal bytes. Raises ValueError if a
-    parameter is missing or not one of the model's.
+    the spec's folder if it is not given. `frozen` pairs, which were merged into the base, become
+    part of the adapter, whose rank is then larger (see `widened`). Equal arguments give equal
+    bytes. Raises ValueError if a parameter is missing or not one of the model's.
     """
     shapes = lora_shapes(spec, lora)
     if odd := shapes.keys() ^ state.keys():
         raise ValueError(f"this is not the whole model's adapter: see {min(odd)}")
+    if frozen:
+        state, lora = widened(state, frozen, lora)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: state[name].detach().contiguous() for name in sorted(shapes)}
     (folder / "adapter_model.safetensors").write_bytes(save(tensors, metadata={"format": "pt"}))
@@ -104,6 +108,34 @@ def save_adapter(
         config["base_model_name_or_path"] = base
     text = json.dumps(config, indent=2, sort_keys=True, default=_plain)
     (folder / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
+
+
+def widened(
+    state: Mapping[str, Tensor], frozen: Mapping[str, Tensor], lora: LoraSettings
+) -> tuple[AdapterState, LoraSettings]:
+    """One adapter that does what this one and the frozen pairs beside it do, and its settings.
+
+        A' = [scaling A; A_f; 0],  B' = [B, B_f, 0],  scaling' = alpha' / rank' = 1
+
+    Zeros fill it up to the same rank in all modules.
+    """
+    extra = max(len(pair) for name, pair in frozen.items() if ".lora_A." in name)
+    wide: AdapterState = {}
+    for name, tensor in state.items():
+        if ".lora_A." in name:
+            zeros = tensor.new_zeros(extra, tensor.shape[1])
+            pair = frozen.get(name, zeros[:0])
+            zeros[: len(pair)] = pair
+            wide[name] = torch.cat([lora.scaling * tensor, zeros])
+        elif ".lora_B." in name:
+            zeros = tensor.new_zeros(len(tensor), extra)
+            pair = frozen.get(name, zeros[:, :0])
+            zeros[:, : pair.shape[1]] = pair
+            wide[name] = torch.cat([tensor, zeros], dim=1)
+        else:
+            wide[name] = tensor
+    rank = lora.rank + extra
+    return wide, lora.model_copy(update={"rank": rank, "alpha": rank, "rslora": False})
 
 
 def load_adapter(folder: Path, spec: ModelSpec, lora: LoraSettings) -> AdapterState:

@@ -8,7 +8,7 @@ steps they stand for. Source: Loshchilov and Hutter, Decoupled Weight Decay Regu
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -24,7 +24,8 @@ class FlatAdamW:
     """Parameters of given shapes, as views of one buffer, and the optimizer that updates them.
 
     Values are copied, in fp32. `state` has moments and step to go on from, which may be of a larger
-    part of the model; without it they begin at zero. Betas (0.9, 0.999) and epsilon (1e-8) are
+    part of the model; without it they begin at zero. Those named in `fixed` stay as they are,
+    whatever gradients and weight decay say. Betas (0.9, 0.999) and epsilon (1e-8) are
     torch's defaults.
 
     Raises ProtocolError if values or moments lack a parameter or have it in another shape.
@@ -38,8 +39,10 @@ class FlatAdamW:
         learning_rate: float,
         weight_decay: float = 0.0,
         state: Mapping[str, Tensor] | None = None,
+        fixed: Collection[str] = (),
     ) -> None:
         self._shapes = shapes
+        self._fixed = tuple(fixed)
         self._flat = Parameter(_flatten(shapes, values))
         self.parameters = {
             name: Parameter(view) for name, view in _views(shapes, self._flat.data).items()
@@ -67,8 +70,11 @@ class FlatAdamW:
         self._flat.grad = _joined(gradients)
         if scale != 1.0:
             self._flat.grad.mul_(scale)
+        kept = {name: self.parameters[name].detach().clone() for name in self._fixed}
         self._optimizer.step()
         self._flat.grad = None
+        for name, value in kept.items():
+            self.parameters[name].data.copy_(value)
 
     def snapshot(self) -> dict[str, Tensor]:
         """Copies of all that a later optimizer needs to go on as this one would."""

@@ -33,7 +33,8 @@ class Session:
     `adapter` has a value for each LoRA parameter of the stage (more are ignored); it is copied.
     Parameters are fp32 whatever the model's dtype, as PEFT has them. Updates are torch's AdamW's
     (see `FlatAdamW`). `state`, which `snapshot` gave here or on another cut, takes the adapter's
-    place and brings the optimizer's moments along.
+    place and brings the optimizer's moments along. With `fixed_a` no A of LoRA's is trained; its
+    gradients are zero.
 
     Raises ProtocolError if what is given lacks a parameter of the stage or has it in another shape.
     """
@@ -46,6 +47,7 @@ class Session:
         learning_rate: float,
         weight_decay: float = 0.0,
         state: Mapping[str, Tensor] | None = None,
+        fixed_a: bool = False,
     ) -> None:
         if (adapter is None) == (state is None):
             raise TypeError("a session begins from an adapter or from a snapshot: give one of them")
@@ -58,8 +60,11 @@ class Session:
             learning_rate=learning_rate,
             weight_decay=weight_decay,
             state=state,
+            fixed=[name for name in stage.slots if fixed_a and ".lora_A." in name],
         )
         self.parameters = self._optimizer.parameters
+        for name, parameter in self.parameters.items():
+            parameter.requires_grad_(not fixed_a or ".lora_A." not in name)
         self._received: Tensor | None = None
         self._output: Tensor | None = None
 
@@ -146,11 +151,13 @@ class Session:
 
     def gradients(self) -> AdapterState:
         """LoRA's gradients held and not yet applied, by parameter name; empty if there are none."""
-        return {
-            name: parameter.grad.detach()
-            for name, parameter in self.parameters.items()
-            if parameter.grad is not None
-        }
+        held = {}
+        for name, parameter in self.parameters.items():
+            if parameter.grad is not None:
+                held[name] = parameter.grad.detach()
+            elif not parameter.requires_grad:
+                held[name] = torch.zeros_like(parameter)
+        return held
 
     def norms(self) -> dict[str, float]:
         """The Euclidean norm of each gradient held, from which `clip_scale` makes one factor."""

@@ -3,8 +3,9 @@
 It waits for the adapters of the round's members and asks the coordinator to close the round with
 them. What is closed is decided by a majority of voters, so two aggregators can never close one
 round in two ways; and since sums run in the order of the clients, whoever merges a closed round
-gets the same bytes. Then it averages by examples, exchanges the means with the other neighborhoods'
-aggregators, and moves its own towards those that are like it.
+gets the same bytes. Then it combines them by the run's method, exchanges what came of it, the
+neighborhood's mean, with the other neighborhoods' aggregators, and moves its own towards those that
+are like it.
 
 One who is appointed while a round runs is handed the adapters again. Of the round before, which is
 closed, it asks the members for what it has not: the merged adapter, or their own once more.
@@ -19,7 +20,7 @@ from collections.abc import Callable, Mapping
 import msgpack
 import numpy as np
 
-from atlas.aggregation import average, between
+from atlas.aggregation import PERSONAL, STARTED, Round, between, combine, parted
 from atlas.decision import Office
 from atlas.models import AdapterState
 from atlas.models.tensors import pack, unpack
@@ -45,7 +46,13 @@ from broker import Message, Node
 
 MERGED = "merged"
 REMEMBERED = 2
-"""Rounds whose means and merged adapters it keeps: who is near may still be in the one before."""
+"""Rounds whose means and merged adapters it keeps: who is near may still be in the one before.
+
+Where clients keep a part of their own it keeps all that it merged: one that has lost its part of a
+round takes up each round after it once more.
+"""
+COMBINING_FLOPS = 2.0
+"""Operations of an average per number that was handed in."""
 
 
 class Aggregator:
@@ -54,6 +61,7 @@ class Aggregator:
     def __init__(self, node: Node, settings: RunSettings, member: Member) -> None:
         self._node = node
         self._settings = settings
+        self._method = settings.aggregation.method
         self._member = member
         self._updates: dict[int, dict[str, AdapterState]] = {}
         self._means: dict[int, AdapterState] = {}
@@ -141,7 +149,9 @@ class Aggregator:
 
     async def _tell_merged(self, message: Message, number: int) -> None:
         newest = max(self._merged, default=-1)
-        if newest >= number:
+        if number in self._merged and self._method in PERSONAL:
+            await self._tell(message, "merged", number, self._merged)
+        elif newest >= number:
             await self._tell(message, "merged", newest, self._merged)
         elif await self._member.tell_merged(message, number):
             return
@@ -210,7 +220,8 @@ class Aggregator:
                 aggregator=self._node.name,
                 clients=list(self._member.decision.counted(name, number)),
             )
-        for known in (self._updates, self._means, self._merged):
+        remembered = [self._updates, self._means, self._merged]
+        for known in remembered[: 2 if self._method in PERSONAL else 3]:
             for past in [past for past in known if past <= number - REMEMBERED]:
                 del known[past]
         await self._announce("merged", number, self._merged)
@@ -252,26 +263,69 @@ class Aggregator:
         """The mean of a closed round: of what was handed in, and what members are asked for."""
         counted = self._member.decision.counted(name, number)
         updates = self._updates.setdefault(number, {})
-        alone = len(self._member.decision.near(name)) == 1
         pause_s = PAUSE_S
         while missing := [each for each in counted if each not in updates]:
             for each in missing:
                 got = await self._ask(each, AskUpdate(round=number))
                 if got is not None:
                     updates.setdefault(each, got)
-            through = self._member.decision.running(name) > number + 1
-            if through or (alone and number in self._merged):
+            if self._is_over(name, number):
                 return
             if any(each not in updates for each in counted):
                 await self._more(pause_s)
                 pause_s = min(2 * pause_s, MOST_AGAIN_S)
-        states = [updates[each] for each in counted]
-        weights = [float(examples) for examples in counted.values()]
+        start = await self._start(name, number)
+        if start is None:
+            return
+        adapters = {each: updates[each] for each in counted}
+        size = _size(next(iter(adapters.values())))
         self._means[number] = await self._node.compute(
-            lambda: average(states, weights), flops=2.0 * _size(states[0]) * len(states)
+            lambda: self._combined(adapters, counted, start),
+            flops=COMBINING_FLOPS * size * len(adapters),
         )
         self._came.set()
         await self._announce("mean", number, self._means)
+
+    def _combined(
+        self, adapters: Mapping[str, AdapterState], examples: Mapping[str, int], start: AdapterState
+    ) -> AdapterState:
+        settings = self._settings
+        began, frozen = parted(start)
+        given = Round(
+            adapters,
+            examples,
+            began,
+            fresh=settings.initial_adapter(),
+            scale=lambda rank: settings.lora.model_copy(update={"rank": rank}).scaling,
+            trim=settings.aggregation.trim,
+        )
+        return combine(self._method, given, frozen)
+
+    async def _start(self, name: str, number: int) -> AdapterState | None:
+        """What the members had begun a round from, if the method builds on that; None once that is
+        needed no more.
+        """
+        if self._method not in STARTED:
+            return {}
+        if number == 0:
+            return self._settings.initial_adapter()
+        pause_s = PAUSE_S
+        while number - 1 not in self._merged:
+            for each in self._member.decision.counted(name, number):
+                got = await self._ask(each, AskUpdate(round=number, start=True))
+                if got is not None:
+                    return got
+            if self._is_over(name, number):
+                return None
+            await self._more(pause_s)
+            pause_s = min(2 * pause_s, MOST_AGAIN_S)
+        return self._merged[number - 1]
+
+    def _is_over(self, name: str, number: int) -> bool:
+        """Whether nobody needs the mean of this round any more."""
+        decision = self._member.decision
+        alone = len(decision.near(name)) == 1
+        return decision.running(name) > number + 1 or (alone and number in self._merged)
 
     async def _look_around(self, name: str, number: int) -> None:
         """Whether a member already has what this closed round came to."""

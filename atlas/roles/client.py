@@ -17,6 +17,7 @@ import msgpack
 import numpy as np
 from torch import Tensor
 
+from atlas.aggregation import parted
 from atlas.journal import begin, load
 from atlas.models import (
     AdapterState,
@@ -207,31 +208,39 @@ class Client:
     async def _begin(self, number: int) -> tuple[Session, int]:
         """Opens a round at all hosts, side by side, and here; gives the step at which it begins."""
         own, *spans = self._middle or self._beginning()
-        training, recovery = self._settings.training, self._settings.recovery
+        settings = self._settings
+        training, recovery = settings.training, settings.recovery
         self._middle, self._own = None, {}
         keeps = recovery.keep == "client" and number != SIGNATURE_ROUND
+        frozen = parted(self._adapter or {})[1]
         async with asyncio.TaskGroup() as group:
             for span, known in zip(self._spans, spans, strict=True):
                 kept = self._kept(span, known) if keeps else None
-                group.create_task(span.begin(number, known, steps=training.steps, kept=kept))
+                merged = slice_adapter(frozen, span.span)
+                beginning = span.begin(
+                    number, known, steps=training.steps, kept=kept, frozen=merged
+                )
+                group.create_task(beginning)
         session = begin(
-            self._settings.journal,
+            settings.journal,
             Session,
             self._ends,
             None if own.step else own.state,
             learning_rate=training.learning_rate,
             weight_decay=training.weight_decay,
             state=own.state if own.step else None,
+            fixed_a=settings.fixed_a,
+            frozen=frozen,
         )
         return session, own.step
 
     def _beginning(self) -> list[Known]:
         """What is known at the beginning of a round: of the client's own part, and of each span."""
-        start = self._adapter
-        if start is None:
+        if self._adapter is None:
             return [Known(0, self._settings.initial_adapter())] + [Known(0, None)] * len(
                 self._spans
             )
+        start = parted(self._adapter)[0]
         return [Known(0, start)] + [
             Known(0, slice_adapter(start, span.span)) for span in self._spans
         ]
@@ -245,6 +254,7 @@ class Client:
             learning_rate=training.learning_rate,
             weight_decay=training.weight_decay,
             state=known.state if known.step else None,
+            fixed=[name for name in span.like if self._settings.fixed_a and ".lora_A." in name],
         )
 
     async def _commit(self, session: Session, number: int, step: int) -> None:

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from atlas import pairing
+from atlas.aggregation import PERSONAL
 from atlas.decision import (
     Decision,
     Office,
@@ -40,6 +41,7 @@ from atlas.protocol import (
     Accepted,
     AskMerged,
     AskOrders,
+    AskOwn,
     AskThere,
     Assignment,
     Chain,
@@ -72,14 +74,20 @@ WATCH_S = 10.0
 CLUSTERING_FLOPS = 1e7
 
 
+Fetched = tuple[Manifest, tuple[bytes, ...]]
+"""Packed tensors."""
+
+
 @dataclass(frozen=True)
 class NeighborhoodResult:
-    """One neighborhood's members and adapter, as packed tensors."""
+    """One neighborhood's members, and what came of their last round, as it is handed back; where
+    each of them has an adapter of its own, these as well.
+    """
 
     name: str
     members: tuple[str, ...]
-    manifest: Manifest
-    tensors: tuple[bytes, ...]
+    merged: Fetched
+    own: dict[str, Fetched]
 
 
 @dataclass(frozen=True)
@@ -460,10 +468,14 @@ class Desk:
         counted = [name for each in decision.offices for name in decision.counted(each, rounds - 1)]
         await self._until(counted, through, FAREWELL_S)
         self._node.note("finished", rounds=rounds, steps=self._settings.training.steps)
+        own = await self._fetch_own(counted)
         return Outcome(
             tuple(
                 NeighborhoodResult(
-                    name, tuple(decision.members(name, rounds - 1)), *fetching[name].result()
+                    name,
+                    tuple(members := decision.members(name, rounds - 1)),
+                    fetching[name].result(),
+                    {member: own[member] for member in members if member in own},
                 )
                 for name in decision.offices
             ),
@@ -471,7 +483,29 @@ class Desk:
             decision.p_value,
         )
 
-    async def _fetch(self, name: str, number: int) -> tuple[Manifest, tuple[bytes, ...]]:
+    async def _fetch_own(self, clients: Sequence[str]) -> dict[str, Fetched]:
+        """What each client ended up with, where that is its own: of those who are there to give it.
+        It is for the experimenter, and nobody trains with it.
+        """
+        found: dict[str, Fetched] = {}
+        if self._settings.aggregation.method not in PERSONAL:
+            return found
+        size, until_s = self._settings.adapter_bytes, self._node.now + FAREWELL_S
+        while len(found) < len(clients) and self._node.now < until_s:
+            for name in clients:
+                within_s = answer_within_s(self._node, name, answer_bytes=size)
+                answer = name not in found and await self._member.ask(
+                    name, AskOwn(), purpose=ADAPTERS, within_s=within_s
+                )
+                if answer and isinstance(answer[0], Tensors):
+                    body, reply = answer
+                    assert isinstance(body, Tensors)
+                    found[name] = body.manifest, tuple(bytes(part) for part in reply.payload)
+            if len(found) < len(clients):
+                await asyncio.sleep(PAUSE_S)
+        return found
+
+    async def _fetch(self, name: str, number: int) -> Fetched:
         while True:
             body, reply = await self._member.ask_office(
                 name,

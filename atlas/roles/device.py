@@ -20,6 +20,7 @@ import torch
 from atlas.models import ProtocolError
 from atlas.protocol import (
     AggregatorRequest,
+    AskOwn,
     AskThere,
     AskUpdate,
     CoordinatorRequest,
@@ -149,7 +150,7 @@ class _Seat:
 
 
 def _member_handlers(member: Member) -> list[tuple[Any, Handler]]:
-    return [(AskThere | AskUpdate | Orders | Lead, member.serve)]
+    return [(AskThere | AskUpdate | AskOwn | Orders | Lead, member.serve)]
 
 
 async def _serve(node: Node, group: asyncio.TaskGroup, handlers: list[tuple[Any, Handler]]) -> None:

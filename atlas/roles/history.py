@@ -49,6 +49,7 @@ class History:
         micros: Micro-batches of a step.
         clips: Whether the last of them brings norms.
         kept: The parameters and their optimizer, where they are kept here.
+        frozen: The pairs that the base has taken over.
     """
 
     def __init__(
@@ -60,12 +61,14 @@ class History:
         micros: int,
         clips: bool,
         kept: FlatAdamW | None,
+        frozen: AdapterState | None = None,
     ) -> None:
         self.round = round_
         self.known = known
         self.version = known.step
         self.halves = 0
         self.kept = kept
+        self._frozen = frozen or {}
         self._like = like
         self._micros = micros
         self._clips = clips
@@ -123,12 +126,12 @@ class History:
     async def bring(self, seat: Seat) -> None:
         """Brings a new seat to where the others are."""
         if self.kept is not None:
-            await seat.open(self.round, self.version, None)
+            await seat.open(self.round, self.version, None, self._frozen)
             for half in range(self.halves):
                 await (self.backward if half % 2 else self.forward)(seat, half)
             return
         known, past = self.known, dict(self._past)  # a snapshot may come meanwhile
-        await seat.open(self.round, known.step, known.state)
+        await seat.open(self.round, known.step, known.state, self._frozen)
         for step in range(known.step, self.version):
             await self._replay(seat, step, past[step], len(past[step].gradients))
         await self._replay(seat, self.version, self._sent, self.halves // 2)

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from atlas.aggregation import parted
 from atlas.journal import begin, load
 from atlas.models import AdapterState, ProtocolError, Range, Session, Stage, costs
 from atlas.models.tensors import Packed, pack, touched, unpack, written
@@ -65,7 +66,8 @@ class _Hosted:
     """One client's session on one span, and what it holds.
 
     `version` counts the steps committed, `halves` the halves of the next that were computed:
-    forward and backward of each micro-batch. A `bare` one waits for parameters.
+    forward and backward of each micro-batch. A `bare` one waits for parameters. `frozen` is what
+    the base has taken over.
     """
 
     client: str
@@ -78,6 +80,7 @@ class _Hosted:
     version: int = 0
     halves: int = 0
     bare: bool = False
+    frozen: AdapterState = field(default_factory=dict)
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -158,12 +161,15 @@ class Host:
 
     async def _begin(self, message: Message, key: Key, request: Open) -> None:
         cost = self._settings.span_cost(Range(*key[1:]))
-        memory = self._reserve(cost.session_bytes, f"a session of {message.source}")
+        came = {} if request.manifest is None else unpack(request.manifest, message.payload)
+        state, frozen = parted(came)
+        size = cost.session_bytes + sum(tensor.nbytes for tensor in frozen.values())
+        memory = self._reserve(size, f"a session of {message.source}")
         try:
             base = self._take_base(Range(*key[1:]), cost.base_bytes)
             try:
                 stage = await base.stage
-                session = await self._session(stage, message, request)
+                session = await self._session(stage, state, frozen, request)
                 if self._opening.get(key) != request.attempt:
                     raise _RefusalError("a later attempt was made", missing=True)
             except BaseException:
@@ -181,7 +187,8 @@ class Host:
             memory,
             self._node.now,
             request.step,
-            bare=request.step > 0 and request.manifest is None,
+            bare=request.step > 0 and not state,
+            frozen=frozen,
         )
 
     async def _tell_alive(self, message: Message, key: Key, attempt: int) -> None:
@@ -192,13 +199,16 @@ class Host:
             raise _RefusalError("no such session here", missing=True)
         await message.reply(Accepted().header(), purpose=CONTROL)
 
-    async def _session(self, stage: Stage, message: Message, request: Open) -> Session:
-        if request.manifest is None:
-            return await self._start(stage, self._settings.initial_adapter())
-        state = unpack(request.manifest, message.payload)
-        return await self._start(stage, state, snapshot=request.step > 0)
+    async def _session(
+        self, stage: Stage, state: AdapterState, frozen: AdapterState, request: Open
+    ) -> Session:
+        if not state:
+            return await self._start(stage, self._settings.initial_adapter(), frozen)
+        return await self._start(stage, state, frozen, snapshot=request.step > 0)
 
-    async def _start(self, stage: Stage, state: AdapterState, *, snapshot: bool = False) -> Session:
+    async def _start(
+        self, stage: Stage, state: AdapterState, frozen: AdapterState, *, snapshot: bool = False
+    ) -> Session:
         """A session that begins from an adapter, or goes on from a snapshot."""
         training = self._settings.training
         return await self._node.compute(
@@ -210,6 +220,8 @@ class Host:
                 learning_rate=training.learning_rate,
                 weight_decay=training.weight_decay,
                 state=state if snapshot else None,
+                fixed_a=self._settings.fixed_a,
+                frozen=frozen,
             ),
             flops=0,
         )
@@ -376,7 +388,7 @@ class Host:
             hosted.session.discard()
             hosted.halves = 0
             if tensors:
-                hosted.session = await self._start(hosted.stage, tensors)
+                hosted.session = await self._start(hosted.stage, tensors, hosted.frozen)
             elif hosted.bare:
                 raise ProtocolError("no parameters came")
         self._expect(hosted, 2 * micro)

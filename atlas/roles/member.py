@@ -4,8 +4,9 @@ Every device knows who coordinates, under which term, and the last decision that
 takes neither a lower term nor an older decision. What it wants of the coordinator or of an
 aggregator it asks until it is answered, by whoever holds that office then.
 
-A client keeps, in memory and with its adapter on its disk, what it handed in for the last round:
-until the next one is merged somebody may have to merge that round again.
+A client keeps, in memory and with its adapter on its disk, what it handed in for the last round
+(and what it had begun it from, where the method of aggregation builds on that): until the next one
+is merged somebody may have to merge that round again.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any, TypeVar
 import msgpack
 import numpy as np
 
+from atlas.aggregation import STARTED, completed, handed_back, handed_in
 from atlas.decision import Decision, Office
 from atlas.models import AdapterState, ProtocolError
 from atlas.models.tensors import pack, unpack
@@ -32,6 +34,7 @@ from atlas.protocol import (
     AnyBody,
     AskMerged,
     AskOrders,
+    AskOwn,
     AskThere,
     AskUpdate,
     Assignment,
@@ -60,13 +63,13 @@ PAUSE_S = 5.0
 
 T = TypeVar("T")
 Answer = tuple[AnyBody, Message]
-MemberRequest = AskThere | AskUpdate | Orders | Lead
+MemberRequest = AskThere | AskUpdate | AskOwn | Orders | Lead
 
 
 @dataclass
 class Standing:
-    """What a client goes on from: the beginning of `round`, with `adapter` (None: the one that all
-    start from).
+    """What a client goes on from: the beginning of `round`, with `adapter` and the frozen pairs
+    beside it (None: the adapter that all start from).
     """
 
     round: int
@@ -86,6 +89,7 @@ class Member:
     ) -> None:
         self._node = node
         self._settings = settings
+        self._method = settings.aggregation.method
         self._hello = hello
         self.leader = settings.coordinator
         self.term = 1
@@ -95,6 +99,7 @@ class Member:
         self._another_decision = asyncio.Event()
         self._standing: Standing | None = None
         self._handed_in: dict[int, AdapterState] = {}
+        self._began: dict[int, AdapterState] = {}
         self._introduced = False
         self.resumes = False
         self._errands: dict[str, asyncio.Task[None]] = {}
@@ -159,21 +164,27 @@ class Member:
             case AskThere():
                 await message.reply(Accepted().header())
             case AskUpdate():
-                adapter = self._handed_in.get(request.round)
-                if adapter is None:
-                    await message.reply(Refused(reason="not here", missing=True).header())
+                kept = self._began if request.start else self._handed_in
+                await self._give(message, request.round, kept.get(request.round))
+            case AskOwn():
+                standing = self._standing
+                if standing is None:
+                    await self._give(message, 0, None)
                 else:
-                    await self._give(message, request.round, adapter)
+                    await self._give(message, standing.round - 1, standing.adapter)
 
     async def tell_merged(self, message: Message, number: int) -> bool:
         """Gives the neighborhood's adapter after round `number` or a later one, if it is here."""
         standing = self._standing
         if standing is None or standing.adapter is None or standing.round <= number:
             return False
-        await self._give(message, standing.round - 1, standing.adapter)
+        await self._give(message, standing.round - 1, handed_back(self._method, standing.adapter))
         return True
 
-    async def _give(self, message: Message, number: int, adapter: AdapterState) -> None:
+    async def _give(self, message: Message, number: int, adapter: AdapterState | None) -> None:
+        if adapter is None:
+            await message.reply(Refused(reason="not here", missing=True).header())
+            return
         manifest, buffers = pack(adapter)
         body = Tensors(manifest=manifest, round=number)
         await message.reply(body.header(), buffers, purpose=ADAPTERS)
@@ -333,7 +344,9 @@ class Member:
             assert home is not None, "an assignment is for one who belongs somewhere"
             adapter = None
             if home.since > 0:
-                number, adapter = await self._fetch(home.since - 1)
+                number, came = await self._fetch(home.since - 1)
+                drawn = self._settings.initial_adapter()
+                adapter = completed(self._method, came, drawn, drawn)
                 home = home.model_copy(update={"since": number + 1})
             self._standing = Standing(home.since, adapter, assignment.chain)
             await self._save()
@@ -352,7 +365,8 @@ class Member:
     # Between rounds.
 
     async def hand_in(self, number: int, adapter: AdapterState) -> Standing:
-        """Hands in what came of round `number`, and waits for what to go on from.
+        """Hands in what came of round `number`, as far as it crosses, and waits for what to go on
+        from.
 
         That is the neighborhood's adapter after this round; after a later one, where this client
         was away; or after the one before, in another neighborhood, where it has been moved.
@@ -360,9 +374,14 @@ class Member:
         standing = self._standing
         assert standing is not None
         began = self.neighborhood
+        drawn = self._settings.initial_adapter()
+        start = drawn if standing.adapter is None else standing.adapter
         before = {past: state for past, state in self._handed_in.items() if past == number - 1}
-        self._handed_in = before | {number: adapter}
-        manifest, buffers = pack(adapter)
+        self._handed_in = before | {number: handed_in(self._method, adapter)}
+        if self._method in STARTED:
+            before = {past: state for past, state in self._began.items() if past == number - 1}
+            self._began = before | {number: start}
+        manifest, buffers = pack(self._handed_in[number])
         merged: tuple[int, AdapterState] | None = None
         while merged is None:
             home = self.decision.home(self._node.name, number)
@@ -380,7 +399,9 @@ class Member:
             else:
                 self.look()
                 await asyncio.sleep(PAUSE_S)
-        standing.round, standing.adapter = merged[0] + 1, merged[1]
+        own = adapter if merged[0] >= number else start
+        standing.round = merged[0] + 1
+        standing.adapter = completed(self._method, merged[1], own, drawn)
         await self._save()
         return standing
 
@@ -425,6 +446,7 @@ class Member:
             "orders": self.orders().model_dump(),
             "adapter": None if standing.adapter is None else plain(standing.adapter),
             "handed in": {number: plain(state) for number, state in self._handed_in.items()},
+            "began": {number: plain(state) for number, state in self._began.items()},
             "leader": self.leader,
         }
         await try_to_keep(self._node, STATE, msgpack.packb(state))
@@ -435,6 +457,7 @@ class Member:
         self.adopt(Orders.model_validate(state["orders"]))
         adapter = None if state["adapter"] is None else from_plain(state["adapter"])
         self._handed_in = {n: from_plain(kept) for n, kept in state["handed in"].items()}
+        self._began = {n: from_plain(kept) for n, kept in state["began"].items()}
         self._standing = Standing(state["round"], adapter, Chain.model_validate(state["chain"]))
         self.resumes = True
 

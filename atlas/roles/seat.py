@@ -15,6 +15,7 @@ from typing import NamedTuple, TypedDict
 import numpy as np
 import torch
 
+from atlas.aggregation import joined
 from atlas.models import AdapterState, ProtocolError, Range
 from atlas.models.tensors import Buffer, Packed, pack, unpack, written
 from atlas.protocol import (
@@ -108,9 +109,14 @@ class Seat:
         """Whether the host would take the session on; who is dead does not say so."""
         await self._request(AskRoom(**self._state(0)), (), CONTROL)
 
-    async def open(self, round_: int, step: int, state: AdapterState | None) -> None:
-        """Begins the session at this step of a round, from an adapter or a snapshot."""
-        manifest, buffers = (None, []) if state is None else pack(state)
+    async def open(
+        self, round_: int, step: int, state: AdapterState | None, frozen: AdapterState
+    ) -> None:
+        """Begins the session at this step of a round, from an adapter or a snapshot, on a base that
+        has taken over these pairs.
+        """
+        given = joined(state or {}, frozen)
+        manifest, buffers = pack(given) if given else (None, [])
         request = Open(**self._state(step), round=round_, manifest=manifest)
         await self._request(request, buffers, ADAPTERS)
 

@@ -86,6 +86,11 @@ class RunSettings:
         """What every client starts from: A seeded by parameter name, B zero."""
         return initial_adapter(self.spec, self.lora, self.seed)
 
+    @property
+    def fixed_a(self) -> bool:
+        """Whether no A of LoRA's is trained."""
+        return self.aggregation.method == "ffa"
+
     def draws(self, client: str, round: int, step: int, micro: int) -> Draws | None:
         """What dropout draws there. Signatures, taken before round 0, are taken without dropout."""
         return Draws(self.seed, client, round, step, micro) if round >= 0 else None

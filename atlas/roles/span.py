@@ -96,19 +96,37 @@ class SpanCaller:
     # A round, as the client sees it.
 
     async def begin(
-        self, round_: int, known: Known, *, steps: int = 1, kept: FlatAdamW | None = None
+        self,
+        round_: int,
+        known: Known,
+        *,
+        steps: int = 1,
+        kept: FlatAdamW | None = None,
+        frozen: AdapterState | None = None,
     ) -> None:
         """Starts a round of `steps` steps from what is known of it, at home at best.
 
-        `kept` are the parameters where they are kept here.
+        `kept` are the parameters where they are kept here, `frozen` what the base has taken over.
         """
         self._steps = steps
-        self._history = self._new_history(round_, known, kept)
+        self._history = self._new_history(round_, known, kept, frozen)
         await self._insist(_nothing)
 
-    def _new_history(self, round_: int, known: Known, kept: FlatAdamW | None) -> History:
+    def _new_history(
+        self,
+        round_: int,
+        known: Known,
+        kept: FlatAdamW | None,
+        frozen: AdapterState | None = None,
+    ) -> History:
         return History(
-            round_, known, like=self.like, micros=self._micros, clips=self._clips, kept=kept
+            round_,
+            known,
+            like=self.like,
+            micros=self._micros,
+            clips=self._clips,
+            kept=kept,
+            frozen=frozen,
         )
 
     async def forward(self, hidden: Packed) -> Packed:

@@ -479,7 +479,7 @@ def evaluate(
     adapter: AdapterState,
     broken_off: threading.Event | None = None,
 ) -> Score:
-    """The whole model with this adapter and the frozen pairs beside it, on the task's held-out rows.
+    """The whole model with this adapter, frozen pairs and all, on the task's held-out rows.
 
     Raises CancelledError soon after `broken_off` is set.
     """

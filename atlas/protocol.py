@@ -344,7 +344,7 @@ class AskMean(_Body):
 
 
 class AskUpdate(_Body):
-    """What you handed in after that round, once more? Or, with `start`, what you had begun it from?"""
+    """What you handed in after that round, once more? With `start`: what you had begun it from?"""
 
     kind: Literal["update?"] = "update?"
     round: int

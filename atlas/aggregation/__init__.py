@@ -3,8 +3,9 @@
 Pure functions on adapters as PEFT names them. `METHODS` holds the ways to combine clients' adapters
 (FedIT, FlexLoRA, FLoRA, FedSA, FFA, FedEx, HetLoRA and robust means), each `Method` the same kind
 of function; `handed_in`, `handed_back` and `completed` say what of it crosses; `between` and
-`laplacian` move adapters of neighborhoods, or of tasks, towards each other. Sums are taken in float64, term by term in the order of the clients, and rounded once to
-fp32: the same arguments give the same bits.
+`laplacian` move adapters of neighborhoods, or of tasks, towards each other. Sums are taken in
+float64, term by term in the order of the clients, and rounded once to fp32: the same arguments give
+the same bits.
 """
 
 from __future__ import annotations

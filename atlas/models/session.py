@@ -20,7 +20,7 @@ from atlas.models.adapters import AdapterState
 from atlas.models.dropout import Draws
 from atlas.models.optimizer import FlatAdamW, norms
 from atlas.models.skeleton import lora_shape
-from atlas.models.stage import Stage
+from atlas.models.stage import NOTHING, Stage
 from atlas.models.tensors import ProtocolError
 
 IGNORED = -100
@@ -34,7 +34,9 @@ class Session:
     Parameters are fp32 whatever the model's dtype, as PEFT has them. Updates are torch's AdamW's
     (see `FlatAdamW`). `state`, which `snapshot` gave here or on another cut, takes the adapter's
     place and brings the optimizer's moments along. With `fixed_a` no A of LoRA's is trained; its
-    gradients are zero.
+    gradients are zero. `frozen` is what was merged into the base for this client: low-rank pairs
+    under PEFT's names, of these layers or more, of any rank. They are shared with whoever gave
+    them, and no part of adapter or snapshot.
 
     Raises ProtocolError if what is given lacks a parameter of the stage or has it in another shape.
     """
@@ -48,6 +50,7 @@ class Session:
         weight_decay: float = 0.0,
         state: Mapping[str, Tensor] | None = None,
         fixed_a: bool = False,
+        frozen: Mapping[str, Tensor] = NOTHING,
     ) -> None:
         if (adapter is None) == (state is None):
             raise TypeError("a session begins from an adapter or from a snapshot: give one of them")
@@ -65,6 +68,7 @@ class Session:
         self.parameters = self._optimizer.parameters
         for name, parameter in self.parameters.items():
             parameter.requires_grad_(not fixed_a or ".lora_A." not in name)
+        self.pairs = stage.pairs(frozen)
         self._received: Tensor | None = None
         self._output: Tensor | None = None
 
@@ -79,7 +83,7 @@ class Session:
         self._begin(ends=False)
         self._check(hidden)
         self._received = hidden.detach().requires_grad_()
-        self._output = self.stage.run(self._received, self.parameters, draws)
+        self._output = self.stage.run(self._received, self.parameters, draws, self.pairs)
         return self._output.detach()
 
     def embed(self, tokens: Tensor, draws: Draws | None = None) -> Tensor:
@@ -89,7 +93,7 @@ class Session:
         already.
         """
         self._begin(ends=True)
-        self._output = self.stage.run_tokens(tokens, self.parameters, draws)
+        self._output = self.stage.run_tokens(tokens, self.parameters, draws, self.pairs)
         return self._output.detach()
 
     def loss(

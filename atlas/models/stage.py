@@ -12,7 +12,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from typing import Self, cast
+from types import MappingProxyType
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor
@@ -21,8 +22,12 @@ from transformers import PreTrainedModel
 
 from atlas.models import skeleton
 from atlas.models.dropout import Draws
+from atlas.models.merged import Pairs
 from atlas.models.settings import LoraSettings
 from atlas.models.spec import ModelSpec, Range
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+"""Merged into the base where nothing was."""
 
 
 class Stage:
@@ -45,6 +50,7 @@ class Stage:
         self.lora = lora
         self.slots = skeleton.lora_slots(front)
         self._dropouts = skeleton.dropouts(front)
+        self._merged = skeleton.merged(front)
         self._lock = threading.Lock()
         self._front = skeleton.body_of(front)
         numbered = skeleton.layers_of(front, spec)
@@ -81,22 +87,39 @@ class Stage:
         """Whether this stage holds the embedding, the final norm and the head."""
         return self._back is not None
 
+    def pairs(self, frozen: Mapping[str, Tensor]) -> Pairs:
+        """What was merged into the layers held, checked and shared, for `run`.
+
+        `frozen` has pairs of any rank under PEFT's names of LoRA's, of these layers or more, fp32.
+        Raises ProtocolError if one is not whole or doesn't fit its projection.
+        """
+        found = {door.name: door.pair_of(frozen) for door in self._merged}
+        return {name: pair for name, pair in found.items() if pair is not None}
+
     def run(
-        self, hidden: Tensor, parameters: Mapping[str, Tensor], draws: Draws | None = None
+        self,
+        hidden: Tensor,
+        parameters: Mapping[str, Tensor],
+        draws: Draws | None = None,
+        pairs: Pairs = NOTHING,
     ) -> Tensor:
         """Hidden state [b, t, h] in front of the first layer held → that behind the last.
 
-        Without `draws` nothing is dropped out.
+        Without `draws` nothing is dropped out, and without `pairs` the base is as it was loaded.
         """
-        with self._lock, self._lent(parameters, draws):
+        with self._lock, self._lent(parameters, draws, pairs):
             self._front(input_ids=self._entry.put(hidden))
             return self._exit.take()
 
     def run_tokens(
-        self, tokens: Tensor, parameters: Mapping[str, Tensor], draws: Draws | None = None
+        self,
+        tokens: Tensor,
+        parameters: Mapping[str, Tensor],
+        draws: Draws | None = None,
+        pairs: Pairs = NOTHING,
     ) -> Tensor:
         """Token ids [b, t] → hidden state [b, t, h] behind the last layer held, with its graph."""
-        with self._lock, self._lent(parameters, draws):
+        with self._lock, self._lent(parameters, draws, pairs):
             self._front(input_ids=tokens)
             return self._exit.take()
 
@@ -108,37 +131,49 @@ class Stage:
         """
         if self._back is None:
             raise RuntimeError("this stage holds no head: only one loaded with ends=True does")
-        lent = nullcontext() if parameters is None else self._lent(parameters, None)
+        lent = nullcontext() if parameters is None else self._lent(parameters, None, NOTHING)
         with self._lock, lent:
             output = self._back(input_ids=self._back_entry.put(rows[:, None]))
         return cast("Tensor", output.logits).reshape(len(rows), -1)
 
     @contextmanager
-    def _lent(self, parameters: Mapping[str, Tensor], draws: Draws | None) -> Iterator[None]:
+    def _lent(
+        self, parameters: Mapping[str, Tensor], draws: Draws | None, pairs: Pairs
+    ) -> Iterator[None]:
         """Bind a client's parameters by reference, record a graph, and take them out again."""
         for name, module in self.slots.items():
             module._parameters["weight"] = cast("Parameter", parameters[name])
         for dropout in self._dropouts:
             dropout.draws = draws
+        for door in self._merged:
+            door.pair = pairs.get(door.name)
         try:
             with torch.enable_grad():
                 yield
         finally:
             for module in self.slots.values():
                 module._parameters["weight"] = None
+            for door in self._merged:
+                door.pair = None
 
 
 def whole_model(
-    spec: ModelSpec, lora: LoraSettings, adapter: Mapping[str, Tensor]
+    spec: ModelSpec,
+    lora: LoraSettings,
+    adapter: Mapping[str, Tensor],
+    frozen: Mapping[str, Tensor] = NOTHING,
 ) -> PreTrainedModel:
     """The unsplit model with an adapter applied, for evaluation: frozen, without gradients.
 
     It shares its frozen tensors with the stages of the process, so it costs no memory beside them.
-    What it computes is what `PeftModel.from_pretrained` computes from the saved adapter. Raises
-    KeyError if the adapter lacks a parameter.
+    What it computes is what `PeftModel.from_pretrained` computes from the saved adapter; `frozen`
+    is what was merged into the base, as `Stage.pairs` takes it. Raises KeyError if the adapter
+    lacks a parameter.
     """
     model = skeleton.build(spec, spec.whole, embedding=True, head=True, lora=lora)
     slots = skeleton.lora_slots(model) | skeleton.score_slots(model, spec)
     for name, module in slots.items():
         module._parameters["weight"] = Parameter(adapter[name].clone(), requires_grad=False)
+    for door in skeleton.merged(model):
+        door.pair = door.pair_of(frozen)
     return model

@@ -182,7 +182,7 @@ def hetlora(given: Round) -> Combined:
     have no weight. The paper's pruning of ranks is not done: ranks are the devices'. Source:
     HetLoRA (Cho et al., EMNLP 2024, arXiv 2401.06432).
     """
-    adapters = {client: _rest(given) for client in given.adapters}
+    adapters: dict[str, AdapterState] = {client: {} for client in given.adapters}
     for module in _modules(given):
         pairs = {client: pair_of(own, module) for client, own in given.adapters.items()}
         strengths = [given.scale(pair[0].shape[0]) * norm_of(pair) for pair in pairs.values()]
@@ -195,7 +195,8 @@ def hetlora(given: Round) -> Combined:
         for client, (a, _) in pairs.items():
             own_rank = a.shape[0]
             adapters[client] |= named({module: (mean_a[:own_rank], mean_b[:, :own_rank])})
-    return Combined(adapters)
+    rest = _rest(given)
+    return Combined({client: own | rest for client, own in adapters.items()})
 
 
 def by_median(given: Round) -> Combined:

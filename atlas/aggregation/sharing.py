@@ -75,6 +75,13 @@ def completed(
     return joined({name: adapter.get(name, rest[name]) for name in drawn}, frozen)
 
 
+def combining_flops(method: str, clients: int, rank: int) -> float:
+    """Operations of `combine` per number that was handed in: 2 for a mean; where products are added
+    up, those of a QR, 6 times the rank that they have together (Golub and Van Loan, 5.2).
+    """
+    return 6.0 * clients * rank if method in ("flexlora", "flora", "fedex") else 2.0
+
+
 def combine(method: str, given: Round, frozen: Mapping[str, Tensor]) -> AdapterState:
     """A round of clients with equal ranks, as `handed_back`: `frozen` is what their base had taken
     over before, and takes over with it what the method could not put into A and B.

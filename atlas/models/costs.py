@@ -37,6 +37,14 @@ def lora_parameters(spec: ModelSpec, lora: LoraSettings, layers: Range) -> int:
     return len(layers) * sum(lora.rank * sum(widths[target]) for target in targets(spec, lora))
 
 
+def frozen_bytes(spec: ModelSpec, lora: LoraSettings, layers: Range, rank: int) -> int:
+    """Memory of the pairs that are merged into some layers, if their rank is `rank` or less: 4 min(
+    rank, in, out) (in + out) for each target projection.
+    """
+    widths = [spec.projections[target] for target in targets(spec, lora)]
+    return len(layers) * sum(4 * min(rank, *width) * sum(width) for width in widths)
+
+
 def whole_step_bytes(
     spec: ModelSpec, lora: LoraSettings, batch: int, tokens: int, *, labels: int | None = None
 ) -> int:

@@ -20,7 +20,15 @@ from collections.abc import Callable, Mapping
 import msgpack
 import numpy as np
 
-from atlas.aggregation import PERSONAL, STARTED, Round, between, combine, parted
+from atlas.aggregation import (
+    PERSONAL,
+    STARTED,
+    Round,
+    between,
+    combine,
+    combining_flops,
+    parted,
+)
 from atlas.decision import Office
 from atlas.models import AdapterState
 from atlas.models.tensors import pack, unpack
@@ -51,8 +59,6 @@ REMEMBERED = 2
 Where clients keep a part of their own it keeps all that it merged: one that has lost its part of a
 round takes up each round after it once more.
 """
-COMBINING_FLOPS = 2.0
-"""Operations of an average per number that was handed in."""
 
 
 class Aggregator:
@@ -220,11 +226,15 @@ class Aggregator:
                 aggregator=self._node.name,
                 clients=list(self._member.decision.counted(name, number)),
             )
-        remembered = [self._updates, self._means, self._merged]
-        for known in remembered[: 2 if self._method in PERSONAL else 3]:
-            for past in [past for past in known if past <= number - REMEMBERED]:
-                del known[past]
+        self._forget(number - REMEMBERED)
         await self._announce("merged", number, self._merged)
+
+    def _forget(self, last: int) -> None:
+        """What was known of rounds up to `last`."""
+        merged = {} if self._method in PERSONAL else self._merged
+        for known in (self._updates, self._means, merged):
+            for past in [past for past in known if past <= last]:
+                del known[past]
 
     async def _close(self, name: str, office: Office, number: int) -> None:
         """Waits for the adapters of a running round, and has it closed."""
@@ -279,9 +289,9 @@ class Aggregator:
             return
         adapters = {each: updates[each] for each in counted}
         size = _size(next(iter(adapters.values())))
+        flops = combining_flops(self._method, len(adapters), self._settings.lora.rank)
         self._means[number] = await self._node.compute(
-            lambda: self._combined(adapters, counted, start),
-            flops=COMBINING_FLOPS * size * len(adapters),
+            lambda: self._combined(adapters, counted, start), flops=flops * size * len(adapters)
         )
         self._came.set()
         await self._announce("mean", number, self._means)

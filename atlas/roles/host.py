@@ -163,8 +163,7 @@ class Host:
         cost = self._settings.span_cost(Range(*key[1:]))
         came = {} if request.manifest is None else unpack(request.manifest, message.payload)
         state, frozen = parted(came)
-        size = cost.session_bytes + sum(tensor.nbytes for tensor in frozen.values())
-        memory = self._reserve(size, f"a session of {message.source}")
+        memory = self._reserve(cost.session_bytes, f"a session of {message.source}")
         try:
             base = self._take_base(Range(*key[1:]), cost.base_bytes)
             try:

@@ -127,10 +127,18 @@ class RunSettings:
             span.first,
             span.last,
             costs.span_base_bytes(self.spec, span),
-            costs.span_session_bytes(self.spec, span, self.lora, *shape),
+            costs.span_session_bytes(self.spec, span, self.lora, *shape) + self.frozen_bytes(span),
             self.flops(span),
             costs.adapter_bytes(self.spec, self.lora, span),
         )
+
+    def frozen_bytes(self, layers: Range) -> int:
+        """Most memory that one client's frozen pairs can come to take in the last round: each round
+        adds LoRA's rank for each client, and with fedex once more for each neighborhood.
+        """
+        per_client = {"flora": 1, "fedex": 2}.get(self.aggregation.method, 0)
+        rank = per_client * self.lora.rank * len(self.clients) * (self.training.rounds - 1)
+        return costs.frozen_bytes(self.spec, self.lora, layers, rank)
 
     def flops(self, layers: Range) -> float:
         """Operations of one batch, forward and backward, through `layers` at full size."""
@@ -158,7 +166,8 @@ class RunSettings:
     def ends_bytes(self, labels: int) -> int:
         """Memory that a client's own part of a step takes."""
         shape = (self.training.batch, self.training.tokens)
-        return costs.ends_bytes(self.spec, self.lora, self.ends, *shape, labels=labels)
+        own = costs.ends_bytes(self.spec, self.lora, self.ends, *shape, labels=labels)
+        return own + self.frozen_bytes(self.ends)
 
     def whole_step_bytes(self, labels: int) -> int:
         """Memory that one step of the unsplit model would take on one device."""

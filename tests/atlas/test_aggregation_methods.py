@@ -3,13 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import get_args
 
+import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
-from atlas.aggregation import METHODS, Combined, Round, low_rank, product_of, stack
+from atlas.aggregation import (
+    METHODS,
+    Combined,
+    Round,
+    between,
+    combine,
+    completed,
+    handed_back,
+    handed_in,
+    joined,
+    low_rank,
+    parted,
+    product_of,
+    stack,
+)
 from atlas.aggregation.pairs import norm_of
+from atlas.config import Aggregation
 from atlas.models import AdapterState
 
 MODULES = ("layers.0.q_proj", "layers.1.v_proj")
@@ -78,7 +97,7 @@ def test_methods_that_freeze_what_is_left_over_are_exact(method: str) -> None:
 def test_stacking_takes_any_ranks_and_begins_anew() -> None:
     given = a_round(*MIXED)
     found = METHODS["flora"](given)
-    assert all(state is given.fresh for state in found.adapters.values())
+    assert all(state == given.fresh for state in found.adapters.values())
     for module in MODULES:
         torch.testing.assert_close(
             product_of(found.frozen, module), mean_effect(given, module), rtol=1e-5, atol=1e-4
@@ -243,3 +262,90 @@ def test_adapters_of_other_modules_and_lone_halves_are_refused() -> None:
     half = {name: tensor for name, tensor in adapter(1).items() if "1.v_proj.lora_B" not in name}
     with pytest.raises(ValueError, match="not half of a pair"):
         METHODS["flora"](a_round([half, half]))
+
+
+SCORE = "score.weight"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_score_head_is_averaged_by_examples_by_every_method_that_weighs(method: str) -> None:
+    heads = [torch.full((2, 3), float(value)) for value in (0, 10, 20)]
+    given = a_round([adapter(7) | {SCORE: head} for head in heads], (10.0, 30.0, 60.0))
+    given = replace(given, start=adapter(7) | {SCORE: torch.zeros(2, 3)})
+
+    found = METHODS[method](given)
+
+    robust = {"median": 10.0, "trimmed-mean": 10.0, "clipped-mean": 9.0}
+    expected = torch.full((2, 3), robust.get(method, 15.0))
+    for client in given.adapters:
+        assert list(found.adapters[client]) == list(given.adapters[client])
+        torch.testing.assert_close(found.adapters[client][SCORE], expected)
+    assert SCORE not in found.frozen
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_with_what_is_handed_back_a_client_has_what_the_method_says(method: str) -> None:
+    drawn = a_round([adapter(1)]).fresh
+    kept_a = {name: tensor for name, tensor in drawn.items() if ".lora_A." in name}
+    own = [adapter(seed) | (kept_a if method == "ffa" else {}) for seed in (1, 2, 3)]
+    given = replace(a_round(own, (10.0, 30.0, 60.0)), start=drawn)
+    found = METHODS[method](given)
+
+    crossing = {client: handed_in(method, each) for client, each in given.adapters.items()}
+    came = combine(method, replace(given, adapters=crossing), {})
+
+    for client, each in given.adapters.items():
+        adapter_, frozen = parted(completed(method, came, each, drawn))
+        for name, tensor in found.adapters[client].items():
+            assert torch.equal(adapter_[name], tensor), name
+        for module in MODULES if found.frozen else ():
+            torch.testing.assert_close(
+                product_of(frozen, module), product_of(found.frozen, module), atol=1e-5, rtol=1e-5
+            )
+        assert handed_back(method, joined(adapter_, frozen)).keys() == came.keys()
+
+
+def test_only_halves_cross_that_a_method_shares() -> None:
+    state = joined(adapter(1) | {SCORE: torch.zeros(1, 1)}, adapter(2))
+
+    assert all(".lora_A." in name or name == SCORE for name in handed_in("fedsa", state))
+    assert all(".lora_B." in name or name == SCORE for name in handed_in("ffa", state))
+    assert (
+        handed_in("flora", state).keys()
+        == handed_in("fedit", state).keys()
+        == adapter(1).keys() | {SCORE}
+    )
+    assert {name.removeprefix("frozen.") for name in handed_back("flora", state)} == {
+        SCORE,
+        *adapter(2),
+    }
+
+
+def test_what_the_base_takes_over_adds_up_over_rounds() -> None:
+    given = a_round(*EQUAL)
+    once = parted(combine("flora", given, {}))[1]
+    twice = parted(combine("flora", given, once))[1]
+    for module in MODULES:
+        torch.testing.assert_close(
+            product_of(twice, module), 2 * product_of(once, module), rtol=1e-5, atol=1e-4
+        )
+
+
+def test_frozen_pairs_move_between_neighborhoods_as_the_matrices_they_stand_for() -> None:
+    states = {"one": joined({}, adapter(1, 2)), "other": joined({}, adapter(2, 3))}
+    similarity = np.array([[1.0, 0.5], [0.5, 1.0]])
+
+    moved = parted(between(states, similarity, 0.5)["one"])[1]
+
+    for module in MODULES:
+        own, other = product_of(adapter(1, 2), module), product_of(adapter(2, 3), module)
+        torch.testing.assert_close(
+            product_of(moved, module), (own + 0.25 * other) / 1.25, rtol=1e-5, atol=1e-5
+        )
+
+
+def test_a_config_can_name_every_method_and_no_other() -> None:
+    names = get_args(Aggregation.model_fields["method"].annotation)
+    assert set(names) == set(METHODS)
+    with pytest.raises(ValidationError):
+        Aggregation(method="fedavg")  # type: ignore[arg-type]

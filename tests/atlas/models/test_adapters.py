@@ -120,3 +120,26 @@ def test_an_adapter_that_does_not_fit_is_refused(
     save_adapter(state, tmp_path, spec, lora)
     with pytest.raises(InputError, match="does not fit"):
         load_adapter(tmp_path, spec, LoraSettings(rank=4))
+
+
+@pytest.mark.parametrize("rslora", [False, True])
+def test_frozen_pairs_are_saved_as_part_of_an_adapter_that_peft_loads(
+    spec: ModelSpec, lora: LoraSettings, tmp_path: Path, rslora: bool
+) -> None:
+    lora = lora.model_copy(update={"rslora": rslora})
+    state, frozen = trained(spec, lora, seed=1), {}
+    for number, (name, tensor) in enumerate(trained(spec, lora, seed=2).items()):
+        if number // 2:  # one projection has none, and one has a pair of a lower rank
+            kept = 1 if number // 2 == 1 else 3
+            frozen[name] = tensor[:kept] if ".lora_A." in name else tensor[:, :kept]
+
+    save_adapter(state, tmp_path, spec, lora, frozen=frozen)
+    base = AutoModelForCausalLM.from_pretrained(spec.folder)
+    with torch.no_grad():
+        without = whole_model(spec, lora, state)(TOKENS).logits
+        expected = whole_model(spec, lora, state, frozen)(TOKENS).logits
+        found = PeftModel.from_pretrained(base, tmp_path).eval()(TOKENS).logits
+
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["r"] == lora.rank + 3
+    assert (expected - without).abs().max() > 0.1
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)

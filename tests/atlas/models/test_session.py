@@ -152,3 +152,22 @@ def test_a_batch_without_labels_has_no_loss(client: Session, spec: ModelSpec) ->
         client.loss(hidden(spec), torch.full((2, 5), -100))
     with pytest.raises(ProtocolError, match="came back for"):
         client.loss(hidden(spec), torch.zeros(2, 4, dtype=torch.long))
+
+
+def test_with_a_fixed_only_b_is_trained(host: Session, spec: ModelSpec) -> None:
+    start = host.adapter()
+    fixed = Session(host.stage, start, learning_rate=1e-2, weight_decay=0.1, fixed_a=True)
+    for session in (host, fixed):
+        step(session, spec)
+    assert list(fixed.gradients()) == list(start)
+    for name, gradient in fixed.gradients().items():
+        expected = torch.zeros_like(gradient) if ".lora_A." in name else host.gradients()[name]
+        assert torch.equal(gradient, expected)
+    fixed.commit()
+    later = Session(
+        host.stage, state=fixed.snapshot(), learning_rate=1e-2, weight_decay=0.1, fixed_a=True
+    )
+    step(later, spec)
+    later.commit()
+    for name, now in later.adapter().items():
+        assert torch.equal(now, start[name]) == (".lora_A." in name)

@@ -1,0 +1,112 @@
+"""Lives with other methods of aggregation: what crosses, and that faults change no bit of it."""
+
+import dataclasses
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+import faults
+from atlas import assets, config, experiment
+from atlas.aggregation import parted
+from atlas.experiment import Prepared, Trained
+from atlas.models import save_adapter
+from atlas.protocol import _ADAPTER as BODIES
+from atlas.protocol import Open, Update
+from broker import Frame, Note
+from broker.wire import unpack
+
+from .test_life import Quiet, assert_same_adapters
+
+CHANGES = (
+    *("faults=none", "training.rounds=2", "training.steps=2"),
+    *("examples_per_client=24", "held_out=8"),
+)
+HOSTS = """
+timeline:
+  - {{at: {0} ms, crash: hosts of the neighborhood of client-7, for: 10 s}}
+  - {{at: {1} ms, crash: host of client-0, for: 2 s}}
+"""
+
+
+@dataclasses.dataclass
+class Life:
+    """A run, its notes, and the names of the tensors in each kind of message."""
+
+    trained: Trained
+    notes: list[Note]
+    crossed: dict[type, set[str]]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def prepare(method: str) -> Prepared:
+    assets.forbid_hub()
+    changes = [*CHANGES, f"aggregation.method={method}"]
+    return experiment.prepare(config.load("tiny", changes), Quiet())
+
+
+def live(prepared: Prepared) -> Life:
+    notes: list[Note] = []
+    crossed: dict[type, set[str]] = {Update: set(), Open: set()}
+
+    def tap(_: str, __: str, frame: Frame) -> None:
+        body = BODIES.validate_python(unpack(frame.body))
+        if isinstance(body, Update | Open):
+            crossed[type(body)] |= {entry["name"] for entry in body.manifest or ()}
+
+    return Life(experiment.train(prepared, observe=notes.append, tap=tap), notes, crossed)
+
+
+def stormy(prepared: Prepared, calm: Life) -> Life:
+    """The same with hosts that die in the middle of the second round's first step."""
+
+    def middle_ms(client: str) -> int:
+        ends = [
+            note.time_s
+            for note in calm.notes
+            if note.event == "step" and note.fields["client"] == client
+        ]
+        return round(1000 * ends[2])
+
+    scenario = faults.parse(HOSTS.format(middle_ms("client-7"), middle_ms("client-0")), "test")
+    return live(dataclasses.replace(prepared, scenario=scenario))
+
+
+def test_with_fedsa_each_client_keeps_its_own_b_through_faults() -> None:
+    prepared = prepare("fedsa")
+    calm = live(prepared)
+    storm = stormy(prepared, calm)
+
+    assert {name for name in calm.crossed[Update] if ".lora_A." not in name} == set()
+    adapters = calm.trained.adapters
+    assert sorted(adapters) == sorted(prepared.settings.clients)
+    assert any(note.event == "repaired" for note in storm.notes)
+    assert_same_adapters(storm.trained, calm.trained)
+    found = calm.trained.outcome.neighborhoods
+    members = next(each.members for each in found if len(each.members) > 1)
+    one, other = (adapters[client] for client in members[:2])
+    for name in one:
+        assert torch.equal(one[name], other[name]) == (".lora_A." in name)
+
+
+def test_with_fedex_the_base_takes_over_what_is_left_through_faults(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    prepared = prepare("fedex")
+    calm = live(prepared)
+    storm = stormy(prepared, calm)
+
+    assert not any(name.startswith("frozen.") for name in calm.crossed[Update])
+    assert any(name.startswith("frozen.") for name in calm.crossed[Open])
+    assert any(note.event == "repaired" for note in storm.notes)
+    assert_same_adapters(storm.trained, calm.trained)
+    adapter, frozen = parted(calm.trained.adapters["neighborhood-0"])
+    assert frozen.keys() == adapter.keys()
+    settings = prepared.settings
+    save_adapter(adapter, tmp_path, settings.spec, settings.lora, frozen=frozen)
+    assert (tmp_path / "adapter_config.json").is_file()

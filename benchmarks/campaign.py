@@ -4,10 +4,11 @@
 
 Draws scenarios by seed: faults of every kind by `faults.random`, and deaths where they hurt: the
 host of a client, all hosts of its neighborhood, the client itself, who aggregates, who has most to
-do; some hosts never come back. They keep to the law's premise: clients come back, and every client
-sooner or later reaches some host. Each scenario is lived through, some with the nodes in two
-processes, and its adapters are compared with those of the calm run, byte by byte. One that fails is
-made as small as it can be and still fail, and written beside the results.
+do, who coordinates; some hosts and coordinators never come back. They keep to the law's premise:
+clients come back, and every client sooner or later reaches some host. Each scenario is lived
+through, some with the nodes in two processes, and its adapters are compared with those of the calm
+run, byte by byte. One that fails is made as small as it can be and still fail, and written beside
+the results.
 
 What is computed is kept by content, so a scenario has nothing to compute that the calm run had not
 computed already; `--computed` says how many scenarios compute everything all the same.
@@ -131,15 +132,13 @@ class Campaign:
         prepared = self.prepared if computed else self.prepared.with_journal(self.journal)
         return live(prepared, scenario, processes=processes)
 
-    def trial(
-        self, seed: int, *, everybody: bool = False, computed: bool = False, processes: int = 1
-    ) -> Trial:
+    def trial(self, seed: int, *, computed: bool = False, processes: int = 1) -> Trial:
         """Lives through the scenario of this seed; where that would strike whom a run so late as
         this one can't name yet, through the next one of this seed.
         """
         topology = self.prepared.topology
         for again in range(100):
-            scenario = draw(topology, self.calm, seed + again * 10**6, everybody=everybody)
+            scenario = draw(topology, self.calm, seed + again * 10**6)
             try:
                 life = self.live(scenario, computed=computed, processes=processes)
             except faults.ScenarioError:
@@ -185,12 +184,10 @@ def live(prepared: Prepared, scenario: Scenario | None, *, processes: int = 1) -
     return Life(_digest(trained), notes, trained.run.virtual_seconds, struck)
 
 
-def draw(topology: Topology, calm: Life, seed: int, *, everybody: bool = False) -> Scenario:
+def draw(topology: Topology, calm: Life, seed: int) -> Scenario:
     """A scenario that keeps to the law's premise, the same for the same arguments.
 
-    Args:
-        calm: the run without faults; most faults begin within the time that it takes.
-        everybody: also the coordinator dies.
+    `calm` is the run without faults; most faults begin within the time that it takes.
     """
     dice = Dice(seed, topology.name, "campaign")
     timeline: list[Any] = []
@@ -201,13 +198,13 @@ def draw(topology: Topology, calm: Life, seed: int, *, everybody: bool = False) 
             intensity=dice.between(20, 100) / 100,
             duration_s=1.5 * calm.virtual_s,
         )
-        timeline += [fault for fault in drawn.timeline if everybody or not _of_coordinator(fault)]
-    deaths = [_death(topology, calm, dice, everybody) for _ in range(dice.between(1, 4))]
+        timeline += drawn.timeline
+    deaths = [_death(topology, calm, dice) for _ in range(dice.between(1, 4))]
     timeline += Scenario.of({"name": "deaths", "timeline": deaths}).timeline
     return dataclasses.replace(drawn, name=f"campaign-{seed}", timeline=tuple(timeline))
 
 
-def _death(topology: Topology, calm: Life, dice: Dice, everybody: bool) -> dict[str, Any]:
+def _death(topology: Topology, calm: Life, dice: Dice) -> dict[str, Any]:
     """Somebody dies where it hurts."""
     clients = [node.name for node in topology.nodes.values() if node.role == "client"]
     hosts = [node.name for node in topology.nodes.values() if node.role == "host"]
@@ -217,7 +214,7 @@ def _death(topology: Topology, calm: Life, dice: Dice, everybody: bool) -> dict[
         *(("busiest host", 1), ("any 30 % of role=host", 1), (dice.one(hosts), 1)),
         # These only a run can name, once it has paired.
         *((f"host of {client}", milliseconds // 2), (f"hosts of {client}", milliseconds // 2)),
-        *([("coordinator", 1)] * 2 if everybody else []),
+        *[("coordinator", 1)] * 2,
     ]
     chosen, since = dice.one(whom)
     said: dict[str, Any] = {
@@ -225,13 +222,9 @@ def _death(topology: Topology, calm: Life, dice: Dice, everybody: bool) -> dict[
         "crash": chosen,
         "for": f"{dice.between(1, milliseconds)} ms",
     }
-    if chosen in hosts:  # this one never comes back
-        del said["for"]
+    if chosen in hosts or (chosen == "coordinator" and dice.between(0, 1)):
+        del said["for"]  # this one never comes back
     return said
-
-
-def _of_coordinator(fault: Any) -> bool:
-    return any(getattr(fault, kind) == "coordinator" for kind in DEATHS)
 
 
 def small(topology: Topology, clients: int, hosts: int) -> Topology:
@@ -279,7 +272,6 @@ def main() -> None:
     parser.add_argument("--scenarios", type=int, default=200)
     parser.add_argument("--computed", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--coordinator", action="store_true", help="the coordinator dies, too")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     assets.forbid_hub()
@@ -296,9 +288,7 @@ def main() -> None:
             computed = number % max(1, arguments.scenarios // max(1, arguments.computed)) == 0
             computed = computed and counts["computed"] < arguments.computed
             processes = 2 if number % IN_PROCESSES == IN_PROCESSES - 1 else 1
-            trial = opened.trial(
-                seed, everybody=arguments.coordinator, computed=computed, processes=processes
-            )
+            trial = opened.trial(seed, computed=computed, processes=processes)
             counts["scenarios"] += 1
             counts["computed"] += computed
             counts["in_two_processes"] += processes == 2

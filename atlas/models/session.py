@@ -128,6 +128,9 @@ class Session:
             else:
                 logits = self.stage.logits(rows, self.parameters).index_select(0, labeled)
             total = cross_entropy(logits.float(), expected[labeled], reduction="sum")
+            del (
+                logits
+            )  # as large as all of the head's other tensors, and backward has no use for it
             loss = total / (len(labeled) if labels is None else labels)
         torch.autograd.backward(loss)
         assert received.grad is not None

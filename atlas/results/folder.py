@@ -7,7 +7,7 @@
     trace.parquet    each message and fault
     summary.json     the figures, sorted
     report.html      one file that needs no network
-    adapters/<neighborhood>/   as PEFT saves them
+    adapters/<neighborhood>/   as PEFT saves them; <client>/ where each has its own
     checkpoint/      what was computed so far, for a run that goes on; gone once it is finished
 
 Files that are rewritten are replaced in one go, so a reader finds the old or the new one, never

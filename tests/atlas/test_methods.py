@@ -10,7 +10,6 @@ import faults
 from atlas import assets, config, experiment
 from atlas.aggregation import parted
 from atlas.experiment import Prepared, Trained
-from atlas.models import save_adapter
 from atlas.protocol import _ADAPTER as BODIES
 from atlas.protocol import Open, Update
 from broker import Frame, Note
@@ -65,9 +64,9 @@ def live(prepared: Prepared) -> Life:
 
 
 def stormy(prepared: Prepared, calm: Life) -> Life:
-    """The same with hosts that die in the middle of the second round's first step."""
+    """The same with hosts that die in the second round, when its first step ended in the calm."""
 
-    def middle_ms(client: str) -> int:
+    def struck_ms(client: str) -> int:
         ends = [
             note.time_s
             for note in calm.notes
@@ -75,7 +74,7 @@ def stormy(prepared: Prepared, calm: Life) -> Life:
         ]
         return round(1000 * ends[2])
 
-    scenario = faults.parse(HOSTS.format(middle_ms("client-7"), middle_ms("client-0")), "test")
+    scenario = faults.parse(HOSTS.format(struck_ms("client-7"), struck_ms("client-0")), "test")
     return live(dataclasses.replace(prepared, scenario=scenario))
 
 
@@ -96,7 +95,7 @@ def test_with_fedsa_each_client_keeps_its_own_b_through_faults() -> None:
         assert torch.equal(one[name], other[name]) == (".lora_A." in name)
 
 
-def test_with_fedex_the_base_takes_over_what_is_left_through_faults(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_with_fedex_the_base_takes_over_what_is_left_through_faults() -> None:
     prepared = prepare("fedex")
     calm = live(prepared)
     storm = stormy(prepared, calm)
@@ -107,6 +106,4 @@ def test_with_fedex_the_base_takes_over_what_is_left_through_faults(tmp_path) ->
     assert_same_adapters(storm.trained, calm.trained)
     adapter, frozen = parted(calm.trained.adapters["neighborhood-0"])
     assert frozen.keys() == adapter.keys()
-    settings = prepared.settings
-    save_adapter(adapter, tmp_path, settings.spec, settings.lora, frozen=frozen)
-    assert (tmp_path / "adapter_config.json").is_file()
+    assert all(tensor.abs().max() > 0 for tensor in frozen.values())

@@ -491,15 +491,17 @@ class Desk:
         if self._settings.aggregation.method not in PERSONAL:
             return found
         size, until_s = self._settings.adapter_bytes, self._node.now + FAREWELL_S
+        last = self._settings.training.rounds - 1
         while len(found) < len(clients) and self._node.now < until_s:
             for name in clients:
                 within_s = answer_within_s(self._node, name, answer_bytes=size)
                 answer = name not in found and await self._member.ask(
                     name, AskOwn(), purpose=ADAPTERS, within_s=within_s
                 )
-                if answer and isinstance(answer[0], Tensors):
-                    body, reply = answer
-                    assert isinstance(body, Tensors)
+                if not answer:
+                    continue
+                body, reply = answer
+                if isinstance(body, Tensors) and body.round == last:
                     found[name] = body.manifest, tuple(bytes(part) for part in reply.payload)
             if len(found) < len(clients):
                 await asyncio.sleep(PAUSE_S)

@@ -272,9 +272,8 @@ def test_the_specification_has_every_message_with_its_fields_and_its_answer() ->
     session = ["attempt", "first", "last", "step"]
     shown = {}
     for kind, _, fields, _, answer in rows:
-        own = re.findall(r"`(\w+)`", fields)
-        answers = set(re.findall(r"`([\w?]+)`", answer))
-        shown[kind.strip("`")] = (session + own if re.match(r"S\b", fields) else own, answers, answer)
+        names = (session if re.match(r"S\b", fields) else []) + re.findall(r"`(\w+)`", fields)
+        shown[kind.strip("`")] = names, set(re.findall(r"`([\w?]+)`", answer)), answer
     assert len(shown) == len(rows)
 
     bodies = {body.model_fields["kind"].default: body for body in get_args(protocol.AnyBody)}

@@ -307,7 +307,7 @@ class Client:
         return pack({name: tensor}, codec, rows if self._settings.split.packed else None)
 
     def _batch(self, number: int, step: int, micro: int = 0) -> Batch:
-        """The text of a micro-batch; a half of the signature is a step of round -1. The halves share
+        """The text of a micro-batch; a half of the signature is a step of round -1. Halves share
         no example, so a client with few takes half of them for each.
         """
         training, half = self._settings.training, len(self._data.examples) // 2

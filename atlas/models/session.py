@@ -19,7 +19,6 @@ from torch.nn.functional import cross_entropy
 from atlas.models.adapters import AdapterState
 from atlas.models.dropout import Draws
 from atlas.models.optimizer import FlatAdamW, norms
-from atlas.models.skeleton import lora_shape
 from atlas.models.stage import Stage
 from atlas.models.tensors import ProtocolError
 
@@ -53,7 +52,7 @@ class Session:
         assert values is not None
         self.stage = stage
         self._optimizer = FlatAdamW(
-            {name: lora_shape(slot) for name, slot in stage.slots.items()},
+            stage.shapes,
             values,
             learning_rate=learning_rate,
             weight_decay=weight_decay,

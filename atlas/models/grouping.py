@@ -50,7 +50,7 @@ class Group:
         with torch.enable_grad():
             stacked = {
                 name: torch.stack([session.parameters[name] for session in self._sessions])
-                for name in self._stage.slots
+                for name in self._stage.shapes
             }
         self._output = self._stage.run(self._received, stacked, pairs=self._sessions[0].pairs)
         return list(self._output.detach().chunk(len(self._sessions)))

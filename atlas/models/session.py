@@ -19,7 +19,6 @@ from torch.nn.functional import cross_entropy
 from atlas.models.adapters import AdapterState
 from atlas.models.dropout import Draws
 from atlas.models.optimizer import FlatAdamW, norms
-from atlas.models.skeleton import lora_shape
 from atlas.models.stage import NOTHING, Stage
 from atlas.models.tensors import ProtocolError
 
@@ -58,12 +57,12 @@ class Session:
         assert values is not None
         self.stage = stage
         self._optimizer = FlatAdamW(
-            {name: lora_shape(slot) for name, slot in stage.slots.items()},
+            stage.shapes,
             values,
             learning_rate=learning_rate,
             weight_decay=weight_decay,
             state=state,
-            fixed=[name for name in stage.slots if fixed_a and ".lora_A." in name],
+            fixed=[name for name in stage.shapes if fixed_a and ".lora_A." in name],
         )
         self.parameters = self._optimizer.parameters
         for name, parameter in self.parameters.items():

@@ -348,4 +348,4 @@ def test_a_config_can_name_every_method_and_no_other() -> None:
     names = get_args(Aggregation.model_fields["method"].annotation)
     assert set(names) == set(METHODS)
     with pytest.raises(ValidationError):
-        Aggregation(method="fedavg")  # type: ignore[arg-type]
+        Aggregation(method="fedavg")

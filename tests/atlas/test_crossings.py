@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import topologies
-from atlas.config import Aggregation, Recovery, SignatureSettings, Split, Training
+from atlas.config import Aggregation, Membership, Recovery, SignatureSettings, Split, Training
 from atlas.crossings import choose
 from atlas.models import LoraSettings
 from atlas.roles import RunSettings
@@ -49,6 +49,7 @@ def settings(tiny_folder: Path) -> RunSettings:
         split=Split(client_layers=1, codec="auto"),
         signature=SignatureSettings(),
         aggregation=Aggregation(),
+        membership=Membership(),
         recovery=Recovery(),
         coordinator="coordinator",
         clients=("near", "middling", "far"),

@@ -31,7 +31,11 @@ def test_what_backward_needs_is_what_the_formula_says(
     spec, lora = ModelSpec.read(folder_of(family), dtype), LoraSettings(targets=targets)
     stage = Stage.load(spec, LAYERS, lora=lora)
     session = Session(stage, initial_adapter(spec, lora, 0), learning_rate=1.0)
-    known = {p.untyped_storage().data_ptr() for p in stage._front.parameters() if not p.is_meta}
+    known = {
+        p.untyped_storage().data_ptr()
+        for p in stage._pool.free[0].front.parameters()
+        if not p.is_meta
+    }
     known |= {p.untyped_storage().data_ptr() for p in session.parameters.values()}
     saved: dict[int, int] = {}
 

@@ -267,9 +267,10 @@ def test_a_tied_head_is_the_embedding(spec_of: Callable[..., ModelSpec]) -> None
     for family, tied in (("gpt2", True), ("gpt2-untied", False), ("gpt_neox-tied", True)):
         spec = spec_of(family)
         stage = Stage.load(spec, Range(0, 1), ends=True)
-        assert stage._back is not None
-        one = stage._front.get_input_embeddings().weight
-        assert (one is stage._back.get_output_embeddings().weight) == tied == spec.tied
+        (modules,) = stage._pool.free
+        assert modules.back is not None
+        one = modules.front.get_input_embeddings().weight
+        assert (one is modules.back.get_output_embeddings().weight) == tied == spec.tied
 
 
 def test_a_checkpoint_of_the_bare_model_is_read(made: Callable[..., Path], tmp_path: Path) -> None:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import gc
 import json
 import shutil
+import threading
+import weakref
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -23,7 +27,8 @@ def frozen(stage: Stage) -> dict[int, int]:
     """Bytes of each tensor that a stage holds, by address."""
     return {
         p.data_ptr(): p.nbytes
-        for model in (stage._front, stage._back)
+        for modules in stage._pool.free
+        for model in (modules.front, modules.back)
         if model is not None
         for p in model.parameters()
         if not p.is_meta
@@ -80,7 +85,53 @@ def test_a_session_that_is_gone_leaves_nothing_on_the_stage(
 ) -> None:
     stage = Stage.load(spec, Range(0, 1), lora=lora)
     Session(stage, trained(spec, lora, 1), learning_rate=1.0).forward(torch.ones(1, 2, spec.hidden))
-    assert all(module._parameters["weight"] is None for module in stage.slots.values())
+    (modules,) = stage._pool.free
+    assert all(module._parameters["weight"] is None for module in modules.slots.values())
+
+
+def test_stages_of_the_same_layers_share_what_runs_them_and_no_forward(
+    spec: ModelSpec, lora: LoraSettings
+) -> None:
+    """More is built for forwards that run side by side, and all of it goes with the last stage."""
+    stages = [Stage.load(spec, Range(0, 2), ends=True, lora=lora) for _ in range(2)]
+    states = [trained(spec, lora, seed) for seed in range(4)]
+    tokens = [torch.full((1, 3), number) for number in range(4)]
+    together = threading.Barrier(4)
+
+    def embed(number: int, *, alone: bool) -> torch.Tensor:
+        session = Session(stages[number % 2], states[number], learning_rate=1.0)
+        if alone:
+            return session.embed(tokens[number])
+        lend = stages[0]._pool.lend
+        with lend():
+            together.wait(timeout=60)
+            return session.embed(tokens[number])
+
+    expected = [embed(number, alone=True) for number in range(4)]
+    assert len(stages[0]._pool.free) == 1
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(partial(embed, alone=False), range(4)))
+    assert all(torch.equal(*pair) for pair in zip(expected, found, strict=True))
+    assert stages[0]._pool is stages[1]._pool
+    assert len(stages[0]._pool.free) > 4
+    pool = weakref.ref(stages.pop()._pool)
+    assert pool() is not None
+    stages.clear()
+    gc.collect()
+    assert pool() is None
+
+
+def test_a_forward_that_fails_leaves_nothing_to_the_next(
+    spec: ModelSpec, lora: LoraSettings
+) -> None:
+    stage = Stage.load(spec, Range(0, 1), lora=lora)
+    state, hidden = trained(spec, lora, 1), torch.ones(1, 2, spec.hidden)
+    expected = Session(stage, state, learning_rate=1.0).forward(hidden)
+    with pytest.raises(RuntimeError):
+        stage.run(torch.ones(1, 2, spec.hidden + 1), state)
+
+    assert stage._pool.free == []
+    assert torch.equal(Session(stage, state, learning_rate=1.0).forward(hidden), expected)
 
 
 def test_a_family_that_is_not_known_to_be_exact_is_refused_by_name(

@@ -87,6 +87,10 @@ class Stage:
         """Whether this stage holds the embedding, the final norm and the head."""
         return self._back is not None
 
+    def weights(self) -> Iterator[Tensor]:
+        """The frozen tensors in front of the head that are really here."""
+        return (weight for weight in self._front.parameters() if not weight.is_meta)
+
     def pairs(self, frozen: Mapping[str, Tensor]) -> Pairs:
         """What was merged into the layers held, checked and shared, for `run`.
 

@@ -21,7 +21,7 @@ import torch
 import broker
 import faults
 import topologies
-from atlas.config import Aggregation, Recovery, SignatureSettings, Split, Training
+from atlas.config import Aggregation, Membership, Recovery, SignatureSettings, Split, Training
 from atlas.models import LoraSettings, Range, slice_adapter, tensors
 from atlas.models.optimizer import FlatAdamW
 from atlas.models.tensors import pack
@@ -83,6 +83,7 @@ def settings(tiny_folder: Path) -> RunSettings:
         split=Split(client_layers=1),
         signature=SignatureSettings(),
         aggregation=Aggregation(),
+        membership=Membership(),
         recovery=REPLAY,
         coordinator="client",
         clients=("client",),

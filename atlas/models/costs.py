@@ -98,9 +98,10 @@ def span_session_bytes(
     """Memory of one client on a host: LoRA with its optimizer, and a step in flight.
 
     16 bytes per LoRA parameter, 8 without an optimizer (`recovery.keep: client`), and its value
-    once more where `lora.fused` has it in the base's own dtype; what the backward pass needs, `saved_bytes` per token for each layer; four hidden states (received and returned,
-    each way); and the passing tensors of the layer at work, 4h + 4f per token. What was merged into
-    the base for the client comes on top, `frozen_bytes`.
+    once more where `lora.fused` has it in the base's own dtype; what the backward pass needs,
+    `saved_bytes` per token for each layer; four hidden states (received and returned, each way);
+    and the passing tensors of the layer at work, 4h + 4f per token. What was merged into the base
+    for the client comes on top, `frozen_bytes`.
     """
     rows = batch * tokens
     passing = (8 * spec.hidden + 4 * spec.intermediate) * spec.element_bytes
@@ -164,13 +165,6 @@ def history_bytes(boundary_bytes: int, micros: int, steps: int) -> int:
 def state_bytes(spec: ModelSpec, lora: LoraSettings, layers: Range) -> int:
     """Bytes of a snapshot of some layers: parameters and AdamW's two moments, fp32 each."""
     return 12 * lora_parameters(spec, lora, layers)
-
-
-def aggregation_bytes(spec: ModelSpec, lora: LoraSettings, members: int) -> int:
-    """Bytes of what an aggregator holds at the end of a round: each member's adapter, and what
-    comes of them.
-    """
-    return (members + 1) * adapter_bytes(spec, lora, spec.whole)
 
 
 def hidden_bytes(spec: ModelSpec, batch: int, tokens: int) -> int:

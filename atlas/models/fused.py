@@ -46,9 +46,8 @@ class FusedLora(nn.Module):
             self._scaling,
             noise,
         )
-        return output.view(
-            *value.shape[:-1], -1
-        )  # here: what a family then adds in place is its own
+        # A view that is made here, outside of the function, may be added to in place (Falcon does).
+        return output.view(*value.shape[:-1], -1)
 
 
 def fuse(model: PreTrainedModel, scaling: float) -> None:

@@ -14,10 +14,6 @@ every position counts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from torch import Tensor
-
 from atlas.models.saved import counted_bytes, kinds, window
 from atlas.models.settings import LoraSettings
 from atlas.models.skeleton import targets
@@ -101,7 +97,7 @@ def span_session_bytes(
     once more where `lora.fused` has it in the base's own dtype; what the backward pass needs,
     `saved_bytes` per token for each layer; four hidden states (received and returned, each way);
     and the passing tensors of the layer at work, 4h + 4f per token. What was merged into the base
-    for the client comes on top, `frozen_bytes`.
+    for the client comes on top.
     """
     rows = batch * tokens
     passing = (8 * spec.hidden + 4 * spec.intermediate) * spec.element_bytes
@@ -146,11 +142,6 @@ def saved_bytes(spec: ModelSpec, lora: LoraSettings, tokens: int, layer: int = 0
     else:
         inputs = sum(spec.projections[target][0] for target in chosen)
     return norms + plain * own + (inputs + lora.rank * len(chosen)) * cast
-
-
-def frozen_bytes(frozen: Mapping[str, Tensor]) -> int:
-    """Bytes of what was merged into the base for one client: 4 r (in + out) for each pair."""
-    return sum(4 * tensor.numel() for tensor in frozen.values())
 
 
 def history_bytes(boundary_bytes: int, micros: int, steps: int) -> int:

@@ -134,8 +134,8 @@ def test_each_device_that_a_fault_strikes_has_a_row_and_each_kind_its_own(say):
 @pytest.mark.parametrize(
     ("why", "because"),
     [
-        ("squeezed", "its device takes 64.0 MiB back"),
-        ("unused", "they were unused, and a newcomer needs 64.0 MiB"),
+        ("squeezed", "its device takes 64 MiB back"),
+        ("unused", "they were unused, and a newcomer needs 64 MiB"),
     ],
 )
 def test_a_session_that_was_given_up_is_told_with_its_reason(say, why, because):

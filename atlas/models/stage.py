@@ -73,6 +73,10 @@ class Stage:
                 pool = _pools[key] = _Pool(partial(_Modules, spec, layers, ends, lora))
         return cls(spec, layers, lora, ends=ends, pool=pool)
 
+    def weights(self) -> Iterator[Tensor]:
+        """The frozen tensors in front of the head that are really here."""
+        return (weight for weight in self._front.parameters() if not weight.is_meta)
+
     def pairs(self, frozen: Mapping[str, Tensor]) -> Pairs:
         """What was merged into the layers held, checked and shared, for `run`.
 

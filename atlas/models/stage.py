@@ -75,7 +75,7 @@ class Stage:
 
     def weights(self) -> Iterator[Tensor]:
         """The frozen tensors in front of the head that are really here."""
-        return (weight for weight in self._front.parameters() if not weight.is_meta)
+        return (weight for weight in self._pool.first.front.parameters() if not weight.is_meta)
 
     def pairs(self, frozen: Mapping[str, Tensor]) -> Pairs:
         """What was merged into the layers held, checked and shared, for `run`.
@@ -83,7 +83,7 @@ class Stage:
         `frozen` has pairs of any rank under PEFT's names of LoRA's, of these layers or more, fp32.
         Raises ProtocolError if one is not whole or doesn't fit its projection.
         """
-        found = {door.name: door.pair_of(frozen) for door in self._pool.doors}
+        found = {door.name: door.pair_of(frozen) for door in self._pool.first.merged}
         return {name: pair for name, pair in found.items() if pair is not None}
 
     def run(
@@ -120,7 +120,9 @@ class Stage:
         if not self.ends:
             raise RuntimeError("this stage holds no head: only one loaded with ends=True does")
         with self._pool.lend() as modules:
-            given = nullcontext() if parameters is None else modules.given(parameters)
+            given = (
+                nullcontext() if parameters is None else modules.given(parameters, None, NOTHING)
+            )
             with given:
                 return modules.logits(rows)
 
@@ -132,7 +134,7 @@ class _Modules:
         front = skeleton.build(spec, layers, embedding=ends, head=False, lora=lora)
         self.slots = skeleton.lora_slots(front)
         self._dropouts = skeleton.dropouts(front)
-        self.doors = skeleton.merged(front)
+        self.merged = skeleton.merged(front)
         self.front = skeleton.body_of(front)
         numbered = skeleton.layers_of(front, spec)
         self._entry = skeleton.Entry(numbered[min(layers.first, spec.layers - 1)])
@@ -159,17 +161,14 @@ class _Modules:
 
     @contextmanager
     def given(
-        self,
-        parameters: Mapping[str, Tensor],
-        draws: Draws | None = None,
-        pairs: Pairs = NOTHING,
+        self, parameters: Mapping[str, Tensor], draws: Draws | None, pairs: Pairs
     ) -> Iterator[None]:
         """Bind a client's parameters by reference, record a graph, and take them out again."""
         for name, module in self.slots.items():
             module._parameters["weight"] = cast("Parameter", parameters[name])
         for dropout in self._dropouts:
             dropout.draws = draws
-        for door in self.doors:
+        for door in self.merged:
             door.pair = pairs.get(door.name)
         try:
             with torch.enable_grad():
@@ -177,7 +176,7 @@ class _Modules:
         finally:
             for module in self.slots.values():
                 module._parameters["weight"] = None
-            for door in self.doors:
+            for door in self.merged:
                 door.pair = None
 
 
@@ -186,9 +185,9 @@ class _Pool:
 
     def __init__(self, build: Callable[[], _Modules]) -> None:
         self._build = build
-        self.free = [build()]
-        self.shapes = {name: skeleton.lora_shape(slot) for name, slot in self.free[0].slots.items()}
-        self.doors = self.free[0].doors
+        self.first = build()
+        self.free = [self.first]
+        self.shapes = {name: skeleton.lora_shape(slot) for name, slot in self.first.slots.items()}
 
     @contextmanager
     def lend(self) -> Iterator[_Modules]:

@@ -128,7 +128,7 @@ def test_pairs_are_shared_and_each_client_has_its_own(spec: ModelSpec, lora: Lor
     without = output(Session(stage, state, learning_rate=1.0))
     assert not torch.equal(first, without)
     assert torch.equal(output(with_pairs), first)
-    assert with_pairs.adapter().keys() == stage.shapes.keys()
+    assert with_pairs.adapter().keys() == stage.slots.keys()
 
 
 def test_bf16_keeps_pairs_in_fp32(folder_of: Callable[[str], Path], lora: LoraSettings) -> None:

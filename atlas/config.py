@@ -190,7 +190,7 @@ class Config(_Section):
     topology: str = "edge-clusters"
     faults: str = "none"
     tasks: tuple[TaskChoice, ...] = Field(min_length=1, default=("news-topic",))
-    examples_per_client: int = Field(160, ge=1)
+    examples_per_client: int = Field(160, ge=2)
     held_out: int = Field(100, ge=1, description="rows of each task that no client has")
     lora: LoraSettings = LoraSettings()
     training: Training = Training()

@@ -392,8 +392,9 @@ AnyBody = (
     CoordinatorRequest | ElectionMessage | Chain | Assignment | Orders | AskThere | Elsewhere
     | HostRequest | AggregatorRequest | AskUpdate | Tensors | Accepted | Refused
 )  # fmt: skip
-_ANSWERS = (Chain, Assignment, Orders, Elsewhere, Tensors, Accepted, Refused)
-_UNANSWERED = (Commit, Close, CallVote, Vote, Lead, Follow)
+ANSWERS = (Chain, Assignment, Orders, Elsewhere, Tensors, Accepted, Refused)
+UNANSWERED = (Commit, Close, CallVote, Vote, Lead, Follow)
+"""What is never asked; all that is in neither is a question."""
 _ADAPTER: TypeAdapter[AnyBody] = TypeAdapter(Annotated[AnyBody, Field(discriminator="kind")])
 
 
@@ -409,7 +410,7 @@ def parse(message: Message) -> AnyBody:
         raise InputError(
             f"malformed message from {message.source}: {first['msg']}", key=key
         ) from None
-    if not isinstance(body, (*_ANSWERS, *_UNANSWERED)) and not message.asks:
+    if not isinstance(body, (*ANSWERS, *UNANSWERED)) and not message.asks:
         raise InputError(
             f"malformed message from {message.source}: {body.kind!r} asks for no answer", key="kind"
         )

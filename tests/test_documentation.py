@@ -21,6 +21,7 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import typer
@@ -28,7 +29,7 @@ from typer.main import get_command
 
 import faults
 import topologies
-from atlas import assets, cli, config, tasks
+from atlas import assets, cli, config, protocol, tasks
 
 REPOSITORY = Path(__file__).parents[1]
 PAGES = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md")])
@@ -262,6 +263,32 @@ def test_every_key_of_the_config_is_explained_with_its_default() -> None:
         listed = f"[{', '.join(default)}]" if isinstance(default, list) else str(default)
         listed = words.get(listed, listed)
         assert explained.get(key) == listed, f"{key}: {default}"
+
+
+def test_the_specification_has_every_message_with_its_fields_and_its_answer() -> None:
+    page = (REPOSITORY / "docs" / "specification.md").read_text(encoding="utf-8")
+    table = page.split("<!-- messages -->")[1].split("<!-- /messages -->")[0]
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in table.split("\n")[3:-1]]
+    session = ["attempt", "first", "last", "step"]
+    shown = {}
+    for kind, _, fields, _, answer in rows:
+        names = (session if re.match(r"S\b", fields) else []) + re.findall(r"`(\w+)`", fields)
+        shown[kind.strip("`")] = names, set(re.findall(r"`([\w?]+)`", answer)), answer
+    assert len(shown) == len(rows)
+
+    bodies = {body.model_fields["kind"].default: body for body in get_args(protocol.AnyBody)}
+    answering = {body.model_fields["kind"].default for body in protocol.ANSWERS}
+    assert shown.keys() == bodies.keys()
+    for kind, body in bodies.items():
+        fields, answers, text = shown[kind]
+        assert fields == [name for name in body.model_fields if name != "kind"], kind
+        assert answers <= answering, kind
+        if body in protocol.ANSWERS:
+            assert text == "is one", kind
+        elif body in protocol.UNANSWERED:
+            assert text == "none", kind
+        else:
+            assert answers, kind
 
 
 def test_everything_bundled_is_named_in_the_readme() -> None:

@@ -85,6 +85,8 @@ class _Session:
         stage: _Stage = arguments["stage"]
         if arguments.get("adapter") is not None:
             arguments["adapter"] = slice_adapter(arguments["adapter"], stage.range)
+        if arguments.get("frozen"):
+            arguments["frozen"] = slice_adapter(arguments["frozen"], stage.range)
         self.stage = stage
         self._journal = journal
         self._make, self._arguments = make, arguments

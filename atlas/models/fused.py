@@ -46,7 +46,8 @@ class FusedLora(nn.Module):
             self._scaling,
             noise,
         )
-        return output
+        # A view that is made here, outside of the function, may be added to in place (Falcon does).
+        return output.view(*value.shape[:-1], -1)
 
 
 def fuse(model: PreTrainedModel, scaling: float) -> None:
@@ -57,7 +58,7 @@ def fuse(model: PreTrainedModel, scaling: float) -> None:
 
 
 class _Projection(Function):
-    """y = W x + bias + scaling B A (noise x), rows [n, in] → [n, out]; W and bias are frozen.
+    """y = W x + bias + scaling B A (noise x), [b, t, in] → rows [n, out]; W and bias are frozen.
 
     A [r, in] and B [out, r] are one client's, or with a dimension before, [k, r, in], those of k
     clients, of whom each has the next n / k rows. Then W is applied to all rows together and each
@@ -77,7 +78,7 @@ class _Projection(Function):
     ) -> Tensor:
         rows = value.reshape(-1, value.shape[-1])
         seen = rows if noise is None else rows * noise.reshape(rows.shape)
-        ctx.shapes, ctx.scaling = (a.shape, b.shape), scaling
+        ctx.shapes, ctx.scaling = (value.shape, a.shape, b.shape), scaling
         a = a.reshape(-1, *a.shape[-2:]).to(value.dtype)
         b = b.reshape(-1, *b.shape[-2:]).to(value.dtype)
         output = linear(rows, weight, bias)
@@ -86,14 +87,15 @@ class _Projection(Function):
             torch.mm(seen[own], a[client].T, out=low[own]).mul_(scaling)
             output[own].addmm_(low[own], b[client].T)
         ctx.save_for_backward(seen, weight, a, b, low, noise)
-        return output.view(*value.shape[:-1], -1)
+        return output
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         seen, weight, a, b, low, noise = ctx.saved_tensors
-        rows = gradient.reshape(-1, gradient.shape[-1])
+        rows = gradient
         of_value = rows @ weight if ctx.needs_input_grad[0] else None
+        value_shape, shape_a, shape_b = ctx.shapes
         of_a, of_b = [], []
         for client, own in enumerate(_shares(len(rows), len(a))):
             back = (rows[own] @ b[client]).mul_(ctx.scaling)
@@ -104,8 +106,7 @@ class _Projection(Function):
             elif of_value is not None:
                 of_value[own].addcmul_(back @ a[client], noise.reshape(of_value.shape)[own])
         if of_value is not None:
-            of_value = of_value.view(*gradient.shape[:-1], -1)
-        shape_a, shape_b = ctx.shapes
+            of_value = of_value.view(value_shape)
         a_gradient = torch.stack(of_a).view(shape_a)
         return of_value, None, None, a_gradient, torch.stack(of_b).view(shape_b), None, None
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from atlas.models.merged import Pairs
 from atlas.models.session import Session
 from atlas.models.tensors import ProtocolError
 
@@ -21,7 +22,8 @@ class Group:
     """Sessions of different clients on one host's stage, which take their steps together.
 
     Gradients end up in the sessions, which are committed or discarded one by one. Raises ValueError
-    unless all are on one stage, made with `lora.fused` and without dropout.
+    unless all are on one stage, made with `lora.fused` and without dropout, and share what was
+    merged into the base.
     """
 
     def __init__(self, sessions: Sequence[Session]) -> None:
@@ -30,6 +32,9 @@ class Group:
             raise ValueError("sessions of one group are on one stage")
         if not stage.lora.fused or stage.lora.dropout or stage.ends:
             raise ValueError("a group needs a host's stage with lora.fused and without dropout")
+        pairs = sessions[0].pairs
+        if any(not _shared(session.pairs, pairs) for session in sessions):
+            raise ValueError("what was merged into the base is the same for all of one group")
         self._sessions = sessions
         self._stage = stage
         self._received: Tensor | None = None
@@ -47,7 +52,7 @@ class Group:
                 name: torch.stack([session.parameters[name] for session in self._sessions])
                 for name in self._stage.shapes
             }
-        self._output = self._stage.run(self._received, stacked)
+        self._output = self._stage.run(self._received, stacked, pairs=self._sessions[0].pairs)
         return list(self._output.detach().chunk(len(self._sessions)))
 
     def backward(self, gradients: Sequence[Tensor]) -> list[Tensor]:
@@ -70,3 +75,12 @@ class Group:
                 f"{len(tensors)} tensors of {len(shapes)} shapes came for "
                 f"{len(self._sessions)} clients, who need one each, of one shape"
             )
+
+
+def _shared(one: Pairs, other: Pairs) -> bool:
+    """Whether two clients' merged pairs are the same tensors."""
+    return one.keys() == other.keys() and all(
+        mine.data_ptr() == its.data_ptr()
+        for name, pair in one.items()
+        for mine, its in zip(pair, other[name], strict=True)
+    )

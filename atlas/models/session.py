@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 from atlas.models.adapters import AdapterState
 from atlas.models.dropout import Draws
 from atlas.models.optimizer import FlatAdamW, norms
-from atlas.models.stage import Stage
+from atlas.models.stage import NOTHING, Stage
 from atlas.models.tensors import ProtocolError
 
 IGNORED = -100
@@ -32,7 +32,9 @@ class Session:
     `adapter` has a value for each LoRA parameter of the stage (more are ignored); it is copied.
     Parameters are fp32 whatever the model's dtype, as PEFT has them. Updates are torch's AdamW's
     (see `FlatAdamW`). `state`, which `snapshot` gave here or on another cut, takes the adapter's
-    place and brings the optimizer's moments along.
+    place and brings the optimizer's moments along. `frozen` is what was merged into the base for
+    this client: low-rank pairs under PEFT's names, of these layers or more, of any rank. They are
+    shared with whoever gave them, and no part of adapter or snapshot.
 
     Raises ProtocolError if what is given lacks a parameter of the stage or has it in another shape.
     """
@@ -45,6 +47,7 @@ class Session:
         learning_rate: float,
         weight_decay: float = 0.0,
         state: Mapping[str, Tensor] | None = None,
+        frozen: Mapping[str, Tensor] = NOTHING,
     ) -> None:
         if (adapter is None) == (state is None):
             raise TypeError("a session begins from an adapter or from a snapshot: give one of them")
@@ -59,6 +62,7 @@ class Session:
             state=state,
         )
         self.parameters = self._optimizer.parameters
+        self.pairs = stage.pairs(frozen)
         self._received: Tensor | None = None
         self._output: Tensor | None = None
 
@@ -73,7 +77,7 @@ class Session:
         self._begin(ends=False)
         self._check(hidden)
         self._received = hidden.detach().requires_grad_()
-        self._output = self.stage.run(self._received, self.parameters, draws)
+        self._output = self.stage.run(self._received, self.parameters, draws, self.pairs)
         return self._output.detach()
 
     def embed(self, tokens: Tensor, draws: Draws | None = None) -> Tensor:
@@ -83,7 +87,7 @@ class Session:
         already.
         """
         self._begin(ends=True)
-        self._output = self.stage.run_tokens(tokens, self.parameters, draws)
+        self._output = self.stage.run_tokens(tokens, self.parameters, draws, self.pairs)
         return self._output.detach()
 
     def loss(

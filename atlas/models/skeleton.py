@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 from atlas.models.anatomy import BUILDING, Absent, Hole, body_of, on_meta, rebuild_buffers
 from atlas.models.dropout import SeededDropout
 from atlas.models.fused import fuse
+from atlas.models.merged import A, Merged
 from atlas.models.settings import LoraSettings
 from atlas.models.spec import ModelSpec, Range, read_config
 from atlas.models.weights import WRONG_WEIGHTS, base_weights, stored_names, weights_stamp
@@ -38,6 +39,7 @@ __all__ = [
     "lora_shape",
     "lora_shapes",
     "lora_slots",
+    "merged",
     "peft_config",
     "score_slots",
     "targets",
@@ -146,6 +148,18 @@ def score_slots(model: PreTrainedModel, spec: ModelSpec) -> dict[str, nn.Module]
 def dropouts(model: PreTrainedModel) -> tuple[SeededDropout, ...]:
     """All that has to be told where in a run it is before a forward draws."""
     return tuple(module for module in model.modules() if isinstance(module, SeededDropout))
+
+
+def merged(model: PreTrainedModel) -> tuple[Merged, ...]:
+    """Doors for what was merged into each projection that has LoRA; they are made by this."""
+    doors = []
+    for name, slot in lora_slots(model).items():
+        if name.endswith(A):
+            owner = name.removesuffix(A)
+            projection = model.get_submodule(owner.removeprefix(ADAPTER_PREFIX))
+            out, _ = lora_shape(projection.get_submodule("lora_B.default"))
+            doors.append(Merged(owner, projection, lora_shape(slot)[1], out))
+    return tuple(doors)
 
 
 def lora_shape(slot: nn.Module) -> torch.Size:

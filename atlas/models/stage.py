@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import Self, cast
+from types import MappingProxyType
+from typing import Any, Self, cast
 from weakref import WeakValueDictionary
 
 import torch
@@ -23,9 +24,13 @@ from transformers import PreTrainedModel
 from atlas.models import skeleton
 from atlas.models.anatomy import BUILDING
 from atlas.models.dropout import Draws
+from atlas.models.merged import Pairs
 from atlas.models.settings import LoraSettings
 from atlas.models.spec import ModelSpec, Range
 from atlas.models.weights import weights_stamp
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+"""Merged into the base where nothing was."""
 
 
 class Stage:
@@ -68,21 +73,42 @@ class Stage:
                 pool = _pools[key] = _Pool(partial(_Modules, spec, layers, ends, lora))
         return cls(spec, layers, lora, ends=ends, pool=pool)
 
+    def weights(self) -> Iterator[Tensor]:
+        """The frozen tensors in front of the head that are really here."""
+        return (weight for weight in self._pool.first.front.parameters() if not weight.is_meta)
+
+    def pairs(self, frozen: Mapping[str, Tensor]) -> Pairs:
+        """What was merged into the layers held, checked and shared, for `run`.
+
+        `frozen` has pairs of any rank under PEFT's names of LoRA's, of these layers or more, fp32.
+        Raises ProtocolError if one is not whole or doesn't fit its projection.
+        """
+        found = {door.name: door.pair_of(frozen) for door in self._pool.first.merged}
+        return {name: pair for name, pair in found.items() if pair is not None}
+
     def run(
-        self, hidden: Tensor, parameters: Mapping[str, Tensor], draws: Draws | None = None
+        self,
+        hidden: Tensor,
+        parameters: Mapping[str, Tensor],
+        draws: Draws | None = None,
+        pairs: Pairs = NOTHING,
     ) -> Tensor:
         """Hidden state [b, t, h] in front of the first layer held → that behind the last.
 
-        Without `draws` nothing is dropped out.
+        Without `draws` nothing is dropped out, and without `pairs` the base is as it was loaded.
         """
-        with self._pool.lend() as modules, modules.given(parameters, draws):
+        with self._pool.lend() as modules, modules.given(parameters, draws, pairs):
             return modules.run(hidden)
 
     def run_tokens(
-        self, tokens: Tensor, parameters: Mapping[str, Tensor], draws: Draws | None = None
+        self,
+        tokens: Tensor,
+        parameters: Mapping[str, Tensor],
+        draws: Draws | None = None,
+        pairs: Pairs = NOTHING,
     ) -> Tensor:
         """Token ids [b, t] → hidden state [b, t, h] behind the last layer held, with its graph."""
-        with self._pool.lend() as modules, modules.given(parameters, draws):
+        with self._pool.lend() as modules, modules.given(parameters, draws, pairs):
             return modules.run_tokens(tokens)
 
     def logits(self, rows: Tensor, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
@@ -94,7 +120,9 @@ class Stage:
         if not self.ends:
             raise RuntimeError("this stage holds no head: only one loaded with ends=True does")
         with self._pool.lend() as modules:
-            given = nullcontext() if parameters is None else modules.given(parameters, None)
+            given = (
+                nullcontext() if parameters is None else modules.given(parameters, None, NOTHING)
+            )
             with given:
                 return modules.logits(rows)
 
@@ -106,6 +134,7 @@ class _Modules:
         front = skeleton.build(spec, layers, embedding=ends, head=False, lora=lora)
         self.slots = skeleton.lora_slots(front)
         self._dropouts = skeleton.dropouts(front)
+        self.merged = skeleton.merged(front)
         self.front = skeleton.body_of(front)
         numbered = skeleton.layers_of(front, spec)
         self._entry = skeleton.Entry(numbered[min(layers.first, spec.layers - 1)])
@@ -131,18 +160,24 @@ class _Modules:
         return cast("Tensor", output.logits).reshape(len(rows), -1)
 
     @contextmanager
-    def given(self, parameters: Mapping[str, Tensor], draws: Draws | None) -> Iterator[None]:
+    def given(
+        self, parameters: Mapping[str, Tensor], draws: Draws | None, pairs: Pairs
+    ) -> Iterator[None]:
         """Bind a client's parameters by reference, record a graph, and take them out again."""
         for name, module in self.slots.items():
             module._parameters["weight"] = cast("Parameter", parameters[name])
         for dropout in self._dropouts:
             dropout.draws = draws
+        for door in self.merged:
+            door.pair = pairs.get(door.name)
         try:
             with torch.enable_grad():
                 yield
         finally:
             for module in self.slots.values():
                 module._parameters["weight"] = None
+            for door in self.merged:
+                door.pair = None
 
 
 class _Pool:
@@ -150,8 +185,9 @@ class _Pool:
 
     def __init__(self, build: Callable[[], _Modules]) -> None:
         self._build = build
-        self.free = [build()]
-        self.shapes = {name: skeleton.lora_shape(slot) for name, slot in self.free[0].slots.items()}
+        self.first = build()
+        self.free = [self.first]
+        self.shapes = {name: skeleton.lora_shape(slot) for name, slot in self.first.slots.items()}
 
     @contextmanager
     def lend(self) -> Iterator[_Modules]:
@@ -169,16 +205,22 @@ _pools: WeakValueDictionary[object, _Pool] = WeakValueDictionary()
 
 
 def whole_model(
-    spec: ModelSpec, lora: LoraSettings, adapter: Mapping[str, Tensor]
+    spec: ModelSpec,
+    lora: LoraSettings,
+    adapter: Mapping[str, Tensor],
+    frozen: Mapping[str, Tensor] = NOTHING,
 ) -> PreTrainedModel:
     """The unsplit model with an adapter applied, for evaluation: frozen, without gradients.
 
     It shares its frozen tensors with the stages of the process, so it costs no memory beside them.
-    What it computes is what `PeftModel.from_pretrained` computes from the saved adapter. Raises
-    KeyError if the adapter lacks a parameter.
+    What it computes is what `PeftModel.from_pretrained` computes from the saved adapter; `frozen`
+    is what was merged into the base, as `Stage.pairs` takes it. Raises KeyError if the adapter
+    lacks a parameter.
     """
     model = skeleton.build(spec, spec.whole, embedding=True, head=True, lora=lora)
     slots = skeleton.lora_slots(model) | skeleton.score_slots(model, spec)
     for name, module in slots.items():
         module._parameters["weight"] = Parameter(adapter[name].clone(), requires_grad=False)
+    for door in skeleton.merged(model):
+        door.pair = door.pair_of(frozen)
     return model

@@ -141,6 +141,22 @@ class Refused(Event):
     reason: str = ""
 
 
+class Evicted(Event):
+    """A host gave up a client's session for the sake of its memory.
+
+    `why` is "squeezed" where the device took memory back, "unused" where a newcomer needed it.
+    `steps` of the round were committed there, and will be replayed elsewhere if they are needed.
+    """
+
+    client: str
+    host: str
+    first: int
+    last: int
+    steps: int = 0
+    bytes: int = 0
+    why: str = ""
+
+
 class Resumed(Event):
     """A crashed client goes on from its disk: at the beginning of `round`, or at `step` of it."""
 
@@ -245,6 +261,7 @@ EVENTS: MappingProxyType[str, type[Event]] = MappingProxyType(
         "returned": Returned,
         "hedged": Hedged,
         "refused": Refused,
+        "evicted": Evicted,
         "resumed": Resumed,
         "aggregated": Aggregated,
         "elected": Elected,

@@ -13,6 +13,7 @@ from atlas.results.display import (
     show_layers,
     show_list,
     show_loss,
+    show_memory,
     show_seconds,
     show_share,
 )
@@ -22,6 +23,7 @@ from atlas.results.events import (
     Elected,
     Evaluated,
     Event,
+    Evicted,
     Fault,
     Finished,
     Hedged,
@@ -76,6 +78,8 @@ def tell(event: Event | None) -> Sentence | None:  # noqa: PLR0911, PLR0912
         case Refused():
             because = f": {event.reason}" if event.reason else ""
             return Sentence(f"{event.host} can't serve {event.client}{because}", "doubt")
+        case Evicted():
+            return Sentence(_evicted(event), "trouble")
         case Resumed():
             return Sentence(
                 f"{event.client} is back and goes on from its disk in round {event.round}", "mended"
@@ -136,6 +140,14 @@ def _repaired(event: Repaired) -> str:
     if event.fallback:
         return f"fallback: {text} (no host of the neighborhood could take it)"
     return text
+
+
+def _evicted(event: Evicted) -> str:
+    layers = show_layers(event.first, event.last)
+    text = f"{event.host} gives up {layers} of {event.client} after {count(event.steps, 'step')}: "
+    if event.why == "squeezed":
+        return f"{text}its device takes {show_memory(event.bytes)} back"
+    return f"{text}they were unused, and a newcomer needs {show_memory(event.bytes)}"
 
 
 def _hedged(event: Hedged) -> str:

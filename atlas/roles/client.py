@@ -307,13 +307,17 @@ class Client:
         return pack({name: tensor}, codec, rows if self._settings.split.packed else None)
 
     def _batch(self, number: int, step: int, micro: int = 0) -> Batch:
-        """The text of a micro-batch; the signature's, of round -1, are steps of one."""
-        training = self._settings.training
+        """The text of a micro-batch; a half of the signature is a step of round -1. Halves share
+        no example, so a client with few takes half of them for each.
+        """
+        training, half = self._settings.training, len(self._data.examples) // 2
         accumulate = 1 if number == SIGNATURE_ROUND else training.accumulate
         return step_batch(
             self._data,
             tokenizer=self._settings.tokenizer,
-            size=self._settings.signature.batch if number == SIGNATURE_ROUND else training.batch,
+            size=training.batch
+            if number != SIGNATURE_ROUND
+            else min(self._settings.signature.batch, half),
             max_tokens=training.tokens,
             seed=self._settings.seed,
             client=self._node.name,

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ import torch
 from atlas.journal import begin, load
 from atlas.models import AdapterState, ProtocolError, Range, Session, Stage, costs
 from atlas.models.tensors import Packed, pack, touched, unpack, written
+from atlas.pairing import SpanCost
 from atlas.protocol import (
     CONTROL,
     Accepted,
@@ -43,21 +45,19 @@ from atlas.protocol import (
     Sketch,
     Tensors,
 )
+from atlas.roles.memory import HostMemory, Key, span_of
 from atlas.roles.settings import RunSettings
 from atlas.schedule import rate
 from atlas.semantics import sketch
 from broker import DeviceMemoryError, Message, Node, Reservation
 from broker.disk import READ_BYTES_PER_SECOND
 
-Key = tuple[str, int, int]
 ADAM_FLOPS = 12.0
 """Operations of AdamW per parameter."""
 NORM_FLOPS = 2.0
 """Operations of a norm per gradient."""
 SKETCH_FLOPS = 2.0
 """Operations of a sketch per gradient."""
-IDLE_S = 900.0
-"""A session unused for so long makes room for a newcomer."""
 
 
 @dataclass
@@ -80,17 +80,10 @@ class _Hosted:
     bare: bool = False
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-
-@dataclass
-class _Base:
-    """The frozen layers of one span, shared by all sessions on it, on their way from the disk.
-
-    `users` counts the sessions on it, those that are being opened among them.
-    """
-
-    stage: asyncio.Task[Stage]
-    memory: Reservation
-    users: int = 0
+    @property
+    def busy(self) -> bool:
+        """Whether a request of it is being served."""
+        return self.turn.locked()
 
 
 class Host:
@@ -101,8 +94,9 @@ class Host:
         self._settings = settings
         self._hosted: dict[Key, _Hosted] = {}
         self._opening: dict[Key, int] = {}
-        self._bases: dict[Range, _Base] = {}
         self._passed: dict[Key, int] = {}
+        self._memory = HostMemory(node, self._hosted, self._give_up)
+        self._leaving: set[asyncio.Task[None]] = set()
         node.on_crash(self._let_go)
 
     async def serve(self, message: Message, request: HostRequest) -> None:
@@ -113,7 +107,8 @@ class Host:
                 raise ProtocolError(f"the model has no layer {request.last - 1}")
             match request:
                 case AskRoom():
-                    await self._tell_room(message, key)
+                    self._memory.require_room(key, self._settings.span_cost(span_of(key)))
+                    await message.reply(Accepted().header(), purpose=CONTROL)
                 case Alive():
                     await self._tell_alive(message, key, request.attempt)
                 case Open():
@@ -157,20 +152,21 @@ class Host:
         await message.reply(Accepted().header(), purpose=CONTROL)
 
     async def _begin(self, message: Message, key: Key, request: Open) -> None:
-        cost = self._settings.span_cost(Range(*key[1:]))
-        memory = self._reserve(cost.session_bytes, f"a session of {message.source}")
+        span, memory = span_of(key), self._memory
+        cost = self._settings.span_cost(span)
+        held = memory.reserve(cost.session_bytes, f"a session of {message.source}")
         try:
-            base = self._take_base(Range(*key[1:]), cost.base_bytes)
-            try:
-                stage = await base.stage
-                session = await self._session(stage, message, request)
-                if self._opening.get(key) != request.attempt:
-                    raise _RefusalError("a later attempt was made", missing=True)
-            except BaseException:
-                base.users -= 1
-                raise
+            base = memory.take_base(span, cost.base_bytes, partial(self._load, span, cost))
         except BaseException:
-            memory.release()
+            held.release()
+            raise
+        try:
+            stage = await base.stage
+            session = await self._session(stage, message, request)
+            if self._opening.get(key) != request.attempt:
+                raise _RefusalError("a later attempt was made", missing=True)
+        except BaseException:
+            memory.release(span, held)
             raise
         self._hosted[key] = _Hosted(
             message.source,
@@ -178,11 +174,14 @@ class Host:
             request.attempt,
             stage,
             session,
-            memory,
+            held,
             self._node.now,
             request.step,
             bare=request.step > 0 and request.manifest is None,
         )
+        memory.fit()  # the device may have taken memory back meanwhile
+        if key not in self._hosted:
+            raise _RefusalError("the device needs its memory itself", missing=True)
 
     async def _tell_alive(self, message: Message, key: Key, attempt: int) -> None:
         """Whether that session is here, or on its way."""
@@ -225,81 +224,40 @@ class Host:
 
     async def _end(self, key: Key) -> None:
         """Forgets a session: what waits for its turn is refused, what it computes ends first."""
-        hosted = self._hosted.pop(key)
+        await self._leave(key, self._hosted.pop(key))
+
+    async def _leave(self, key: Key, hosted: _Hosted) -> None:
         async with hosted.turn:
-            self._release(key, hosted)
+            self._memory.release(span_of(key), hosted.memory)
 
-    def _forget(self, key: Key) -> None:
-        self._release(key, self._hosted.pop(key))
-
-    def _release(self, key: Key, hosted: _Hosted) -> None:
-        hosted.memory.release()
-        self._bases[Range(*key[1:])].users -= 1
+    def _give_up(self, key: Key, why: str) -> None:
+        """Forgets a session for the sake of its memory."""
+        hosted = self._hosted.pop(key)
+        client, first, last = key
+        fields = {"steps": hosted.version, "bytes": hosted.memory.size_bytes, "why": why}
+        host = self._node.name
+        self._node.note("evicted", client=client, host=host, first=first, last=last, **fields)
+        if hosted.busy:
+            self._memory.expect(span_of(key), hosted.memory)
+            leaving = asyncio.get_running_loop().create_task(self._leave(key, hosted))
+            self._leaving.add(leaving)
+            leaving.add_done_callback(self._leaving.discard)
+        else:
+            self._memory.release(span_of(key), hosted.memory)
 
     def _let_go(self) -> None:
         """What a crash takes, at once: the tasks that hold it are kept until the run ends."""
         self._hosted.clear()
         self._opening.clear()
-        self._bases.clear()
+        self._memory.let_go()
 
-    # Memory.
-
-    async def _tell_room(self, message: Message, key: Key) -> None:
-        """Whether the span would fit, with all that would make room for it gone."""
-        span = Range(*key[1:])
-        cost = self._settings.span_cost(span)
-        needed = cost.session_bytes + (0 if span in self._bases else cost.base_bytes)
-        leaving = [other for other in self._hosted if other == key or other in self._stale()]
-        free = self._node.memory_bytes - self._node.reserved_bytes
-        free += sum(self._hosted[other].memory.size_bytes for other in leaving)
-        for held, base in self._bases.items():
-            staying = base.users - sum(Range(*other[1:]) == held for other in leaving)
-            free += base.memory.size_bytes if staying == 0 and held != span else 0
-        if needed > free:
-            layers = f"layers {span.first}-{span.last - 1}"
-            raise _RefusalError(f"{layers} need {needed:,} bytes and {free:,} are free")
-        await message.reply(Accepted().header(), purpose=CONTROL)
-
-    def _take_base(self, span: Range, size_bytes: int) -> _Base:
-        """The span's frozen layers, on their way from the disk unless they are here."""
-        base = self._bases.get(span)
-        if base is None:
-            memory = self._reserve(size_bytes, f"layers {span.first}-{span.last - 1}")
-            loading = asyncio.get_running_loop().create_task(self._load(span, size_bytes))
-            base = self._bases[span] = _Base(loading, memory)
-        base.users += 1
-        return base
-
-    async def _load(self, span: Range, size_bytes: int) -> Stage:
-        await asyncio.sleep(size_bytes / READ_BYTES_PER_SECOND)
+    async def _load(self, span: Range, cost: SpanCost) -> Stage:
+        await asyncio.sleep(cost.base_bytes / READ_BYTES_PER_SECOND)
         settings = self._settings
         return await self._node.compute(
             lambda: load(settings.journal, Stage.load, settings.spec, span, lora=settings.lora),
             flops=0,
         )
-
-    def _reserve(self, size_bytes: int, purpose: str) -> Reservation:
-        """Memory for a newcomer. Layers that nobody uses make room at need, then stale sessions."""
-        while True:
-            try:
-                return self._node.reserve(size_bytes, purpose)
-            except DeviceMemoryError:
-                unused = [span for span, base in self._bases.items() if base.users == 0]
-                if unused:
-                    self._bases.pop(unused[0]).memory.release()
-                elif stale := self._stale():
-                    self._forget(stale[0])
-                else:
-                    raise
-
-    def _stale(self) -> list[Key]:
-        """Sessions that were not used for long, the longest first."""
-        unused = [
-            (hosted.used_s, key)
-            for key, hosted in self._hosted.items()
-            if self._node.now - hosted.used_s > IDLE_S and not hosted.turn.locked()
-        ]
-        return [key for _, key in sorted(unused)]
 
     # Steps.
 

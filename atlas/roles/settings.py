@@ -122,7 +122,9 @@ class RunSettings:
             span.first,
             span.last,
             costs.span_base_bytes(self.spec, span),
-            costs.span_session_bytes(self.spec, span, self.lora, *shape),
+            costs.span_session_bytes(
+                self.spec, span, self.lora, *shape, optimizer=self.recovery.keep == "host"
+            ),
             self.flops(span),
             costs.adapter_bytes(self.spec, self.lora, span),
         )
@@ -151,9 +153,29 @@ class RunSettings:
         return int(counts.max()) * self.training.batch
 
     def ends_bytes(self, labels: int) -> int:
-        """Memory that a client's own part of a step takes."""
+        """Memory that a client's own part of a step takes, with what it keeps for its hosts."""
         shape = (self.training.batch, self.training.tokens)
-        return costs.ends_bytes(self.spec, self.lora, self.ends, *shape, labels=labels)
+        own = costs.ends_bytes(self.spec, self.lora, self.ends, *shape, labels=labels)
+        return own + self._kept_bytes()
+
+    def _kept_bytes(self) -> int:
+        """What a client keeps in case a host is lost: what it sent of the steps that another would
+        repeat, and the state that these begin from, an own one and its hosts'.
+
+        Where the cut is still to be chosen, that is for one span; each further one would send as
+        much again.
+        """
+        between = Range(self.split.kept_layers, self.spec.layers)
+        spans = 1 if self.split.spans == "auto" else self.split.spans
+        steps, states = self.training.steps, 0
+        if self.recovery.keep == "client":
+            steps = 1
+            states = costs.LORA_BYTES * costs.lora_parameters(self.spec, self.lora, between)
+        elif self.recovery.snapshot_every:
+            steps = min(steps, self.recovery.snapshot_every + 1)
+            states = costs.state_bytes(self.spec, self.lora, self.spec.whole)
+        boundary = max(self.boundary_bytes(name) for name in self.clients)
+        return spans * costs.history_bytes(boundary, self.training.accumulate, steps) + states
 
     def whole_step_bytes(self, labels: int) -> int:
         """Memory that one step of the unsplit model would take on one device."""

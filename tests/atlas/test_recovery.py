@@ -259,6 +259,21 @@ def test_a_host_that_dies_between_backward_and_commit_is_replaced_by_one_that_co
     assert [fields["step"] for fields in seen.events("step")] == list(range(STEPS))
 
 
+@pytest.mark.parametrize(("kind", "after_ms"), [("backward", 1), ("backward", 25), ("commit", 1)])
+def test_a_host_whose_device_takes_its_memory_back_gives_its_client_up_and_changes_no_bit(
+    settings: RunSettings, calm: Seen, kind: str, after_ms: float
+) -> None:
+    moment = calm.moment(kind, "home", 1) + after_ms
+    seen = live(settings, f"{{at: {moment:.4f} ms, squeeze: {{nodes: home, memory: 1 KiB}}}}")
+
+    assert seen.digest == calm.digest
+    (evicted,) = seen.events("evicted")
+    assert (evicted["host"], evicted["client"], evicted["why"]) == ("home", "client", "squeezed")
+    (repaired,) = seen.events("repaired")
+    assert repaired["lost"] == "home"
+    assert not seen.events("malformed")
+
+
 @MODES
 @pytest.mark.parametrize("kind", ["forward", "backward"])
 def test_a_host_that_dies_in_the_second_micro_batch_of_a_step(

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pytest
+
 from atlas.results.course import Hosting, Wait, follow
 from atlas.results.events import read
 from atlas.results.hosting_figure import breakage_rows
@@ -127,3 +129,16 @@ def test_each_device_that_a_fault_strikes_has_a_row_and_each_kind_its_own(say):
         "b · slow": ["3"],
         "c-0 and 29 more": ["4"],
     }
+
+
+@pytest.mark.parametrize(
+    ("why", "because"),
+    [
+        ("squeezed", "its device takes 64 MiB back"),
+        ("unused", "they were unused, and a newcomer needs 64 MiB"),
+    ],
+)
+def test_a_session_that_was_given_up_is_told_with_its_reason(say, why, because):
+    fields = {"client": "a", "host": "x", "first": 2, "last": 6, "steps": 3, "bytes": 2**26}
+    sentence = tell(read(say(4.0, "evicted", **fields, why=why)))
+    assert sentence == Sentence(f"x gives up layers 2-5 of a after 3 steps: {because}", "trouble")

@@ -49,7 +49,7 @@ def chain(
 
 def dense(stage: Stage, frozen: AdapterState) -> None:
     """Adds the products to the weights themselves."""
-    for name, module in stage._front.named_modules():
+    for name, module in stage._pool.first.front.named_modules():
         if hasattr(module, "base_layer"):
             of = f"base_model.model.model.{name}"
             product = frozen[f"{of}.lora_B.weight"] @ frozen[f"{of}.lora_A.weight"]

@@ -38,7 +38,7 @@ from atlas.protocol import (
     Update,
     answer_within_s,
 )
-from atlas.roles.member import PAUSE_S, Member, copied, from_plain, plain
+from atlas.roles.member import PAUSE_S, Member, from_plain, plain
 from atlas.roles.patience import try_to_keep
 from atlas.roles.settings import RunSettings
 from broker import Message, Node
@@ -112,7 +112,9 @@ class Aggregator:
         if number not in self._merged and number >= decision.running(held[0]) - 1:
             updates = self._updates.setdefault(number, {})
             if message.source not in updates:
-                updates[message.source] = copied_from(message, request)
+                adapter = copied_from(message, request)
+                self._settings.require_adapter(adapter)
+                updates[message.source] = adapter
         await message.reply(Accepted().header())
         self._came.set()
 
@@ -300,7 +302,7 @@ class Aggregator:
         body, reply = answer
         if not isinstance(body, Tensors) or body.round != question.round:
             return None
-        return copied(body, reply)
+        return self._member.read(body, reply)
 
     async def _move(self, name: str, number: int) -> AdapterState:
         """The neighborhood's mean, moved towards those of its like."""
@@ -323,13 +325,14 @@ class Aggregator:
     async def _fetch(self, number: int, other: str, means: dict[str, AdapterState]) -> None:
         size = self._settings.adapter_bytes
         while other not in means:
-            answer = await self._member.ask_office(
+            body, reply = await self._member.ask_office(
                 other, lambda _: AskMean(round=number), answer_bytes=size
             )
-            if isinstance(answer[0], Tensors):
-                means[other] = copied(answer[0], answer[1])
-            else:
+            mean = self._member.read(body, reply) if isinstance(body, Tensors) else None
+            if mean is None:
                 await asyncio.sleep(PAUSE_S)
+            else:
+                means[other] = mean
 
     async def _read_back(self, name: str) -> None:
         """What an earlier life had merged."""

@@ -405,10 +405,21 @@ class Member:
             lambda _: AskMerged(round=number),
             answer_bytes=self._settings.adapter_bytes,
         )
-        if not isinstance(body, Tensors) or body.round is None:
+        adapter = self.read(body, reply) if isinstance(body, Tensors) else None
+        if adapter is None or not isinstance(body, Tensors) or body.round is None:
             await asyncio.sleep(PAUSE_S)
             return None
-        return body.round, copied(body, reply)
+        return body.round, adapter
+
+    def read(self, body: Tensors, reply: Message) -> AdapterState | None:
+        """The adapter in an answer, as one's own; None, and noted, where it is none of this run."""
+        try:
+            adapter = unpack(body.manifest, reply.payload)
+            self._settings.require_adapter(adapter)
+        except ProtocolError as error:
+            self._node.note("malformed", source=reply.source, problem=str(error))
+            return None
+        return {name: tensor.clone() for name, tensor in adapter.items()}
 
     # The disk.
 
@@ -437,11 +448,6 @@ class Member:
         self._handed_in = {n: from_plain(kept) for n, kept in state["handed in"].items()}
         self._standing = Standing(state["round"], adapter, Chain.model_validate(state["chain"]))
         self.resumes = True
-
-
-def copied(body: Tensors, reply: Message) -> AdapterState:
-    """The tensors of an answer, as one's own."""
-    return {name: tensor.clone() for name, tensor in unpack(body.manifest, reply.payload).items()}
 
 
 def plain(state: AdapterState) -> list[object]:

@@ -17,10 +17,18 @@ import torch
 from atlas import assets
 from atlas.config import Aggregation, Membership, Recovery, SignatureSettings, Split, Training
 from atlas.journal import Journal
-from atlas.models import LoraSettings, ModelSpec, Range, costs, initial_adapter
+from atlas.models import (
+    LoraSettings,
+    ModelSpec,
+    ProtocolError,
+    Range,
+    costs,
+    initial_adapter,
+)
 from atlas.models.adapters import AdapterState
 from atlas.models.codec import Codec, boundary_bytes
 from atlas.models.dropout import Draws
+from atlas.models.skeleton import lora_shapes
 from atlas.pairing import SpanCost, StepCost
 from atlas.tasks import ClientData, Tokenizer, batch
 
@@ -85,6 +93,14 @@ class RunSettings:
     def initial_adapter(self) -> AdapterState:
         """What every client starts from: A seeded by parameter name, B zero."""
         return initial_adapter(self.spec, self.lora, self.seed)
+
+    def require_adapter(self, adapter: Mapping[str, torch.Tensor]) -> None:
+        """Raises ProtocolError unless this has the parameters of the whole model's adapter."""
+        shapes = lora_shapes(self.spec, self.lora)
+        for name in sorted(shapes.keys() | adapter.keys()):
+            tensor = adapter.get(name)
+            if tensor is None or tensor.shape != shapes.get(name) or tensor.dtype != torch.float32:
+                raise ProtocolError(f"{name} is not as this run's adapters have it")
 
     def draws(self, client: str, round: int, step: int, micro: int) -> Draws | None:
         """What dropout draws there. Signatures, taken before round 0, are taken without dropout."""

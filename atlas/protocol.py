@@ -96,7 +96,7 @@ class Hello(_Body):
     uplink_bps: float
     downlink_bps: float
     delay_s: float
-    examples: int
+    examples: int = Field(ge=0)
     round: int | None = None
 
 

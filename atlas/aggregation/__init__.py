@@ -17,6 +17,7 @@ from atlas.aggregation.pairs import low_rank, product_of, stack, sum_of
 from atlas.aggregation.sharing import (
     PERSONAL,
     STARTED,
+    Part,
     combine,
     combining_flops,
     completed,
@@ -32,6 +33,7 @@ __all__ = [
     "STARTED",
     "Combined",
     "Method",
+    "Part",
     "Round",
     "average",
     "between",

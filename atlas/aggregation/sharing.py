@@ -16,7 +16,8 @@ A classifier's score head always crosses.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
 
 from torch import Tensor
 
@@ -25,6 +26,8 @@ from atlas.aggregation.pairs import is_half, sum_of
 from atlas.models.adapters import AdapterState
 
 FROZEN = "frozen."
+Part: TypeAlias = Callable[[str, Mapping[str, Tensor]], AdapterState]
+"""A method's part of a state: `handed_in` or `handed_back`."""
 
 _STAYS = {"fedsa": ".lora_B.", "ffa": ".lora_A."}
 STARTED = frozenset({"flora", "fedex", "clipped-mean"})

@@ -27,6 +27,8 @@ from atlas.aggregation import (
     between,
     combine,
     combining_flops,
+    handed_back,
+    handed_in,
     parted,
 )
 from atlas.decision import Office
@@ -47,7 +49,7 @@ from atlas.protocol import (
     Update,
     answer_within_s,
 )
-from atlas.roles.member import PAUSE_S, Member, copied, from_plain, plain
+from atlas.roles.member import PAUSE_S, Member, from_plain, plain
 from atlas.roles.patience import try_to_keep
 from atlas.roles.settings import RunSettings
 from broker import Message, Node
@@ -126,7 +128,9 @@ class Aggregator:
         if number not in self._merged and number >= decision.running(held[0]) - 1:
             updates = self._updates.setdefault(number, {})
             if message.source not in updates:
-                updates[message.source] = copied_from(message, request)
+                adapter = copied_from(message, request)
+                self._settings.require_state(adapter, handed_in)
+                updates[message.source] = adapter
         await message.reply(Accepted().header())
         self._came.set()
 
@@ -364,7 +368,9 @@ class Aggregator:
         body, reply = answer
         if not isinstance(body, Tensors) or body.round != question.round:
             return None
-        return copied(body, reply)
+        if isinstance(question, AskMerged):
+            return self._member.read(body, reply, handed_back)
+        return self._member.read(body, reply, None if question.start else handed_in)
 
     async def _move(self, name: str, number: int) -> AdapterState:
         """The neighborhood's mean, moved towards those of its like."""
@@ -387,13 +393,14 @@ class Aggregator:
     async def _fetch(self, number: int, other: str, means: dict[str, AdapterState]) -> None:
         size = self._settings.adapter_bytes
         while other not in means:
-            answer = await self._member.ask_office(
+            body, reply = await self._member.ask_office(
                 other, lambda _: AskMean(round=number), answer_bytes=size
             )
-            if isinstance(answer[0], Tensors):
-                means[other] = copied(answer[0], answer[1])
-            else:
+            mean = self._member.read(body, reply, handed_back)
+            if mean is None:
                 await asyncio.sleep(PAUSE_S)
+            else:
+                means[other] = mean
 
     async def _read_back(self, name: str) -> None:
         """What an earlier life had merged."""

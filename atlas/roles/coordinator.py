@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from atlas import pairing
-from atlas.aggregation import PERSONAL
+from atlas.aggregation import PERSONAL, handed_back
 from atlas.decision import (
     Decision,
     Office,
@@ -126,12 +126,15 @@ class Desk:
         """Answers a device, at once or when the answer is known."""
         match request:
             case Hello():
+                if request.examples:
+                    self._require_client(message.source)
                 self._hellos[message.source] = request
                 if request.examples and request.round is None:
                     self._waiting[message.source, "hello"] = message
                 else:
                     await message.reply(Accepted().header())
             case Signature():
+                self._require_client(message.source)
                 self._halves.setdefault(message.source, self._read_halves(message))
                 self._waiting[message.source, "signature"] = message
             case AskOrders():
@@ -139,6 +142,10 @@ class Desk:
             case Over():
                 await self._over(message, request)
         self._tell()
+
+    def _require_client(self, name: str) -> None:
+        if name not in self._settings.clients:
+            raise ProtocolError(f"{name} is none of this run's clients")
 
     def _read_halves(self, message: Message) -> np.ndarray:
         try:
@@ -515,7 +522,8 @@ class Desk:
                 purpose=ADAPTERS,
                 answer_bytes=self._settings.adapter_bytes,
             )
-            if isinstance(body, Tensors):
+            known = self._member.read(body, reply, handed_back)
+            if known is not None and isinstance(body, Tensors):
                 return body.manifest, tuple(bytes(part) for part in reply.payload)
             await asyncio.sleep(PAUSE_S)
 

@@ -177,7 +177,8 @@ class Election:
         return self._won(now_s) or self._call(now_s)
 
     def _call(self, now_s: float) -> list[Letter]:
-        assert self._asking is not None
+        if self._asking is None:  # a voter alone is elected without a letter
+            return []
         asked, trial = self._asking
         self._attempts += 1
         wait_s = BEAT_S * 2.0 ** min(self._attempts - 1, REACH) + FACTOR * self._late_s

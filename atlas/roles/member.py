@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import msgpack
 import numpy as np
 
-from atlas.aggregation import STARTED, completed, handed_back, handed_in
+from atlas.aggregation import STARTED, Part, completed, handed_back, handed_in
 from atlas.decision import Decision, Office
 from atlas.models import AdapterState, ProtocolError
 from atlas.models.tensors import pack, unpack
@@ -426,10 +426,25 @@ class Member:
             lambda _: AskMerged(round=number),
             answer_bytes=self._settings.adapter_bytes,
         )
-        if not isinstance(body, Tensors) or body.round is None:
+        adapter = self.read(body, reply, handed_back)
+        if adapter is None or not isinstance(body, Tensors) or body.round is None:
             await asyncio.sleep(PAUSE_S)
             return None
-        return body.round, copied(body, reply)
+        return body.round, adapter
+
+    def read(self, body: AnyBody, reply: Message, part: Part | None = None) -> AdapterState | None:
+        """The state in an answer, or that part of one, as one's own; None where there is none, and
+        noted where it is none of this run.
+        """
+        if not isinstance(body, Tensors):
+            return None
+        try:
+            adapter = unpack(body.manifest, reply.payload)
+            self._settings.require_state(adapter, part)
+        except ProtocolError as error:
+            self._node.note("malformed", source=reply.source, problem=str(error))
+            return None
+        return {name: tensor.clone() for name, tensor in adapter.items()}
 
     # The disk.
 
@@ -460,11 +475,6 @@ class Member:
         self._began = {n: from_plain(kept) for n, kept in state["began"].items()}
         self._standing = Standing(state["round"], adapter, Chain.model_validate(state["chain"]))
         self.resumes = True
-
-
-def copied(body: Tensors, reply: Message) -> AdapterState:
-    """The tensors of an answer, as one's own."""
-    return {name: tensor.clone() for name, tensor in unpack(body.manifest, reply.payload).items()}
 
 
 def plain(state: AdapterState) -> list[object]:

@@ -17,7 +17,7 @@ import torch
 
 from atlas.aggregation import joined
 from atlas.models import AdapterState, ProtocolError, Range
-from atlas.models.tensors import Buffer, Packed, pack, unpack, written
+from atlas.models.tensors import Buffer, Packed, pack, unpack
 from atlas.protocol import (
     ACTIVATIONS,
     ADAPTERS,
@@ -240,10 +240,7 @@ class Seat:
         passed, others = packed.parted(1)
         if passed.manifest != sent.manifest:
             raise self._nonsense(f"{passed.manifest} where {sent.manifest} belongs")
-        try:
-            written(*passed, sent.manifest[0]["name"])
-        except ProtocolError as error:
-            raise self._nonsense(str(error)) from None
+        self._checked(passed)
         return body, passed, self._unpacked(others, like)
 
     async def _packed(
@@ -255,11 +252,14 @@ class Seat:
             raise self._nonsense(f"{body.kind!r} where tensors belong")
         return body, Packed(body.manifest, reply.payload)
 
-    def _unpacked(self, packed: Packed, like: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
+    def _checked(self, packed: Packed) -> AdapterState:
         try:
-            tensors = unpack(*packed)
+            return unpack(*packed)
         except ProtocolError as error:
             raise self._nonsense(str(error)) from None
+
+    def _unpacked(self, packed: Packed, like: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
+        tensors = self._checked(packed)
         if tensors.keys() != like.keys():
             raise self._nonsense("other tensors than it was asked for")
         for name, tensor in tensors.items():

@@ -8,19 +8,28 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from atlas import assets
+from atlas.aggregation import Part, parted
 from atlas.config import Aggregation, Membership, Recovery, SignatureSettings, Split, Training
 from atlas.journal import Journal
-from atlas.models import LoraSettings, ModelSpec, Range, costs, initial_adapter
+from atlas.models import (
+    LoraSettings,
+    ModelSpec,
+    ProtocolError,
+    Range,
+    costs,
+    initial_adapter,
+)
 from atlas.models.adapters import AdapterState
 from atlas.models.codec import Codec, boundary_bytes
 from atlas.models.dropout import Draws
+from atlas.models.skeleton import lora_shapes
 from atlas.pairing import SpanCost, StepCost
 from atlas.tasks import ClientData, Tokenizer, batch
 
@@ -90,6 +99,25 @@ class RunSettings:
     def fixed_a(self) -> bool:
         """Whether no A of LoRA's is trained."""
         return self.aggregation.method == "ffa"
+
+    def require_state(self, state: Mapping[str, torch.Tensor], part: Part | None = None) -> None:
+        """Raises ProtocolError unless this is a state of the whole model as the run's method has
+        it, or that part of one. Frozen pairs may be of any rank.
+        """
+        shapes = lora_shapes(self.spec, self.lora)
+        adapter, frozen = parted(state)
+        whole: Mapping[str, torch.Tensor] = dict.fromkeys(shapes, torch.empty(0))
+        expected = whole if part is None else parted(part(self.aggregation.method, whole))[0]
+        odd = sorted(adapter.keys() ^ expected.keys() or frozen.keys() - shapes.keys())
+        odd += [name for name, tensor in adapter.items() if tensor.shape != shapes.get(name)]
+        odd += [
+            name
+            for name, tensor in frozen.items()
+            if name in shapes and _width(name, tensor.shape) != _width(name, shapes[name])
+        ]
+        odd += [name for name, tensor in state.items() if tensor.dtype != torch.float32]
+        if odd:
+            raise ProtocolError(f"{odd[0]} is not as this run's adapters have it")
 
     def draws(self, client: str, round: int, step: int, micro: int) -> Draws | None:
         """What dropout draws there. Signatures, taken before round 0, are taken without dropout."""
@@ -195,6 +223,11 @@ class RunSettings:
         """Memory that one step of the unsplit model would take on one device."""
         shape = (self.training.batch, self.training.tokens)
         return costs.whole_step_bytes(self.spec, self.lora, *shape, labels=labels)
+
+
+def _width(name: str, shape: Sequence[int]) -> int:
+    """What a matrix of LoRA's shares with its projection: A's columns, B's rows."""
+    return shape[1] if ".lora_A." in name else shape[0]
 
 
 @functools.lru_cache(maxsize=4)

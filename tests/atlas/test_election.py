@@ -260,3 +260,15 @@ def test_a_world_of_one_or_two_voters_has_a_leader_as_long_as_all_are_there(size
     world.live(10.0)
 
     assert world.committed == [1]
+
+
+def test_a_voter_alone_that_was_away_leads_again_at_once_and_knows_what_was_decided() -> None:
+    world = World(NAMES[:1])
+    world.decide("coordinator")
+    del world.alive["coordinator"]
+    world.start("coordinator")
+    world.live(10.0)
+    world.decide("coordinator")
+
+    assert world.alive["coordinator"].term == 2
+    assert world.committed == [1, 2]

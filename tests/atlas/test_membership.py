@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator
 
 import pytest
@@ -10,9 +11,13 @@ import torch
 
 from atlas import assets, config, experiment
 from atlas.experiment import Prepared
-from atlas.protocol import Accepted, Over
+from atlas.models import AdapterState
+from atlas.models.tensors import Packed, pack
+from atlas.protocol import Accepted, Over, Signature, Update
 from atlas.roles import device as train
-from broker import Node
+from atlas.roles.host import Host
+from atlas.roles.member import Member
+from broker import Message, Node
 from tests.atlas.test_life import Life, Quiet, assert_same_adapters, figures, live
 
 SETTINGS = (
@@ -187,6 +192,58 @@ def test_what_nobody_would_send_ends_no_program(prepared: Prepared, calm: Life) 
 
     assert {note.node for note in life.events("malformed")} >= {"coordinator", "client-1", "host-1"}
     assert_same_adapters(life.trained, calm.trained)
+
+
+def test_what_is_well_formed_and_not_theirs_to_send_ends_no_program(
+    prepared: Prepared, calm: Life
+) -> None:
+    """A host that claims to have text and a signature, a member that hands in half of an adapter,
+    and a host whose answer is in its codec by its size alone.
+    """
+    settings, handed, answered = prepared.settings, list[str](), list[str]()
+    hand_in, answer = Member.hand_in, Host._send
+    members = calm.events("neighborhoods")[0].fields["members"].values()
+    liar = next(iter(members))[-1]
+
+    async def half(member: Member, number: int, adapter: AdapterState) -> object:
+        name = member._node.name
+        if name == liar and not handed:
+            handed.append(name)
+            few = pack(dict(list(adapter.items())[::2]))
+            await member.ask_office(
+                member.neighborhood,
+                lambda office: Update(round=number, office=office.term, manifest=few.manifest),
+                few.buffers,
+            )
+        return await hand_in(member, number, adapter)
+
+    async def broken(host: Host, message: Message, packed: Packed, **norms: object) -> None:
+        if not answered:
+            answered.append(host._node.name)
+            packed = Packed(packed.manifest, [b"\xff" * len(part) for part in packed.buffers])
+        await answer(host, message, packed, **norms)  # type: ignore[arg-type]
+
+    async def one(node: Node, **given: object) -> object:
+        if node.name == "host-11":
+            hello = {"kind": "hello", **calm.events("registered")[0].fields, "examples": 5}
+            sign = Signature(dimensions=settings.signature.dimensions).header()
+            for header, payload in ((hello, []), (sign, [bytes(512)])):
+                asked = node.request("coordinator", header, payload, timeout=3.0)
+                node._loop.create_task(_ignored(asked))
+        return await train(node, **given)  # type: ignore[arg-type]
+
+    coarse = dataclasses.replace(settings, codecs=dict.fromkeys(settings.clients, "int8"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiment, "device", one)
+        patch.setattr(Member, "hand_in", half)
+        patch.setattr(Host, "_send", broken)
+        life = live(dataclasses.replace(prepared, settings=coarse))
+
+    assert handed
+    assert answered
+    sources = {note.fields["source"] for note in life.events("malformed")}
+    assert sources == {"host-11", liar, *answered}
+    assert figures(prepared, life).steps_lost == 0
 
 
 async def _ignored(asked: object) -> None:

@@ -69,9 +69,9 @@ def test_a_merged_pair_is_the_dense_model_with_the_product_in_its_weights(
     plain = chain(spec, lora, state, (4,), {})
     before = split_step(plain, *batch(spec.vocabulary, 0))
     plain[0].discard()
-    dense(plain[0].stage, frozen)
-    expected = split_step(plain, *batch(spec.vocabulary, 0))
     loss, gradients = split_step(found, *batch(spec.vocabulary, 0))
+    dense(plain[0].stage, frozen)  # these modules are those of the other chain, too
+    expected = split_step(plain, *batch(spec.vocabulary, 0))
     assert abs(loss - before[0]) > 1e-3
     assert abs(loss - expected[0]) < 1e-5
     for name, gradient in gradients.items():
@@ -128,7 +128,7 @@ def test_pairs_are_shared_and_each_client_has_its_own(spec: ModelSpec, lora: Lor
     without = output(Session(stage, state, learning_rate=1.0))
     assert not torch.equal(first, without)
     assert torch.equal(output(with_pairs), first)
-    assert with_pairs.adapter().keys() == stage.slots.keys()
+    assert with_pairs.adapter().keys() == stage.shapes.keys()
 
 
 def test_bf16_keeps_pairs_in_fp32(folder_of: Callable[[str], Path], lora: LoraSettings) -> None:

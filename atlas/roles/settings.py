@@ -226,7 +226,7 @@ class RunSettings:
 
 
 def _width(name: str, shape: Sequence[int]) -> int:
-    """What a matrix of LoRA's shares with its projection: A's columns, B's rows; 0 for no matrix."""
+    """What a matrix of LoRA's shares with its projection: A's columns, B's rows; else 0."""
     if len(shape) != 2:
         return 0
     return shape[1] if ".lora_A." in name else shape[0]

@@ -210,7 +210,7 @@ def _dealt(problem: Problem, counts: Ints) -> Placement:
     return placement
 
 
-def infeasible(problem: Problem, *, remedies: bool = True) -> PairingError:
+def infeasible(problem: Problem) -> PairingError:
     """Says which client's which span has no place, and what would give it one."""
     _, left = _filled(problem)
     span = int(np.argmax(left > 0)) if left.any() else 0
@@ -218,13 +218,13 @@ def infeasible(problem: Problem, *, remedies: bool = True) -> PairingError:
     client = clients - int(max(left[span], 1))
     cost = problem.cost.spans[span]
     roomiest = int(problem.free.max(initial=0))
-    missing = shortage(problem) if remedies else {}
-    lacking = {problem.hosts[host].name: size for host, size in missing.items()}
     return PairingError(
         problem.clients[client].name,
         cost,
         f"they need {cost.base_bytes + cost.session_bytes:,} bytes on one device, the roomiest of "
         f"{hosts} grants {roomiest:,} and {clients} clients share them",
-        more_bytes=lacking,
         more_hosts=more_hosts(problem),
+        shortage=lambda: {
+            problem.hosts[host].name: size for host, size in shortage(problem).items()
+        },
     )

@@ -30,6 +30,7 @@ def plan(
     ways: Ways | None = None,
     rule: str = "semantic",
     seed: int = 0,
+    remedies: bool = True,
 ) -> Plan:
     """Lends hosts to neighborhoods and pairs inside each; a rule that is blind pairs among all.
 
@@ -44,6 +45,7 @@ def plan(
         ways: What is known of the routes between pairs.
         rule: One of `RULES`.
         seed: Of what is drawn; only the random rule draws.
+        remedies: Whether a refusal says what would do, which can take long to work out.
 
     Raises PairingError, naming the client and what would do, when no way to cut fits the devices'
     memory.
@@ -57,7 +59,7 @@ def plan(
             except PairingError as error:
                 refused = error
     assert refused is not None, "there is at least one way to cut"
-    raise asked.remedied(refused, costs[-1])
+    raise asked.remedied(refused, costs[-1]) if remedies else refused
 
 
 def pair(
@@ -81,7 +83,10 @@ def pair(
 
     Raises PairingError when the hosts' memory does not hold all jobs.
     """
-    placement = RULES[rule].place(Problem(clients, hosts, cost, ways), seed)
+    try:
+        placement = RULES[rule].place(Problem(clients, hosts, cost, ways), seed)
+    except PairingError as error:
+        raise error.told() from None
     return _chains(placement, elsewhere)
 
 
@@ -187,7 +192,7 @@ class _Asked:
         if lost:
             left = Problem(clients, [host for host in pool if host.name not in lost], cost)
             if packing.numbers(left) is None:
-                raise packing.infeasible(left, remedies=False)
+                raise packing.infeasible(left)
         return self.rule.place(Problem(clients, pool, cost, self.ways), self.seed)
 
     def remedied(self, refused: PairingError, cost: StepCost) -> PairingError:
@@ -207,7 +212,7 @@ class _Asked:
         lacking then is added, until nothing is.
         """
         grown: dict[str, int] = {}
-        lacking: Mapping[str, int] = refused.more_bytes
+        lacking = refused.lacking()
         for _ in range(MOST_MENDED):
             for name, size in lacking.items():
                 grown[name] = grown.get(name, 0) + size
@@ -219,7 +224,7 @@ class _Asked:
             try:
                 granted.plan(cost, 0.0)
             except PairingError as error:
-                lacking = error.more_bytes
+                lacking = error.lacking()
             else:
                 return grown
         return {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -89,6 +89,7 @@ class PairingError(InputError):
     Args:
         client, span: The first client, by the order given, whose span has no place.
         more_bytes: By host, what it would have to grant more. With all of it there is a plan.
+        shortage: Works that out, which can take long.
         more_hosts: How many more hosts would do, and of how many bytes each.
         rule: Whose rule it is that leaves no place, where it is not for memory alone.
     """
@@ -102,7 +103,9 @@ class PairingError(InputError):
         more_bytes: Mapping[str, int] | None = None,
         more_hosts: tuple[int, int] | None = None,
         rule: str | None = None,
+        shortage: Callable[[], Mapping[str, int]] | None = None,
     ) -> None:
+        self._shortage = shortage
         self.client, self.span, self.why, self.rule = client, span, why, rule
         self.more_bytes, self.more_hosts = dict(more_bytes or {}), more_hosts
         remedies = []
@@ -121,4 +124,19 @@ class PairingError(InputError):
             f"no host has room for layers {span.first}-{span.last - 1} of {client}: {why}",
             key="split.spans",
             remedy=text[0].upper() + text[1:],
+        )
+
+    def lacking(self) -> Mapping[str, int]:
+        """By host, the bytes that are lacking."""
+        return self.more_bytes if self._shortage is None else self._shortage()
+
+    def told(self) -> PairingError:
+        """The same, with what is lacking."""
+        return PairingError(
+            self.client,
+            self.span,
+            self.why,
+            more_bytes=self.lacking(),
+            more_hosts=self.more_hosts,
+            rule=self.rule,
         )

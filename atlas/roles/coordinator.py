@@ -222,7 +222,7 @@ class Desk:
         await self._until(settings.devices, self._hellos, min(JOIN_S, wait_s))
         clients = await self._some(settings.clients, self._hellos, wait_s)
         self._check_memory()
-        self._provisional = self._plan_for([clients], [[1.0]])
+        self._provisional = await self._first_plan(clients, wait_s)
         self._tell()
         clients = await self._some(clients, self._halves, max(wait_s, JOIN_S))
         found = await self._node.compute(
@@ -243,6 +243,19 @@ class Desk:
             landmarks=found.landmarks.plain(),
         )
         await self._stand(self._council.decide(lambda now: decision if now is None else now))
+
+    async def _first_plan(self, clients: Sequence[str], wait_s: float) -> Plan:
+        """A plan with the devices that are here, or with more that come within so long."""
+        try:
+            async with asyncio.timeout(wait_s):
+                while True:
+                    known = len(self._hellos)
+                    with contextlib.suppress(PairingError):
+                        return self._plan_for([clients], [[1.0]])
+                    while len(self._hellos) == known:
+                        await self._changed.wait()
+        except TimeoutError:
+            return self._plan_for([clients], [[1.0]], remedies=True)
 
     async def _some(
         self, clients: Sequence[str], known: Container[str], seconds: float
@@ -372,11 +385,17 @@ class Desk:
         return plan
 
     def _plan_for(
-        self, neighborhoods: Sequence[Sequence[str]], similarity: Sequence[Sequence[float]]
+        self,
+        neighborhoods: Sequence[Sequence[str]],
+        similarity: Sequence[Sequence[float]],
+        *,
+        remedies: bool = False,
     ) -> Plan:
+        """Raises PairingError where the devices that are here can't host the clients' layers."""
         settings = self._settings
         clients = {name: self._capability(name) for group in neighborhoods for name in group}
-        hosts = [self._capability(name) for name, each in self._hellos.items() if not each.examples]
+        present = [name for name in settings.devices if name in self._hellos]
+        hosts = [self._capability(name) for name in present if not self._hellos[name].examples]
         return pairing.plan(
             clients,
             hosts,
@@ -386,6 +405,7 @@ class Desk:
             settings.split.spare,
             rule=settings.split.pairing,
             seed=settings.seed,
+            remedies=remedies,
         )
 
     def _capability(self, name: str) -> Capability:

@@ -339,7 +339,9 @@ class Member:
             raw = encode(halves)
             self._node.note("signature", bytes=len(raw))
             assignment = await self._assignment(raw)
-            self.adopt(assignment)
+            while not self.adopt(assignment) and not self.knows_decision:
+                await asyncio.sleep(PAUSE_S)  # it came from who coordinates no longer
+                assignment = await self._assignment(raw)
             home = assignment.decision.home(self._node.name)
             assert home is not None, "an assignment is for one who belongs somewhere"
             adapter = None

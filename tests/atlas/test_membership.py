@@ -73,6 +73,15 @@ def test_the_coordinator_dies_for_ever_or_for_a_while_and_no_bit_changes(
     assert_same_adapters(life.trained, calm.trained)
 
 
+def test_hosts_that_come_late_are_waited_for_where_the_others_have_no_room(
+    prepared: Prepared, calm: Life
+) -> None:
+    life = live(prepared, struck("0 s", "crash: role=host, for: 310 s"))
+
+    assert life.events("paired")[0].time_s > 310
+    assert_same_adapters(life.trained, calm.trained)
+
+
 def test_who_is_cut_off_with_the_coordinator_finishes_its_round_and_goes_no_further(
     prepared: Prepared, calm: Life
 ) -> None:

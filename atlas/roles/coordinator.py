@@ -160,7 +160,10 @@ class Desk:
 
     async def _over(self, message: Message, over: Over) -> None:
         """Closes the round, if it may be, and answers with what holds then."""
-        if self._member.knows_decision and over.neighborhood in self._member.decision.offices:
+        offices = self._member.decision.offices if self._member.knows_decision else {}
+        office = offices.get(over.neighborhood)
+        is_theirs = office is not None and office.aggregator == message.source
+        if is_theirs and 0 <= over.round < self._settings.training.rounds:
             await self._council.decide(lambda now: None if now is None else self._closed(now, over))
         await message.reply(self._orders().header())
 

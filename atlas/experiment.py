@@ -289,13 +289,15 @@ def prepare(config: Config, view: View) -> Prepared:
         f"{len(clients)} clients with {len(loaded)} kinds of text, "
         f"{len(devices) - len(clients)} hosts without, on {topology.name}"
     )
-    if config.split.client_layers == "auto":
+    rounding = config.split.codec != "fp32"
+    if config.split.client_layers == "auto" or (config.split.spans == "auto" and rounding):
         split = foresight.cut(settings, topology, data)
         config, settings = (
             config.model_copy(update={"split": split}),
             replace(settings, split=split),
         )
-        view.say(f"The clients keep {split.client_layers} of the model's {spec.layers} layers")
+        cut = "" if split.spans == "auto" else f", and the others are cut into {split.spans}"
+        view.say(f"The clients keep {split.client_layers} of {spec.layers} layers{cut}")
     if config.split.codec == "auto":  # it depends on the cut, which is chosen as if all were fp32
         settings = replace(settings, codecs=crossings.choose(topology, settings))
     return Prepared(config, _files(folder), topology, scenario, loaded, data, settings)

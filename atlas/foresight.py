@@ -24,7 +24,8 @@ from topologies import Topology
 
 
 def cut(settings: RunSettings, topology: Topology, data: Mapping[str, ClientData]) -> Split:
-    """The split with the number of layers that the clients keep, where that is to be chosen.
+    """The split with what is to be chosen before a run begins: the number of layers that the
+    clients keep; and, where codecs round at each crossing, into how many spans the others are cut.
 
     Raises PairingError where no cut fits the grants.
     """
@@ -57,10 +58,14 @@ def cut(settings: RunSettings, topology: Topology, data: Mapping[str, ClientData
             seed=at.seed,
         )
 
-    spans = settings.split.spans
-    most = settings.spec.layers - (1 if spans == "auto" else spans)
-    found = pairing.cheapest_cut(range(1, most + 1), planned)
-    return settings.split.model_copy(update={"client_layers": found.client_layers})
+    split = settings.split
+    most = settings.spec.layers - (1 if split.spans == "auto" else split.spans)
+    kept = split.client_layers
+    found = pairing.cheapest_cut(range(1, most + 1) if kept == "auto" else (kept,), planned)
+    settled: dict[str, object] = {"client_layers": found.client_layers}
+    if split.codec != "fp32":
+        settled["spans"] = len(found.plan.cost.spans)
+    return split.model_copy(update=settled)
 
 
 def capability(

@@ -55,6 +55,8 @@ from atlas.roles.settings import RunSettings
 from broker import Message, Node
 
 MERGED = "merged"
+SHORTEST_S = 1e-6
+"""What is due sooner is due now: the clock counts nanoseconds, and floats are not exact."""
 REMEMBERED = 2
 """Rounds whose means and merged adapters it keeps: who is near may still be in the one before.
 
@@ -254,10 +256,12 @@ class Aggregator:
             until_s = math.inf
             if enough_s is not None and membership.late == "drop":
                 until_s = began_s + membership.slack * (enough_s - began_s)
-            if len(present) == len(members) or (now_s >= until_s and len(present) >= least):
+            left_s = until_s - now_s
+            is_over = left_s < SHORTEST_S
+            if len(present) == len(members) or (is_over and len(present) >= least):
                 await self._ask_to_close(name, office, number, present)
             else:
-                await self._more(until_s - now_s if until_s > now_s else math.inf)
+                await self._more(math.inf if is_over else left_s)
 
     async def _ask_to_close(
         self, name: str, office: Office, number: int, present: list[str]

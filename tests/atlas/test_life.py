@@ -517,3 +517,13 @@ def test_the_cut_is_chosen_before_the_run_and_stands_in_its_config() -> None:
     assert layers == chosen.settings.split.client_layers
     assert layers in range(1, chosen.settings.spec.layers)
     assert chosen.config.complete()["split"]["client_layers"] == layers
+
+
+def test_where_codecs_round_the_number_of_spans_is_settled_before_the_run() -> None:
+    """It has a part in what is rounded, and may not depend on who says hello in time."""
+    chosen = experiment.prepare(
+        config.load("tiny", ["faults=none", "split.codec=int8", *SETTINGS]), Quiet()
+    )
+
+    assert isinstance(chosen.config.split.spans, int)
+    assert chosen.settings.split == chosen.config.split

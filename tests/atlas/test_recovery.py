@@ -393,7 +393,7 @@ def test_a_snapshot_that_comes_while_a_stand_in_replays_older_steps_disturbs_nob
         history.committed(1.0)
 
     class Recording:
-        async def open(self, _round: int, step: int, _state: object) -> None:
+        async def open(self, _round: int, step: int, *_: object) -> None:
             calls.append(("open", step))
 
         async def replay(self, step: int, *_: object) -> None:

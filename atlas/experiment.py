@@ -410,11 +410,16 @@ def _dtype(config: Config) -> str:
     """The base's number format: bfloat16 where the processor computes in it, unless it is said."""
     if config.dtype != "auto":
         return config.dtype
+    return "bfloat16" if computes_bfloat16() else "float32"
+
+
+def computes_bfloat16() -> bool:
+    """Whether this processor computes in bfloat16; others emulate it, many times slower."""
     try:
         flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
-        flags = ""
-    return "bfloat16" if "avx512_bf16" in flags or "amx_bf16" in flags else "float32"
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 def _evaluate(

@@ -16,6 +16,8 @@ processor:
     fitted     the same in a process whose allocator keeps its memory, in large pages: glibc tuned,
                or what `--preload` names
 
+Where the processor does not compute in bfloat16, only fp32 is measured.
+
 Then how long a host takes to change from one client to another, and what it gains by running the
 small batches of several clients as one.
 """
@@ -42,6 +44,7 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM
 
 from atlas import assets
+from atlas.experiment import computes_bfloat16
 from atlas.models import LoraSettings, ModelSpec, Range, Session, Stage, initial_adapter
 from atlas.models.grouping import Group
 from atlas.models.skeleton import peft_config
@@ -297,6 +300,7 @@ def _apart(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> dict[str, 
 def measure(preload: Path | None) -> dict[str, Any]:
     """All figures."""
     folder = prepared_folder()
+    dtypes = list(DTYPES) if computes_bfloat16() else ["float32"]
     environment = {"GLIBC_TUNABLES": TUNABLES}
     if preload is not None:
         environment = {"LD_PRELOAD": str(preload), "MALLOC_CONF": JEMALLOC}
@@ -312,9 +316,9 @@ def measure(preload: Path | None) -> dict[str, Any]:
         "cuts": CUTS,
         "repeats": REPEATS,
         "fitted": {name: value for name, value in environment.items() if name != "LD_PRELOAD"},
-        "steps": {dtype: steps(dtype, folder, environment) for dtype in DTYPES},
+        "steps": {dtype: steps(dtype, folder, environment) for dtype in dtypes},
         "switching": switching(folder),
-        "grouping": {dtype: grouping(dtype, folder) for dtype in DTYPES},
+        "grouping": {dtype: grouping(dtype, folder) for dtype in dtypes},
     }
 
 

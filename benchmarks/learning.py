@@ -48,6 +48,7 @@ from atlas.experiment import computes_bfloat16
 from atlas.models import LoraSettings, ModelSpec, Range, Session, Stage, initial_adapter
 from atlas.models.grouping import Group
 from atlas.models.skeleton import peft_config
+from atlas.models.stage import NOTHING
 
 RESULTS = Path(__file__).with_name("results") / "learning.json"
 JEMALLOC = "dirty_decay_ms:-1,muzzy_decay_ms:-1,thp:always"
@@ -236,7 +237,7 @@ def switching(folder: Path) -> dict[str, float]:
     for repeat in range(2000):
         session = sessions[repeat % 2]
         started = time.process_time()
-        with stage._lent(session.parameters, None):
+        with stage._pool.lend() as modules, modules.given(session.parameters, None, NOTHING):
             pass
         times.append(time.process_time() - started)
     return {"layers": 13, "milliseconds": round(1e3 * statistics.median(times), 4)}

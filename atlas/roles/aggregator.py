@@ -130,7 +130,7 @@ class Aggregator:
         if number not in self._merged and number >= decision.running(held[0]) - 1:
             updates = self._updates.setdefault(number, {})
             if message.source not in updates:
-                adapter = copied_from(message, request)
+                adapter = unpack(request.manifest, message.payload)
                 self._settings.require_state(adapter, handed_in)
                 updates[message.source] = adapter
         await message.reply(Accepted().header())
@@ -430,11 +430,6 @@ class Aggregator:
                 await self._came.wait()
         except TimeoutError:
             pass
-
-
-def copied_from(message: Message, update: Update) -> AdapterState:
-    """The adapter that a member hands in: a view of what came, which nobody writes to."""
-    return unpack(update.manifest, message.payload)
 
 
 def _size(state: AdapterState) -> int:

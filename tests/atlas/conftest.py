@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from atlas import assets
 from atlas.tasks import Tokenizer
@@ -22,3 +24,12 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def byte_tokenizer(tiny_folder: Path) -> Tokenizer:
     """The tokenizer of tiny-llama: one token for each byte, and one that ends a text."""
     return assets.tokenizer(tiny_folder)
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Torch computes on one thread, as it does in a run."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

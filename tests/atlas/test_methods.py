@@ -1,7 +1,6 @@
 """Lives with other methods of aggregation: what crosses, and that faults change no bit of it."""
 
 import dataclasses
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -37,12 +36,7 @@ class Life:
     crossed: dict[type, set[str]]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def prepare(method: str) -> Prepared:

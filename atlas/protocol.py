@@ -303,10 +303,14 @@ class Commit(_Step):
 
 
 class Sketch(_Step):
-    """Sketch the gradients held, then drop them; the reply's payload is float64 [dimensions]."""
+    """Sketch the gradients held, then drop them; the reply's payload is float64 [dimensions].
+
+    A layer counts by its depth to the power of `steepness`.
+    """
 
     kind: Literal["sketch"] = "sketch"
     dimensions: int = Field(ge=1, le=65536)
+    steepness: int = Field(1, ge=0, le=3)
 
 
 class AskSnapshot(_Step):

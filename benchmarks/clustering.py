@@ -46,6 +46,10 @@ def main() -> None:
     for name, examples in text.pools(tokenizer).items():
         if name.split("-", 1)[0] in arguments.gather:
             gradients.pool(folder / f"{name}.npz", probe, examples)
+        if "dealt" in arguments.gather and name in text.CHOOSING:
+            most = text.CHOOSING[name]
+            file = folder / f"{name}-dealt.npz"
+            gradients.deal_answers(file, probe, lambda most=most, make=examples: make()[:most])
     if "warm" in arguments.gather or "drift" in arguments.gather:
         stage = Stage.load(probe().spec, probe().spec.whole, ends=True, lora=gradients.LORA)
         for name, examples in text.pools(tokenizer).items():

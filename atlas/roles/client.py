@@ -42,7 +42,15 @@ from atlas.roles.patience import try_to_keep
 from atlas.roles.settings import RunSettings
 from atlas.roles.span import SpanCaller
 from atlas.schedule import rate
-from atlas.semantics import noise_multiplier, private_sum, sketch
+from atlas.semantics import (
+    STEEPNESS,
+    meanings,
+    noise_multiplier,
+    private_sum,
+    sketch,
+    turned,
+    with_meanings,
+)
 from atlas.tasks import Batch, ClientData, step_batch
 from broker import Node
 from broker.disk import ACCESS_S, READ_BYTES_PER_SECOND
@@ -109,16 +117,21 @@ class Client:
     async def _half_signature(self, half: int) -> np.ndarray:
         """The sketch of LoRA's gradients on one batch, float64 [dimensions]; nothing is trained.
 
-        With privacy it is the noisy sum of the clipped sketches of its examples, each by itself.
+        Where all examples have the same choices, what the answers mean is added. With privacy it is
+        the noisy sum of the clipped sketches of its examples, each by itself.
         """
         privacy = self._settings.signature.privacy
         session, _ = await self._begin(SIGNATURE_ROUND)
         batch = self._batch(SIGNATURE_ROUND, half)
-        if privacy is None:
-            total = await self._sketch(session, batch)
+        if privacy is None and self._data.choices:
+            total = await self._meaningful(session, batch)
+        elif privacy is None:
+            total = await self._sketch(session, batch, _labels(batch))
         else:
             total = private_sum(
-                np.stack([await self._sketch(session, one) for one in batch.singly()]),
+                np.stack(
+                    [await self._sketch(session, one, _labels(one)) for one in batch.singly()]
+                ),
                 clip=privacy.clip,
                 multiplier=noise_multiplier(privacy.epsilon, privacy.delta),
                 key=f"signature {self._settings.seed} {self._node.name} {half}",
@@ -127,14 +140,31 @@ class Client:
             span.close()
         return total
 
-    async def _sketch(self, session: Session, batch: Batch) -> np.ndarray:
-        """The sketch of the gradients of all layers, which nobody keeps."""
+    async def _meaningful(self, session: Session, batch: Batch) -> np.ndarray:
+        """The sketch of a batch and of what its answers mean, answer by answer."""
+        labels, seed = _labels(batch), self._settings.seed
+        total = meaning = np.zeros(self._settings.signature.dimensions)
+        for one in meanings(batch):
+            own = await self._sketch(session, one.own, labels, STEEPNESS)
+            dealt = await self._sketch(session, one.dealt, labels, STEEPNESS)
+            total = total + own
+            meaning = meaning + turned(own - dealt, one.answer, seed=seed)
+        return with_meanings(total, meaning)
+
+    async def _sketch(
+        self, session: Session, batch: Batch, labels: int, steepness: int = 1
+    ) -> np.ndarray:
+        """The sketch of the gradients of all layers, which nobody keeps; of a loss over `labels`
+        labels.
+        """
         settings = self._settings
         dimensions = settings.signature.dimensions
-        await self._gradients(session, batch, _labels(batch), None)
-        total = sketch(session.gradients(), dimensions=dimensions, seed=settings.seed)
+        await self._gradients(session, batch, labels, None)
+        total = sketch(
+            session.gradients(), dimensions=dimensions, seed=settings.seed, steepness=steepness
+        )
         session.discard()
-        for part in [await span.sketch(dimensions) for span in self._spans]:
+        for part in [await span.sketch(dimensions, steepness) for span in self._spans]:
             total = total + part
         return total
 

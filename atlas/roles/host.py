@@ -322,6 +322,7 @@ class Host:
                         session.gradients(),
                         dimensions=request.dimensions,
                         seed=self._settings.seed,
+                        steepness=request.steepness,
                     ),
                     flops=SKETCH_FLOPS * size,
                 )

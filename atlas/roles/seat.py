@@ -163,9 +163,9 @@ class Seat:
         request = Replay(**self._state(step), micro=micro, scale=scale, manifest=manifest)
         await self._request(request, buffers, ACTIVATIONS)
 
-    async def sketch(self, step: int, dimensions: int) -> np.ndarray:
+    async def sketch(self, step: int, dimensions: int, steepness: int) -> np.ndarray:
         """The sketch, float64 [dimensions], of the gradients held; the host drops them."""
-        request = Sketch(**self._state(step), dimensions=dimensions)
+        request = Sketch(**self._state(step), dimensions=dimensions, steepness=steepness)
         reply = await self._request(request, (), SIGNATURES)
         raw = b"".join(reply.payload)
         if len(raw) != 8 * dimensions:

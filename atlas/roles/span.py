@@ -156,12 +156,12 @@ class SpanCaller:
         if self._seat is not None:
             self._shunned.forgive(self._seat.host)
 
-    async def sketch(self, dimensions: int) -> np.ndarray:
+    async def sketch(self, dimensions: int, steepness: int = 1) -> np.ndarray:
         """The sketch, float64 [dimensions], of the gradients held; the host drops them, and so does
         this.
         """
         version = self._history.version
-        values = await self._insist(lambda seat: seat.sketch(version, dimensions))
+        values = await self._insist(lambda seat: seat.sketch(version, dimensions, steepness))
         self._history.dropped()
         return values
 

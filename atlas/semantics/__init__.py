@@ -1,6 +1,7 @@
 """Who is alike: signatures of clients' gradients, and the neighborhoods that they form.
 
 `sketch` makes a few numbers of a client's gradients, part by part, wherever the layers are held;
+`meanings` and `turned` let those tell apart clients who mean other things by the same answers;
 `private_sum` does so for text of which no single example may be told from the signature.
 `cluster` finds, from two halves of each client's signature, whether there is more than one
 neighborhood, and which. With the landmarks that it leaves, `place` finds the neighborhood of who
@@ -9,23 +10,29 @@ comes later, and `drifted` says who no longer belongs to his, by gradients that 
 
 from __future__ import annotations
 
+from atlas.semantics.answers import STEEPNESS, Meaning, meanings, turned, with_meanings
 from atlas.semantics.clustering import Neighborhoods, cluster
 from atlas.semantics.placing import Drift, Landmarks, Placement, drifted, place
 from atlas.semantics.privacy import noise_multiplier, private_sum, spent
 from atlas.semantics.signature import decode, encode, sketch
 
 __all__ = [
+    "STEEPNESS",
     "Drift",
     "Landmarks",
+    "Meaning",
     "Neighborhoods",
     "Placement",
     "cluster",
     "decode",
     "drifted",
     "encode",
+    "meanings",
     "noise_multiplier",
     "place",
     "private_sum",
     "sketch",
     "spent",
+    "turned",
+    "with_meanings",
 ]

@@ -5,7 +5,7 @@ parameter has a bucket and a sign of its own, drawn from a counter-based generat
 parameter name), so every holder of layers draws the same ones without a word. It is linear, so the
 sketches of parts add up to the sketch of the whole, and inner products are kept in expectation.
 
-A layer counts in proportion to its depth, as each holder knows of its own layers: gradients are
+A layer counts by its depth, or a power of it, as each holder knows of its own layers: gradients are
 largest in the lowest, and say least about the task there (`docs/learning.md` has the figures).
 """
 
@@ -26,18 +26,19 @@ if TYPE_CHECKING:
 
 LARGEST = 127
 
-GRID = 2.0**-40
-"""Sketches of parameters are rounded to multiples of it, whose sums below 2^13 are exact."""
+GRID = 2.0**-30
+"""Sketches of parameters are rounded to multiples of it, whose sums below 2^23 are exact."""
 
 
 def sketch(
-    gradients: Mapping[str, Tensor], *, dimensions: int = 256, seed: int
+    gradients: Mapping[str, Tensor], *, dimensions: int = 256, seed: int, steepness: int = 1
 ) -> NDArray[np.float64]:
     """Project gradients to `dimensions` numbers: float64 [dimensions].
 
-    Gradients of layer l (from 0) count l + 1 times; those of LoRA's A are left out: they are zero
-    while B is. What each parameter adds is rounded to a grid on which sums are exact, so parts of
-    a model add up to the whole's sketch bit for bit, wherever it is cut and in any order.
+    Gradients of layer l (from 0) count (l + 1)^steepness times; those of LoRA's A are left out:
+    they are zero while B is. What each parameter adds is rounded to a grid on which sums are exact,
+    so parts of a model add up to the whole's sketch bit for bit, wherever it is cut and in any
+    order.
     """
     total = np.zeros(dimensions)
     for name, gradient in gradients.items():
@@ -47,7 +48,7 @@ def sketch(
         values = gradient.detach().reshape(-1).double().numpy()
         buckets, signs = projection(name, values.size, dimensions, seed)
         folded = np.bincount(buckets, weights=values * signs, minlength=dimensions)
-        total += np.rint((layer + 1) * folded / GRID) * GRID
+        total += np.rint((layer + 1) ** steepness * folded / GRID) * GRID
     return total
 
 

@@ -75,6 +75,12 @@ class ClientData:
     task: str
     examples: tuple[Example, ...]
 
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The choices that all examples share; none where they don't, or where answers are free."""
+        found = {example.choices for example in self.examples}
+        return found.pop() if len(found) == 1 else ()
+
 
 class TaskSpec(BaseModel):
     """A task of one's own: JSON lines, each with a prompt, an answer and perhaps choices.

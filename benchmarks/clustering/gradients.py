@@ -6,14 +6,16 @@ examples at once: with a [t, rank] what goes into B for one example and g [t, ou
 respect to what comes out, the example's own gradient of B is gᵀ a.
 
 A pool is one file of the cache: `sketches` float32 [examples, parameters, 128], the squared norm of
-each gradient before it was sketched, and the mean embedding of each text (for PACFL).
+each gradient before it was sketched, and the mean embedding of each text (for PACFL). A second file
+has those of the same prompts with the answer of the next one in their block of eight, the last with
+that of the first: as a client deals its answers (`atlas.semantics.meanings`).
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,17 +31,25 @@ from atlas.tasks import Example, Tokenizer, batch
 
 DIMENSIONS = 128
 AT_ONCE = 16
+BLOCK = 8
+"""Examples that answers are dealt among: those of a half-signature."""
 SEED = 0
 LORA = LoraSettings()
 
 
 @dataclass(frozen=True)
 class Pool:
-    """Examples of one kind: `sketches` [n, p, d], `squares` [n, p], `embeddings` [n, h]."""
+    """Examples of one kind: `sketches` [n, p, d], `squares` [n, p], `embeddings` [n, h].
+
+    `answers` are those of the first examples, and `dealt` [m, p, d] what they give with the answer
+    of the next in their block; empty where answers are free.
+    """
 
     sketches: NDArray[np.float32]
     squares: NDArray[np.float32]
     embeddings: NDArray[np.float32]
+    answers: tuple[str, ...] = ()
+    dealt: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0, 0), np.float32))
 
     def __len__(self) -> int:
         return len(self.sketches)
@@ -130,6 +140,22 @@ def pool(file: Path, probe: Callable[[], Probe], examples: Callable[[], Sequence
         print(f"{file.stem}: {len(made)} examples in {time.monotonic() - started:.0f} s")
     with np.load(file) as kept:
         return Pool(kept["sketches"], kept["squares"], kept["embeddings"])
+
+
+def deal_answers(
+    file: Path, probe: Callable[[], Probe], examples: Callable[[], Sequence[Example]]
+) -> None:
+    """Keeps in the file what examples give with each other's answers, if it isn't there."""
+    if not file.is_file():
+        own = examples()
+        own = own[: len(own) // BLOCK * BLOCK]
+        dealt = [
+            replace(one, answer=own[n // BLOCK * BLOCK + (n + 1) % BLOCK].answer)
+            for n, one in enumerate(own)
+        ]
+        sketches = take(probe(), dealt).sketches
+        np.savez(file, sketches=sketches, answers=[one.answer for one in own])
+        print(f"{file.stem}: {len(dealt)} examples")
 
 
 def take(probe: Probe, examples: Sequence[Example]) -> Pool:

@@ -2,13 +2,15 @@
 
 A client's half-signature is the mean of its examples' sketches, layer l counted l + 1 times, in 256
 numbers: each parameter's 128 fall into one half of them, by the order of the parameters. That is
-the product's sketch but for where the buckets lie. Every client has examples of its own.
+the product's sketch but for where the buckets lie. Where answers are choices, what they mean is
+added as the product does it. Every client has examples of its own.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from scipy.spatial.distance import squareform
 from sklearn.metrics import adjusted_rand_score, silhouette_score
 
 from atlas.semantics import (
+    STEEPNESS,
     cluster,
     decode,
     drifted,
@@ -26,9 +29,11 @@ from atlas.semantics import (
     noise_multiplier,
     place,
     private_sum,
+    turned,
+    with_meanings,
 )
 from benchmarks.clustering import text
-from benchmarks.clustering.gradients import Pool
+from benchmarks.clustering.gradients import BLOCK, Pool
 from benchmarks.clustering.warming import COURSES, OWN, STOPS
 
 Halves = dict[str, NDArray[np.float32]]
@@ -46,6 +51,7 @@ WEIGHTINGS: Mapping[str, Weighting] = {
     "all layers alike": lambda _: 1.0,
     "by depth": lambda layer: layer + 1.0,
     "upper half": lambda layer: float(layer >= 15),
+    "as answers are": lambda layer: (layer + 1.0) ** STEEPNESS,
 }
 
 
@@ -55,14 +61,54 @@ def deal(
     """Sketches of every client's examples, [clients, 2, batch, p, d], the true groups, and the mean
     embeddings of the same examples.
     """
-    generator = np.random.default_rng(seed)
     sketches, embeddings, groups = [], [], []
-    for group, pool in enumerate(pools):
-        drawn = generator.permutation(len(pool))[: each * 2 * batch]
+    for group, (pool, drawn) in enumerate(_drawn(pools, seed, each * 2 * batch)):
         sketches.append(pool.sketches[drawn].reshape(each, 2, batch, *pool.sketches.shape[1:]))
         embeddings.append(pool.embeddings[drawn].reshape(each, 2 * batch, -1))
         groups += [group] * each
     return np.concatenate(sketches), groups, np.concatenate(embeddings)
+
+
+def signed(
+    pools: Sequence[Pool], seed: int, *, each: int = EACH, batch: int = BATCH
+) -> tuple[Halves, list[int]]:
+    """The signatures of the same deal's clients, with what their answers mean; the true groups."""
+    halves: Halves = {}
+    groups = []
+    for group, (pool, drawn) in enumerate(_drawn(pools, seed, each * 2 * batch)):
+        for rows in drawn.reshape(each, 2, batch):
+            halves[f"{len(groups)}"] = decode(encode(np.stack([_half(pool, r) for r in rows])), 256)
+            groups.append(group)
+    return halves, groups
+
+
+def _half(pool: Pool, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+    """One half-signature: of a batch, and of its answers where they are choices."""
+    if not pool.answers:
+        return fold(pool.sketches[rows].mean(axis=0), WEIGHTINGS["by depth"], 256).astype(float)
+    own, dealt = (
+        fold(some[rows], WEIGHTINGS["as answers are"], 256) for some in (pool.sketches, pool.dealt)
+    )
+    meaning = np.zeros(256)
+    for row, one, other in zip(rows, own, dealt, strict=True):
+        following = row // BLOCK * BLOCK + (row + 1) % BLOCK
+        meaning += turned(one, pool.answers[row].encode(), seed=0)
+        meaning -= turned(other, pool.answers[following].encode(), seed=0)
+    return with_meanings(own.mean(axis=0).astype(float), meaning)
+
+
+def _drawn(
+    pools: Sequence[Pool], seed: int, count: int
+) -> Iterator[tuple[Pool, NDArray[np.int64]]]:
+    """Rows of each pool for a deal: whole blocks, where answers were dealt in blocks."""
+    generator = np.random.default_rng(seed)
+    for pool in pools:
+        if pool.answers:
+            blocks = generator.permutation(len(pool.answers) // BLOCK)[: -(-count // BLOCK)]
+            drawn = (blocks[:, None] * BLOCK + np.arange(BLOCK)).ravel()[:count]
+        else:
+            drawn = generator.permutation(len(pool))[:count]
+        yield pool, drawn
 
 
 def fold(
@@ -147,16 +193,20 @@ def controls(pools: Sequence[Pool], *, each: int = EACH, batch: int = BATCH) -> 
         return signatures(sketches), true, embeddings
 
     def product(seed: int) -> tuple[list[int], list[int]]:
+        halves, true = signed(pools, seed, each=each, batch=batch)
+        return true, ours(halves, seed)
+
+    def without_meanings(seed: int) -> tuple[list[int], list[int]]:
         halves, true, _ = dealt(seed)
         return true, ours(halves, seed)
 
     def told_how_many(seed: int) -> tuple[list[int], list[int]]:
-        halves, true, _ = dealt(seed)
+        halves, true = signed(pools, seed, each=each, batch=batch)
         tree = linkage(_centered(halves), "ward")
         return true, list(fcluster(tree, len(pools), "maxclust"))
 
     def as_before(seed: int) -> tuple[list[int], list[int]]:
-        halves, true, _ = dealt(seed)
+        halves, true = signed(pools, seed, each=each, batch=batch)
         return true, _average_linkage(_cosine_distances(_centered(halves)))
 
     def random(seed: int) -> tuple[list[int], list[int]]:
@@ -174,6 +224,7 @@ def controls(pools: Sequence[Pool], *, each: int = EACH, batch: int = BATCH) -> 
     return {
         "ATLAS": over_seeds(product),
         "ATLAS, told how many": over_seeds(told_how_many),
+        "ATLAS, without what answers mean": over_seeds(without_meanings),
         "average linkage, best silhouette": over_seeds(as_before),
         "PACFL on embeddings, told how many": over_seeds(pacfl),
         "by number of examples": over_seeds(by_size),
@@ -208,11 +259,11 @@ def false_splits(pools: Mapping[str, Pool]) -> dict[str, Any]:
     """A hundred deals of one task each: how often clients who don't differ are divided."""
     found = {}
     for name, pool in pools.items():
-        for clients, batch in ((8, BATCH), (16, BATCH), (32, 4)):
+        for clients, batch in ((4, BATCH), (8, BATCH), (16, BATCH)):
             splits = 0
             for seed in range(100):
-                sketches, _, _ = deal([pool], seed, each=clients, batch=batch)
-                splits += len(cluster(signatures(sketches), seed).members) > 1
+                halves, _ = signed([pool], seed, each=clients, batch=batch)
+                splits += len(cluster(halves, seed).members) > 1
             found[f"{name}, {clients} clients of 2 x {batch}"] = splits
     return found
 
@@ -250,8 +301,7 @@ def joining(pools: Sequence[Pool]) -> dict[str, Any]:
     """
     right = strangers_alone = known = strangers = 0
     for seed in range(SEEDS):
-        sketches, true, _ = deal(pools, seed, each=7)
-        halves = signatures(sketches)
+        halves, true = signed(pools, seed, each=7)
         unknown = seed % len(pools)
         members = [n for n in range(len(true)) if n % 7 < 4 and true[n] != unknown]
         found = cluster({f"{n}": halves[f"{n}"] for n in members}, seed)
@@ -329,7 +379,13 @@ def load(folder: Path, name: str) -> Pool | None:
     if not file.is_file():
         return None
     with np.load(file) as kept:
-        return Pool(kept["sketches"], kept["squares"], kept["embeddings"])
+        found = Pool(kept["sketches"], kept["squares"], kept["embeddings"])
+    other = folder / f"{name}-dealt.npz"
+    if other.is_file():
+        with np.load(other) as kept:
+            answers = tuple(str(answer) for answer in kept["answers"])
+            found = replace(found, answers=answers, dealt=kept["sketches"])
+    return found
 
 
 def _centered(halves: Halves) -> NDArray[np.float64]:

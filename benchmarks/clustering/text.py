@@ -37,6 +37,19 @@ EASY = (
 ONE_TASK = ("news-topic", "medical-specialty")
 """Of these there are more examples: a hundred deals of one task are made of them."""
 
+CHOOSING = {
+    "easy-news-topic": 256,
+    "easy-medical-specialty": 256,
+    "easy-film-sentiment": 112,
+    "easy-legal-relevance": 112,
+    "easy-stdlib-keyword": 112,
+    "easy-stdlib-unicode": 112,
+    "labels-1": 64,
+    "labels-2": 64,
+    "labels-3": 64,
+}
+"""Pools whose answers are choices, and of how many examples they are dealt to others, too."""
+
 SUBJECTS = (
     "Anatomy",
     "Biochemistry",

@@ -141,13 +141,13 @@ class Client:
         return total
 
     async def _meaningful(self, session: Session, batch: Batch) -> np.ndarray:
-        """The sketch of a batch and of what its answers mean, answer by answer."""
+        """The sketch of a batch, and of what its answers mean, answer by answer."""
         labels, seed = _labels(batch), self._settings.seed
-        total = meaning = np.zeros(self._settings.signature.dimensions)
+        total = await self._sketch(session, batch, labels)
+        meaning = np.zeros(self._settings.signature.dimensions)
         for one in meanings(batch):
             own = await self._sketch(session, one.own, labels, STEEPNESS)
             dealt = await self._sketch(session, one.dealt, labels, STEEPNESS)
-            total = total + own
             meaning = meaning + turned(own - dealt, one.answer, seed=seed)
         return with_meanings(total, meaning)
 

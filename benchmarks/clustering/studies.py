@@ -84,8 +84,9 @@ def signed(
 
 def _half(pool: Pool, rows: NDArray[np.int64]) -> NDArray[np.float64]:
     """One half-signature: of a batch, and of its answers where they are choices."""
+    plain = fold(pool.sketches[rows].mean(axis=0), WEIGHTINGS["by depth"], 256).astype(float)
     if not pool.answers:
-        return fold(pool.sketches[rows].mean(axis=0), WEIGHTINGS["by depth"], 256).astype(float)
+        return plain
     own, dealt = (
         fold(some[rows], WEIGHTINGS["as answers are"], 256) for some in (pool.sketches, pool.dealt)
     )
@@ -94,7 +95,7 @@ def _half(pool: Pool, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         following = row // BLOCK * BLOCK + (row + 1) % BLOCK
         meaning += turned(one, pool.answers[row].encode(), seed=0)
         meaning -= turned(other, pool.answers[following].encode(), seed=0)
-    return with_meanings(own.mean(axis=0).astype(float), meaning)
+    return with_meanings(plain, meaning)
 
 
 def _drawn(

@@ -97,19 +97,19 @@ def test_clients_with_the_same_text_and_other_meanings_are_told_apart() -> None:
             kind = (n + seed) % 2
             prompt = generator.integers(10 + 40 * kind, 50 + 40 * kind, size=6).tolist()
             rows.append((prompt, [200 + (kind ^ swapped)]))
-        total = meaning = np.zeros(256)
-        for one in meanings(batch_of(rows)):
-            own, dealt = (taken(part, 8) for part in (one.own, one.dealt))
-            total = total + own
+        batch = batch_of(rows)
+        total, meaning = taken(batch, 1), np.zeros(256)
+        for one in meanings(batch):
+            own, dealt = (taken(part, STEEPNESS) for part in (one.own, one.dealt))
             meaning = meaning + turned(own - dealt, one.answer, seed=0)
         return with_meanings(total, meaning)
 
-    def taken(part: Batch, labels: int) -> np.ndarray:
+    def taken(part: Batch, steepness: int) -> np.ndarray:
         session = Session(stage, initial_adapter(spec, LORA, 0), learning_rate=0.0)
-        loss, gradient = session.loss(session.embed(part.tokens), part.targets, labels)
+        loss, gradient = session.loss(session.embed(part.tokens), part.targets, 8)
         assert loss > 0
         session.backward(gradient)
-        return sketch(session.gradients(), dimensions=256, seed=0, steepness=STEEPNESS)
+        return sketch(session.gradients(), dimensions=256, seed=0, steepness=steepness)
 
     same, again, other = half(False, 1), half(False, 2), half(True, 3)
 

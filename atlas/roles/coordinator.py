@@ -232,6 +232,7 @@ class Desk:
             lambda: cluster({name: self._halves[name] for name in clients}, seed=settings.seed),
             flops=CLUSTERING_FLOPS,
         )
+        weighted = settings.aggregation.weighs_signatures
         members = {
             _name(index): {name: self._hellos[name].examples for name in group}
             for index, group in enumerate(found.members)
@@ -244,6 +245,7 @@ class Desk:
             silhouette=found.silhouette,
             p_value=found.p_value,
             landmarks=found.landmarks.plain(),
+            alike=dict(zip(clients, found.similarity.tolist(), strict=True)) if weighted else {},
         )
         await self._stand(self._council.decide(lambda now: decision if now is None else now))
 

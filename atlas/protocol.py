@@ -33,6 +33,7 @@ from pydantic import (
     Field,
     TypeAdapter,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
@@ -53,6 +54,8 @@ SLOWER = 10.0
 """How much slower than the undisturbed way a payload may be before it is sent again."""
 PATIENCE_S = 24 * 3600.0
 """How long a device waits for anything before it gives up."""
+MOST_BEAT_S = 60.0
+"""The longest time between two signs of life of who coordinates."""
 PURPOSES = (SIGNATURES, ACTIVATIONS, GRADIENTS, ADAPTERS, RECOVERY, CONTROL)
 
 Manifest = list[dict[str, Any]]
@@ -198,8 +201,15 @@ class Lead(_Body):
     kind: Literal["lead"] = "lead"
     term: int
     version: tuple[int, int]
-    next_s: float
+    next_s: float = Field(ge=0, le=MOST_BEAT_S)
     decision: dict[str, Any] | None
+
+    @field_validator("decision")
+    @classmethod
+    def _is_one(cls, decision: dict[str, Any] | None) -> dict[str, Any] | None:
+        if decision:
+            Decision.model_validate(decision)
+        return decision
 
 
 class Follow(_Body):

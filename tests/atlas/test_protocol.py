@@ -5,7 +5,7 @@ import pytest
 import broker
 import topologies
 from atlas import protocol
-from atlas.protocol import Accepted, AskMerged, Commit, Refused, UnansweredError, ask, parse
+from atlas.protocol import Accepted, AskMerged, Commit, Lead, Refused, UnansweredError, ask, parse
 from broker import Message, Node
 from broker.wire import REQUEST, Frame, Kind
 from topologies import InputError
@@ -97,3 +97,16 @@ def test_whoever_never_answers_is_named_when_patience_ends() -> None:
 
     assert "asked has not answered asker's 'merged?'" in str(run.returned["asker"])
     assert run.virtual_seconds >= protocol.PATIENCE_S
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"next_s": 1e9}, {"next_s": -1.0}, {"decision": {"what": "ever"}}], ids=str
+)
+def test_a_sign_of_life_that_would_silence_or_break_a_voter_is_malformed(
+    wrong: dict[str, object],
+) -> None:
+    header = Lead(term=2, version=(2, 1), next_s=2.0, decision={}).header()
+
+    assert parse(message(header, flags=0))
+    with pytest.raises(InputError, match="malformed message from client-1"):
+        parse(message(header | wrong, flags=0))

@@ -600,7 +600,7 @@ class _Through(Container[str]):
         return hello is not None and hello.round is not None and hello.round >= self._rounds
 
 
-def _as_message(chain: pairing.Chain, plan: Plan) -> Chain:
+def _as_message(chain: pairing.Hosting, plan: Plan) -> Chain:
     return Chain(
         spans=[(span.first, span.last) for span in plan.cost.spans],
         hosts=list(chain.hosts),

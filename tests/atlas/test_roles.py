@@ -10,12 +10,25 @@ import msgpack
 import pytest
 import torch
 
+import broker
+import topologies
+from atlas import protocol
 from atlas.models import AdapterState
-from atlas.protocol import Accepted, AskMerged, Hello, Refused
+from atlas.protocol import Accepted, AskMerged, AskOrders, Refused, UnansweredError
 from atlas.roles.aggregator import Aggregator
 from atlas.roles.client import MIDDLE, Client
 from atlas.roles.history import Known
 from atlas.roles.member import Member
+from broker import Node
+
+NETWORK = topologies.parse(
+    """
+name: two
+nodes: {asker: {}, asked: {}}
+links: [{between: [asker, asked], bandwidth: 10 Mbit/s, delay: 10 ms}]
+""",
+    "two",
+)
 
 
 class Device:
@@ -33,10 +46,46 @@ class Device:
     def note(self, event: str, **fields: object) -> None: ...
 
 
-def a_member(device: Device) -> Member:
-    hello = Hello.model_construct(round=0)
-    settings = SimpleNamespace(aggregation=SimpleNamespace(method="fedit"), coordinator="first")
+def a_member(device: Device | Node, leader: str = "first") -> Member:
+    settings: Any = SimpleNamespace(
+        aggregation=SimpleNamespace(method="fedit"), coordinator=leader, voters=(leader,)
+    )
+    hello: Any = AskOrders()
     return Member(device, settings, lambda _: hello)  # type: ignore[arg-type]
+
+
+def test_a_question_is_asked_again_until_it_is_answered() -> None:
+    async def asked(node: Node) -> None:
+        for number in range(3):
+            question = await node.receive()
+            if number == 2:
+                await question.reply(Accepted().header())
+
+    async def asker(node: Node) -> float:
+        await a_member(node, "asked").ask_leader(AskOrders)
+        return node.now
+
+    run = broker.run({"asker": asker, "asked": asked}, topology=NETWORK)
+
+    assert run.returned["asker"] == pytest.approx(3 * (protocol.ASK_AGAIN_S + 0.2), abs=0.1)
+
+
+def test_who_never_gets_an_answer_says_so_when_patience_ends() -> None:
+    async def asked(node: Node) -> None:
+        async for _ in node:
+            pass
+
+    async def asker(node: Node) -> str:
+        try:
+            await a_member(node, "asked").ask_leader(AskOrders)
+        except UnansweredError as error:
+            return str(error)
+        return ""
+
+    run = broker.run({"asker": asker, "asked": asked}, topology=NETWORK, background=["asked"])
+
+    assert "no coordinator has answered asker's 'orders?'" in str(run.returned["asker"])
+    assert run.virtual_seconds >= protocol.PATIENCE_S
 
 
 def test_who_comes_to_coordinate_while_another_answers_a_hello_gets_one_too() -> None:

@@ -13,12 +13,14 @@ import torch
 import broker
 import topologies
 from atlas import protocol
+from atlas.config import SignatureSettings, Training
 from atlas.models import AdapterState
 from atlas.protocol import Accepted, AskMerged, AskOrders, Refused, UnansweredError
 from atlas.roles.aggregator import Aggregator
 from atlas.roles.client import MIDDLE, Client
 from atlas.roles.history import Known
 from atlas.roles.member import Member
+from atlas.tasks import ClientData, Example, Tokenizer
 from broker import Node
 
 NETWORK = topologies.parse(
@@ -152,3 +154,21 @@ def test_who_asks_for_a_round_far_ahead_is_refused_and_not_kept(number: int, kep
 
     assert bool(aggregator._waiting) == kept
     assert [answer["kind"] for answer in answers] == ([] if kept else [Refused(reason="").kind])
+
+
+@pytest.mark.parametrize(("examples", "size"), [(2, 1), (3, 1), (7, 3), (15, 7), (16, 8), (40, 8)])
+def test_the_two_halves_of_a_signature_share_no_example_however_few_a_client_has(
+    byte_tokenizer: Tokenizer, examples: int, size: int
+) -> None:
+    data = ClientData("letters", tuple(Example(f"{n:03} is", f"{n}") for n in range(examples)))
+    settings = SimpleNamespace(
+        training=Training(tokens=16), signature=SignatureSettings(), seed=3,
+        tokenizer=byte_tokenizer,
+    )  # fmt: skip
+    client = object.__new__(Client)
+    vars(client).update(_node=Device(), _settings=settings, _data=data)
+
+    halves = [{tuple(row) for row in client._batch(-1, half).tokens.tolist()} for half in (0, 1)]
+
+    assert [len(half) for half in halves] == [size, size]
+    assert not halves[0] & halves[1]

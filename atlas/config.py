@@ -118,6 +118,20 @@ class SignatureSettings(_Section):
     )
 
 
+class Drift(_Section):
+    """Whether clients' text is still of the kind that they were divided by."""
+
+    every: int = Field(
+        0, ge=0, description="rounds between new signatures of all clients; 0: none are taken"
+    )
+    significance: float = Field(
+        0.05,
+        gt=0,
+        lt=1,
+        description="the chance that any client is moved in a run although no text has changed",
+    )
+
+
 class Aggregation(_Section):
     """How adapters are combined after a round."""
 
@@ -211,6 +225,7 @@ class Config(_Section):
     training: Training = Training()
     split: Split = Split()
     signature: SignatureSettings = SignatureSettings()
+    drift: Drift = Drift()
     aggregation: Aggregation = Aggregation()
     membership: Membership = Membership()
     recovery: Recovery = Recovery()

@@ -16,7 +16,8 @@ import torch
 
 from atlas import assets
 from atlas.aggregation import Part, parted
-from atlas.config import Aggregation, Membership, Recovery, SignatureSettings, Split, Training
+from atlas.config import Aggregation, Drift, Membership, Recovery, SignatureSettings, Split, Training
+from atlas.drift import measures
 from atlas.journal import Journal
 from atlas.models import (
     LoraSettings,
@@ -49,6 +50,7 @@ class RunSettings:
     training: Training
     split: Split
     signature: SignatureSettings
+    drift: Drift
     aggregation: Aggregation
     membership: Membership
     recovery: Recovery
@@ -94,6 +96,10 @@ class RunSettings:
     def initial_adapter(self) -> AdapterState:
         """What every client starts from: A seeded by parameter name, B zero."""
         return initial_adapter(self.spec, self.lora, self.seed)
+
+    def measures(self, round_: int) -> bool:
+        """Whether clients take their signatures again in this round."""
+        return measures(self.drift, round_, self.training.rounds)
 
     @property
     def fixed_a(self) -> bool:

@@ -61,7 +61,7 @@ class Decision(_Plain):
     landmarks: dict[str, Any]
     """`atlas.semantics.Landmarks` as plain data. Told to voters, not to members."""
     signed: dict[str, bytes] = {}
-    """Signatures of the round in which drift is measured, as far as it is closed. Told to voters."""
+    """Signatures of a round in which drift is measured, as far as it is closed. Told to voters."""
 
     def members(self, neighborhood: str, round_: int) -> dict[str, int]:
         """Who belongs to a neighborhood in a round, with examples, in the order of the clients."""

@@ -16,8 +16,16 @@ import torch
 
 from atlas import assets
 from atlas.aggregation import Part, parted
-from atlas.config import Aggregation, Drift, Membership, Recovery, SignatureSettings, Split, Training
-from atlas.drift import measures
+from atlas.config import (
+    Aggregation,
+    Drift,
+    Membership,
+    Recovery,
+    SignatureSettings,
+    Split,
+    Training,
+)
+from atlas.drift import looks, measures
 from atlas.journal import Journal
 from atlas.models import (
     LoraSettings,
@@ -100,6 +108,11 @@ class RunSettings:
     def measures(self, round_: int) -> bool:
         """Whether clients take their signatures again in this round."""
         return measures(self.drift, round_, self.training.rounds)
+
+    @property
+    def signatures(self) -> int:
+        """How often a client takes its signature: before the first round, and in measured ones."""
+        return 1 + looks(self.drift, self.training.rounds)
 
     @property
     def fixed_a(self) -> bool:
@@ -198,7 +211,8 @@ class RunSettings:
         """Most labeled positions that a batch of this text can have."""
         rows = batch(data.examples, self.tokenizer, self.training.tokens)
         counts = (rows.targets >= 0).sum(dim=1)
-        return int(counts.max()) * self.training.batch
+        now = int(counts.max()) * self.training.batch
+        return max(now, self.most_labels(data.then)) if data.then else now
 
     def ends_bytes(self, labels: int) -> int:
         """Memory that a client's own part of a step takes, with what it keeps for its hosts."""

@@ -153,8 +153,8 @@ def drifted(
 
     `halves` are a new signature, [2, dimensions], taken as the first one was: from the adapter that
     all start from. None if it still belongs there: a member of `home`, as that was when the clients
-    were divided, would lie as far off with a probability of at least `significance`, or `home` is
-    the nearest and fits as well as it does who joins (`fitting`). Raises ValueError as `place` does.
+    were divided, would lie as far off with a probability of at least `significance`, or who joined
+    by this signature would come there (`fitting`). Raises ValueError as `place` does.
     """
     found = place(halves, landmarks, significance=fitting)
     p_value = landmarks.p_value(home, found.similarity[home])

@@ -169,8 +169,8 @@ class Desk:
             await self._council.decide(lambda now: None if now is None else self._closed(now, over))
         await message.reply(self._orders().header())
         if self._settings.measures(over.round) and self._member.decision.passed(over.round):
-            self._note_moves(self._member.decision)
-            await self._proclaim(self._member.decision, aggregators=True)
+            moved = self._note_moves(self._member.decision)
+            await self._proclaim(self._member.decision, aggregators=not moved)
 
     def _closed(self, decision: Decision, over: Over) -> Decision:
         members = decision.members(over.neighborhood, over.round)
@@ -605,9 +605,9 @@ class Desk:
             aggregator = aggregators[stay.neighborhood]
             self._node.declare(f"the elected aggregator of {stay.client}", [aggregator])
 
-    def _note_moves(self, decision: Decision) -> None:
-        """Who has been moved since this was told last; the aggregators may be others then."""
-        last: dict[str, Stay] = {}
+    def _note_moves(self, decision: Decision) -> bool:
+        """Tells who has been moved since it was told last, if anybody; aggregators may be others."""
+        last, moves = dict[str, Stay](), len(self._moves)
         for stay in decision.stays:
             before = last.get(stay.client)
             if before is not None and stay not in self._moves:
@@ -621,6 +621,7 @@ class Desk:
             last[stay.client] = stay
         self._moves = decision.stays
         self._declare_aggregators(decision)
+        return len(self._moves) > moves
 
     def _note_pairing(self, client: str, neighborhood: str, chain: Chain) -> None:
         self._node.note(

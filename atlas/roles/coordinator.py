@@ -168,7 +168,8 @@ class Desk:
         if is_theirs and 0 <= over.round < self._settings.training.rounds:
             await self._council.decide(lambda now: None if now is None else self._closed(now, over))
         await message.reply(self._orders().header())
-        if self._settings.measures(over.round) and self._member.decision.passed(over.round):
+        is_measured = is_theirs and self._settings.measures(over.round)
+        if is_measured and self._member.decision.passed(over.round):
             moved = self._note_moves(self._member.decision)
             await self._proclaim(self._member.decision, aggregators=not moved)
 
@@ -606,7 +607,7 @@ class Desk:
             self._node.declare(f"the elected aggregator of {stay.client}", [aggregator])
 
     def _note_moves(self, decision: Decision) -> bool:
-        """Tells who has been moved since it was told last, if anybody; aggregators may be others."""
+        """Tells who has been moved since it was told last, and whether anybody was."""
         last, moves = dict[str, Stay](), len(self._moves)
         for stay in decision.stays:
             before = last.get(stay.client)

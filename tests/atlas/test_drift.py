@@ -1,7 +1,6 @@
 """Clients whose text becomes another kind are moved, and faults change nothing about who and when.
 
-In the run here client-2, which aggregates, and client-3 change places in kind, and the text of
-client-4 becomes like nobody's.
+Runs are of the tiny model, and so are their scenarios; `benchmarks/campaign.py` draws some.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
+import faults
 import topologies
 from atlas import assets, config, experiment
 from atlas.config import Drift
@@ -19,7 +19,8 @@ from atlas.drift import joined, looks, measured, measures
 from atlas.experiment import Prepared
 from atlas.semantics import Landmarks, cluster, encode, place
 from atlas.tasks import ClientData, Example
-from benchmarks.campaign import Campaign, Nobody, campaign, small
+from benchmarks.campaign import Campaign, Life, Nobody, campaign, small
+from benchmarks.campaign import live as lived
 from tests.atlas.test_semantics_placing import DIMENSIONS, halves_of
 
 ORDER = ("a", "b", "c", "d", "e", "f", "late")
@@ -171,34 +172,105 @@ def test_who_comes_when_all_is_over_founds_nothing(decision: Decision) -> None:
 # A run.
 
 SETTINGS = (
-    "tasks=[stdlib-package,stdlib-unicode]", "examples_per_client=16", "held_out=4",
-    "training={rounds: 4, steps: 1, batch: 4, tokens: 48, learning_rate: 0.01}", "faults=none",
+    "tasks=[stdlib-package,stdlib-unicode]", "examples_per_client=16", "held_out=4", "faults=none",
+    "training={rounds: 4, steps: 1, batch: 4, tokens: 48, learning_rate: 0.01}",
 )  # fmt: skip
-UNLIKE = tuple(Example(f"{n * n:040b}", "#" * (1 + n % 3)) for n in range(16))
 
 
-def prepare(*changes: str) -> Prepared:
+def text(kind: str, client: int) -> ClientData:
+    """Text whose kind is plain to see: all its answers are of one letter."""
+    rows = tuple(Example(f"say {kind * 8}, {n * n + client}:", kind * 8) for n in range(16))
+    return ClientData(kind, rows)
+
+
+def prepare(kinds: str, *changes: str) -> Prepared:
+    """A run of six clients with text of these kinds."""
     few = small(topologies.load("tiny-clusters"), clients=6, hosts=9)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(topologies, "load", lambda _: few)
-        return experiment.prepare(config.load("tiny", [*SETTINGS, *changes]), Nobody())
+        prepared = experiment.prepare(config.load("tiny", [*SETTINGS, *changes]), Nobody())
+    dealt = zip(prepared.data, kinds, strict=True)
+    data = {client: text(kind, number) for number, (client, kind) in enumerate(dealt)}
+    return dataclasses.replace(prepared, data=data)
+
+
+def changing(prepared: Prepared, kinds: dict[str, str]) -> Prepared:
+    """The same, where the text of these clients is of other kinds from round 1 on."""
+    data = dict(prepared.data)
+    for number, (client, kind) in enumerate(kinds.items()):
+        data[client] = dataclasses.replace(data[client], then=text(kind, 9 + number), until=1)
+    return dataclasses.replace(prepared, data=data)
 
 
 @pytest.fixture(scope="module")
-def tried(one_thread: None) -> Iterator[Campaign]:
+def tried(one_thread: None) -> Iterator[Campaign]:  # noqa: ARG001 - for its effect
+    """client-1 and client-2 aggregate; the text of one becomes that of the other neighborhood, the
+    text of the other like nobody's.
+    """
     assets.forbid_hub()
-    prepared = prepare("drift.every=2")
-    data = dict(prepared.data)
-    clients = list(data)
-    for client, then in ((1, data[clients[0]]), (2, ClientData("other", UNLIKE))):
-        changed = dataclasses.replace(data[clients[client]], then=then, until=1)
-        data[clients[client]] = changed
-    with campaign(dataclasses.replace(prepared, data=data)) as opened:
+    prepared = prepare("xyxyxy", "drift.every=2")
+    with campaign(changing(prepared, {"client-1": "x", "client-2": "#"})) as opened:
         yield opened
 
 
-def test_x(tried):
-    for n in tried.calm.notes:
-        if n.event in ("neighborhoods", "drifted", "aggregated", "signature"):
-            print(n.time_s, n.node, n.event, n.fields)
-    assert 0
+def members(life: Life, round_: int) -> list[list[str]]:
+    """Who was aggregated with whom."""
+    notes = [note.fields for note in life.notes if note.event == "aggregated"]
+    return sorted(list(each["clients"]) for each in notes if each["round"] == round_)
+
+
+def test_in_a_run_who_has_drifted_is_moved_and_nobody_else(tried: Campaign) -> None:
+    calm = tried.calm
+    before = [["client-0", "client-2", "client-5"], ["client-1", "client-4", "client-6"]]
+    later = [["client-0", "client-1", "client-5"], ["client-2"], ["client-4", "client-6"]]
+
+    assert [members(calm, number) for number in range(4)] == [before, before, later, later]
+    moved = [note.fields for note in calm.notes if note.event == "drifted"]
+    assert {each["client"]: each["neighborhood"] for each in moved} == {
+        "client-1": "neighborhood-0",
+        "client-2": "neighborhood-2",
+    }
+    signatures = [note for note in calm.notes if note.event == "signature"]
+    assert [note.fields["bytes"] for note in signatures] == [512] * 12
+
+
+@pytest.mark.parametrize(
+    ("moment", "struck"),
+    [
+        ("closed", "crash: client-1, for: 100 s"),
+        ("moved", "crash: [client-2, client-4], for: 2 s"),
+        ("closed", "crash: coordinator"),
+        ("moved", "partition: [[client-0, client-1, client-6], [others]], for: 20 s"),
+    ],
+)
+def test_whatever_breaks_where_clients_are_moved_no_bit_changes(
+    tried: Campaign, moment: str, struck: str
+) -> None:
+    notes = tried.calm.notes
+    last = max(n.time_s for n in notes if n.event == "step" and n.fields["round"] == 1)
+    drifted = next(n.time_s for n in notes if n.event == "drifted")
+    at_s = drifted if moment == "moved" else last
+    scenario = faults.parse(f"timeline: [{{at: {round(at_s * 1e6)} us, {struck}}}]", "test")
+    life = tried.live(scenario)
+
+    assert not tried.breaks_the_law(life)
+    assert members(life, 2) == members(tried.calm, 2)
+
+
+def test_scenarios_drawn_by_a_seed_change_no_bit_either(tried: Campaign) -> None:
+    for seed in range(2):
+        trial = tried.trial(seed)
+        assert not trial.problem
+
+
+def test_a_client_that_comes_late_and_fits_nowhere_trains_alone(one_thread: None) -> None:  # noqa: ARG001
+    prepared = prepare("xyxy#x", "membership.wait=1 s")
+    late = list(prepared.data)[4]
+    scenario = faults.parse(f"timeline: [{{at: 1.5 s, join: {late}}}]", "test")
+    life = lived(prepared, scenario)
+
+    placed = next(note.fields for note in life.notes if note.event == "placed")
+    assert (placed["client"], placed["neighborhood"]) == (late, "neighborhood-2")
+    alone = [note.fields for note in life.notes if note.event == "aggregated"]
+    alone = [each for each in alone if late in each["clients"]]
+    assert [each["clients"] for each in alone] == [(late,)] * (4 - placed["round"])

@@ -173,7 +173,7 @@ def test_who_comes_when_all_is_over_founds_nothing(decision: Decision) -> None:
 
 SETTINGS = (
     "tasks=[stdlib-package,stdlib-unicode]", "examples_per_client=16", "held_out=4", "faults=none",
-    "training={rounds: 4, steps: 1, batch: 4, tokens: 48, learning_rate: 0.01}",
+    "training={rounds: 3, steps: 1, batch: 4, tokens: 48, learning_rate: 0.01}",
 )  # fmt: skip
 
 
@@ -224,7 +224,7 @@ def test_in_a_run_who_has_drifted_is_moved_and_nobody_else(tried: Campaign) -> N
     before = [["client-0", "client-2", "client-5"], ["client-1", "client-4", "client-6"]]
     later = [["client-0", "client-1", "client-5"], ["client-2"], ["client-4", "client-6"]]
 
-    assert [members(calm, number) for number in range(4)] == [before, before, later, later]
+    assert [members(calm, number) for number in range(3)] == [before, before, later]
     moved = [note.fields for note in calm.notes if note.event == "drifted"]
     assert {each["client"]: each["neighborhood"] for each in moved} == {
         "client-1": "neighborhood-0",
@@ -257,20 +257,18 @@ def test_whatever_breaks_where_clients_are_moved_no_bit_changes(
     assert members(life, 2) == members(tried.calm, 2)
 
 
-def test_scenarios_drawn_by_a_seed_change_no_bit_either(tried: Campaign) -> None:
-    for seed in range(2):
-        trial = tried.trial(seed)
-        assert not trial.problem
+def test_nor_does_any_in_a_scenario_that_a_seed_draws(tried: Campaign) -> None:
+    assert not tried.trial(3).problem
 
 
 def test_a_client_that_comes_late_and_fits_nowhere_trains_alone(one_thread: None) -> None:  # noqa: ARG001
-    prepared = prepare("xyxy#x", "membership.wait=1 s")
+    prepared = prepare("xyxy#x", "membership.wait=1 s", "training.rounds=5")
     late = list(prepared.data)[4]
-    scenario = faults.parse(f"timeline: [{{at: 1.5 s, join: {late}}}]", "test")
+    scenario = faults.parse(f"timeline: [{{at: 2.4 s, join: {late}}}]", "test")
     life = lived(prepared, scenario)
 
     placed = next(note.fields for note in life.notes if note.event == "placed")
     assert (placed["client"], placed["neighborhood"]) == (late, "neighborhood-2")
     alone = [note.fields for note in life.notes if note.event == "aggregated"]
     alone = [each for each in alone if late in each["clients"]]
-    assert [each["clients"] for each in alone] == [(late,)] * (4 - placed["round"])
+    assert [each["clients"] for each in alone] == [[late]] * (5 - placed["round"])

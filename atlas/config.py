@@ -98,7 +98,7 @@ class Split(_Section):
 
 class Privacy(_Section):
     """How far signatures hide the single examples that they are made of: (epsilon, delta)-privacy
-    of a client's whole signature. Activations and adapters are not protected by it.
+    of all signatures that a client sends in a run. Activations and adapters are not protected.
     """
 
     epsilon: float = Field(gt=0, le=1e4)

@@ -27,8 +27,8 @@ from atlas.tasks.batching import IGNORED, PADDING
 
 Floats = NDArray[np.float64]
 
-WEIGHT = 0.7
-"""How long the part that tells meanings apart is, of the length of the batch's own sketch."""
+WEIGHT = 1.0
+"""How long the part that tells meanings apart is, in lengths of the batch's own sketch."""
 
 STEEPNESS = 3
 """The power of its depth by which a layer counts here: a word's meaning shows in the last ones."""

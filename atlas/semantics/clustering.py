@@ -28,8 +28,13 @@ CENTER_FROM = 6
 DEALS = 1999
 """Deals of halves to imaginary clients that the permutation test draws."""
 
-PART_SIGNIFICANCE = 0.02
-"""For parts to be divided further: many are tested, and a needless division costs little."""
+PART_SIGNIFICANCE = 0.1
+"""For parts to be divided further, once the whole is: a needless division costs little, and of two
+kinds with four clients each many would be missed.
+"""
+
+ALONE_SIGNIFICANCE = 0.02
+"""For a single client to be divided off from one part: many are looked at."""
 
 DEALT = range(4, 65)
 """Parts of how many clients the largest eigenvalue tests: 2 clients have but 3 deals, 3 have 15;
@@ -163,7 +168,7 @@ def _divided(stacked: Floats, generator: np.random.Generator) -> list[list[int]]
             statistic = _largest_agreement if len(rows) in DEALT else _mean_cosine
             if _p_value(about, generator, statistic) <= PART_SIGNIFICANCE:
                 return True
-        return min(len(one), len(other)) == 1 and _strange(apart, one, other) <= PART_SIGNIFICANCE
+        return min(len(one), len(other)) == 1 and _strange(apart, one, other) <= ALONE_SIGNIFICANCE
 
     def descend(node: ClusterNode) -> None:
         one, other = node.get_left(), node.get_right()

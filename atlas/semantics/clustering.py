@@ -28,7 +28,7 @@ CENTER_FROM = 6
 DEALS = 1999
 """Deals of halves to imaginary clients that the permutation test draws."""
 
-PART_SIGNIFICANCE = 0.1
+PART_SIGNIFICANCE = 0.05
 """For parts to be divided further, once the whole is: a needless division costs little, and of two
 kinds with four clients each many would be missed.
 """

@@ -101,10 +101,10 @@ def _half(pool: Pool, rows: NDArray[np.int64]) -> NDArray[np.float64]:
 def _drawn(
     pools: Sequence[Pool], seed: int, count: int
 ) -> Iterator[tuple[Pool, NDArray[np.int64]]]:
-    """Rows of each pool for a deal: whole blocks, where answers were dealt in blocks."""
+    """Rows of each pool for a deal: whole blocks, where enough answers were dealt in blocks."""
     generator = np.random.default_rng(seed)
     for pool in pools:
-        if pool.answers:
+        if count <= len(pool.answers):
             blocks = generator.permutation(len(pool.answers) // BLOCK)[: -(-count // BLOCK)]
             drawn = (blocks[:, None] * BLOCK + np.arange(BLOCK)).ravel()[:count]
         else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -19,6 +19,7 @@ from pydantic import (
     Field,
     Tag,
     ValidationError,
+    model_validator,
 )
 
 import faults
@@ -113,9 +114,20 @@ class SignatureSettings(_Section):
 
     dimensions: int = Field(256, ge=8, le=4096, description="numbers, and bytes, in each half")
     batch: int = Field(8, ge=1, description="examples in each of the two halves")
+    answers: bool = Field(
+        False,
+        description="tell apart clients who mean other things by the same choices, at three times "
+        "the computation; without privacy only",
+    )
     privacy: Privacy | None = Field(
         None, description="noise for it; each example then goes through the hosts by itself"
     )
+
+    @model_validator(mode="after")
+    def _not_both(self) -> Self:
+        if self.answers and self.privacy is not None:
+            raise ValueError("what answers mean is not private; leave out answers or privacy")
+        return self
 
 
 class Drift(_Section):

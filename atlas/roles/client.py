@@ -130,13 +130,13 @@ class Client:
     async def _half_signature(self, half: int, number: int = SIGNATURE_ROUND) -> np.ndarray:
         """The sketch of LoRA's gradients on one batch, float64 [dimensions]; nothing is trained.
 
-        Where all examples have the same choices, what the answers mean is added. With privacy it is
-        the noisy sum of the clipped sketches of its examples, each by itself.
+        Of examples that share their choices, what the answers mean is added, if asked for. With
+        privacy it is the noisy sum of the clipped sketches of its examples, each by itself.
         """
-        privacy = self._settings.signature.privacy
+        privacy, answers = self._settings.signature.privacy, self._settings.signature.answers
         session, _ = await self._begin(SIGNATURE_ROUND)
         batch = self._signed(number, half)
-        if privacy is None and self._data.at(number).choices:
+        if answers and self._data.at(number).choices:
             total = await self._meaningful(session, batch)
         elif privacy is None:
             total = await self._sketch(session, batch, _labels(batch))

@@ -2,8 +2,8 @@
 
 A client's half-signature is the mean of its examples' sketches, layer l counted l + 1 times, in 256
 numbers: each parameter's 128 fall into one half of them, by the order of the parameters. That is
-the product's sketch but for where the buckets lie. Where answers are choices, what they mean is
-added as the product does it. Every client has examples of its own.
+the product's sketch but for where the buckets lie. With answers, what those
+that are choices mean is added as the product does it. Every client has examples of its own.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import statistics
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,8 @@ from benchmarks.clustering import text
 from benchmarks.clustering.gradients import BLOCK, Pool
 
 Halves = dict[str, NDArray[np.float32]]
+Sign = Callable[[int], tuple[Halves, list[int]]]
+"""The signatures of a seed's deal, and the true groups."""
 SEEDS = 10
 EACH = 4
 BATCH = 8
@@ -80,6 +83,14 @@ def signed(
             halves[f"{len(groups)}"] = decode(encode(np.stack([_half(pool, r) for r in rows])), 256)
             groups.append(group)
     return halves, groups
+
+
+def _plain(
+    pools: Sequence[Pool], seed: int, *, each: int = EACH, batch: int = BATCH
+) -> tuple[Halves, list[int]]:
+    """The same as `signed`, without what answers mean."""
+    sketches, groups, _ = deal(pools, seed, each=each, batch=batch)
+    return signatures(sketches), groups
 
 
 def _half(pool: Pool, rows: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -189,25 +200,23 @@ def controls(pools: Sequence[Pool], *, each: int = EACH, batch: int = BATCH) -> 
     """The product beside what knows nothing, something else, or everything."""
     true = [group for group in range(len(pools)) for _ in range(each)]
 
-    def dealt(seed: int) -> tuple[Halves, list[int], NDArray[np.float32]]:
-        sketches, true, embeddings = deal(pools, seed, each=each, batch=batch)
-        return signatures(sketches), true, embeddings
+    def with_answers(seed: int) -> tuple[Halves, list[int]]:
+        return signed(pools, seed, each=each, batch=batch)
 
-    def product(seed: int) -> tuple[list[int], list[int]]:
-        halves, true = signed(pools, seed, each=each, batch=batch)
+    def without(seed: int) -> tuple[Halves, list[int]]:
+        return _plain(pools, seed, each=each, batch=batch)
+
+    def found(sign: Sign, seed: int) -> tuple[list[int], list[int]]:
+        halves, true = sign(seed)
         return true, ours(halves, seed)
 
-    def without_meanings(seed: int) -> tuple[list[int], list[int]]:
-        halves, true, _ = dealt(seed)
-        return true, ours(halves, seed)
-
-    def told_how_many(seed: int) -> tuple[list[int], list[int]]:
-        halves, true = signed(pools, seed, each=each, batch=batch)
+    def told(sign: Sign, seed: int) -> tuple[list[int], list[int]]:
+        halves, true = sign(seed)
         tree = linkage(_centered(halves), "ward")
         return true, list(fcluster(tree, len(pools), "maxclust"))
 
-    def as_before(seed: int) -> tuple[list[int], list[int]]:
-        halves, true = signed(pools, seed, each=each, batch=batch)
+    def as_before(sign: Sign, seed: int) -> tuple[list[int], list[int]]:
+        halves, true = sign(seed)
         return true, _average_linkage(_cosine_distances(_centered(halves)))
 
     def random(seed: int) -> tuple[list[int], list[int]]:
@@ -218,15 +227,19 @@ def controls(pools: Sequence[Pool], *, each: int = EACH, batch: int = BATCH) -> 
         return true, list(np.argsort(np.argsort(sizes)) // each)
 
     def pacfl(seed: int) -> tuple[list[int], list[int]]:
-        _, true, embeddings = dealt(seed)
+        _, true, embeddings = deal(pools, seed, each=each, batch=batch)
         tree = linkage(squareform(_principal_angles(embeddings), checks=False), "average")
         return true, list(fcluster(tree, len(pools), "maxclust"))
 
     return {
-        "ATLAS": over_seeds(product),
-        "ATLAS, told how many": over_seeds(told_how_many),
-        "ATLAS, without what answers mean": over_seeds(without_meanings),
-        "average linkage, best silhouette": over_seeds(as_before),
+        "ATLAS": over_seeds(partial(found, without)),
+        "ATLAS, told how many": over_seeds(partial(told, without)),
+        "average linkage, best silhouette": over_seeds(partial(as_before, without)),
+        "ATLAS, with answers": over_seeds(partial(found, with_answers)),
+        "ATLAS, with answers, told how many": over_seeds(partial(told, with_answers)),
+        "average linkage, best silhouette, with answers": over_seeds(
+            partial(as_before, with_answers)
+        ),
         "PACFL on embeddings, told how many": over_seeds(pacfl),
         "by number of examples": over_seeds(by_size),
         "random": over_seeds(random),
@@ -260,12 +273,13 @@ def false_splits(pools: Mapping[str, Pool]) -> dict[str, Any]:
     """A hundred deals of one task each: how often clients who don't differ are divided."""
     found = {}
     for name, pool in pools.items():
-        for clients, batch in ((4, BATCH), (8, BATCH), (16, BATCH)):
-            splits = 0
-            for seed in range(100):
-                halves, _ = signed([pool], seed, each=clients, batch=batch)
-                splits += len(cluster(halves, seed).members) > 1
-            found[f"{name}, {clients} clients of 2 x {batch}"] = splits
+        for clients, batch in ((8, BATCH), (16, BATCH)):
+            for how, sign in (("", _plain), (", with answers", signed)):
+                splits = 0
+                for seed in range(100):
+                    halves, _ = sign([pool], seed, each=clients, batch=batch)
+                    splits += len(cluster(halves, seed).members) > 1
+                found[f"{name}, {clients} clients of 2 x {batch}{how}"] = splits
     return found
 
 
@@ -302,7 +316,7 @@ def joining(pools: Sequence[Pool]) -> dict[str, Any]:
     """
     right = strangers_alone = known = strangers = 0
     for seed in range(SEEDS):
-        halves, true = signed(pools, seed, each=7)
+        halves, true = _plain(pools, seed, each=7)
         unknown = seed % len(pools)
         members = [n for n in range(len(true)) if n % 7 < 4 and true[n] != unknown]
         found = cluster({f"{n}": halves[f"{n}"] for n in members}, seed)
@@ -331,7 +345,7 @@ def drift(pools: Sequence[Pool], *, others: int = 160) -> dict[str, Any]:
     """
     counts: Counter[str] = Counter()
     for seed in range(SEEDS):
-        halves, true = signed(pools, seed, each=7)
+        halves, true = _plain(pools, seed, each=7)
         unknown = seed % len(pools)
         members = [n for n in range(len(true)) if n % 7 < 4 and true[n] != unknown]
         found = cluster({f"{n}": halves[f"{n}"] for n in members}, seed)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atlas import assets
+from atlas import assets, config, experiment
 from atlas.models import LoraSettings, ModelSpec, Session, Stage, initial_adapter
 from atlas.semantics import STEEPNESS, encode, meanings, sketch, turned, with_meanings
-from atlas.tasks import Batch, ClientData, Example
+from atlas.tasks import Batch, ClientData, Example, step_batch
+from broker.wire import unpack
+from tests.atlas.test_life import Quiet, live
 
 LORA = LoraSettings()
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def batch_of(rows: list[tuple[list[int], list[int]]]) -> Batch:
@@ -124,3 +129,47 @@ def test_a_client_has_choices_only_where_all_its_examples_share_them() -> None:
     assert ClientData("t", (one, one)).choices == ("x", "y")
     assert ClientData("t", (one, other)).choices == ()
     assert ClientData("t", (Example("a", "x"),)).choices == ()
+
+
+def test_a_client_of_a_run_sends_what_the_whole_model_gives() -> None:
+    assets.forbid_hub()
+    few = ("training.rounds=1", "training.steps=1", "examples_per_client=16", "held_out=4")
+    prepared = experiment.prepare(
+        config.load("tiny", [*few, "faults=none", "signature.answers=true"]), Quiet()
+    )
+    run, sent = prepared.settings, {}
+    for source, _, frame in live(prepared).frames:
+        if frame.payload and unpack(frame.body).get("kind") == "signature":
+            sent[source] = b"".join(bytes(part) for part in frame.payload)
+    stage = Stage.load(run.spec, run.spec.whole, ends=True, lora=run.lora)
+
+    def sketched(part: Batch, labels: int, steepness: int) -> np.ndarray:
+        session = Session(stage, run.initial_adapter(), learning_rate=0.0)
+        _, gradient = session.loss(session.embed(part.tokens), part.targets, labels)
+        session.backward(gradient)
+        return sketch(session.gradients(), dimensions=256, seed=run.seed, steepness=steepness)
+
+    def half(name: str, number: int) -> np.ndarray:
+        data = prepared.data[name]
+        batch = step_batch(
+            data, tokenizer=run.tokenizer, size=8, max_tokens=run.training.tokens, seed=run.seed,
+            client=name, round=-1, step=number,
+        )  # fmt: skip
+        labels, meaning = int((batch.targets >= 0).sum()), np.zeros(256)
+        own = sketched(batch, labels, 1)
+        if not data.choices:
+            return own
+        for one in meanings(batch):
+            difference = sketched(one.own, labels, 3) - sketched(one.dealt, labels, 3)
+            meaning += turned(difference, one.answer, seed=run.seed)
+        return with_meanings(own, meaning)
+
+    assert {bool(part.choices) for part in prepared.data.values()} == {True, False}
+    assert sent == {
+        name: encode(np.stack([half(name, 0), half(name, 1)])) for name in prepared.data
+    }
+
+
+def test_answers_are_not_told_privately() -> None:
+    with pytest.raises(config.ConfigError, match="leave out answers or privacy"):
+        config.load("tiny", ["signature.answers=true", "signature.privacy={epsilon: 1.0}"])

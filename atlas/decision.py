@@ -55,7 +55,7 @@ class Decision(_Plain):
     stays: tuple[Stay, ...]
     similarity: tuple[tuple[float, ...], ...]
     silhouette: float | None
-    p_value: float
+    p_value: float | None
     landmarks: dict[str, Any]
     """`atlas.semantics.Landmarks` as plain data. Told to voters, not to members."""
 
@@ -101,7 +101,7 @@ def first_decision(
     order: Sequence[str],
     *,
     silhouette: float | None,
-    p_value: float,
+    p_value: float | None,
     landmarks: dict[str, Any],
 ) -> Decision:
     """The decision that training begins with: `members` of each neighborhood with their examples,

@@ -229,7 +229,10 @@ class Fault(Event):
 
 
 class Evaluated(Event):
-    """Held-out text was scored before or after training. Losses are nats per answer token."""
+    """Held-out text was scored before or after training. Losses are nats per answer token.
+
+    `clients` has the scores of each client's own adapter.
+    """
 
     task: str
     phase: str
@@ -239,6 +242,23 @@ class Evaluated(Event):
     majority: float | None = None
     rows: int = 0
     neighborhood: str | None = None
+    clients: dict[str, dict[str, float]] = {}
+
+
+class Skipped(Event):
+    """A step was left out, since a host was lost in it."""
+
+    client: str
+    round: int
+    step: int
+
+
+class SatOut(Event):
+    """A client takes no part, since it does not grant what the method has it hold."""
+
+    client: str
+    needed_bytes: int
+    grant_bytes: int
 
 
 class Finished(Event):
@@ -271,6 +291,8 @@ EVENTS: MappingProxyType[str, type[Event]] = MappingProxyType(
         "placed": Placed,
         "fault": Fault,
         "evaluated": Evaluated,
+        "skipped": Skipped,
+        "sat out": SatOut,
         "finished": Finished,
     }
 )

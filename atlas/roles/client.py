@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import hashlib
 from collections.abc import Mapping, Sequence
 
 import msgpack
 import numpy as np
+import torch
 from torch import Tensor
 
 from atlas.aggregation import parted
@@ -40,7 +42,7 @@ from atlas.roles.member import Member
 from atlas.roles.pace import Pace
 from atlas.roles.patience import try_to_keep
 from atlas.roles.settings import RunSettings
-from atlas.roles.span import SpanCaller
+from atlas.roles.span import SkippedStepError, SpanCaller
 from atlas.schedule import rate
 from atlas.semantics import noise_multiplier, private_sum, sketch
 from atlas.tasks import Batch, ClientData, step_batch
@@ -59,6 +61,7 @@ class Client:
         self._node = node
         self._settings = settings
         self._data = data
+        self._training = settings.training_of(node.name)
         self._ends: Stage
         self._attempt = node.incarnation << 24
         self._shunned = Shunned()
@@ -104,7 +107,15 @@ class Client:
     async def _sign(self, chain: Chain) -> np.ndarray:
         """Two half-signatures, float32 [2, dimensions], through a provisional chain."""
         self._pair(chain)
-        return np.stack([await self._half_signature(half) for half in (0, 1)])
+        halves = np.stack([await self._half_signature(half) for half in (0, 1)])
+        return self._noise() if self._settings.aggregation.grouping == "noise" else halves
+
+    def _noise(self) -> np.ndarray:
+        """Half-signatures that say nothing, as a control."""
+        settings = self._settings
+        digest = hashlib.sha256(f"{settings.seed}/noise signature/{self._node.name}".encode())
+        generator = np.random.default_rng(int.from_bytes(digest.digest()[:8], "little"))
+        return generator.standard_normal((2, settings.signature.dimensions))
 
     async def _half_signature(self, half: int) -> np.ndarray:
         """The sketch of LoRA's gradients on one batch, float64 [dimensions]; nothing is trained.
@@ -145,8 +156,10 @@ class Client:
         for index, (first, last) in enumerate(chain.spans):
             span = Range(first, last)
             named: list[tuple[Where, str]] = [("plan", chain.hosts[index])]
-            named += [("neighborhood", host) for host in chain.stand_ins[index]]
-            named += [("elsewhere", host) for host in chain.fallbacks[index]]
+            sharing = chain.sharing[index] if chain.sharing else []
+            if not sharing:
+                named += [("neighborhood", host) for host in chain.stand_ins[index]]
+                named += [("elsewhere", host) for host in chain.fallbacks[index]]
             self._spans.append(
                 SpanCaller(
                     self._node,
@@ -161,6 +174,7 @@ class Client:
                     recovery=self._settings.recovery,
                     micros=self._settings.training.accumulate,
                     clips=self._settings.training.clip is not None,
+                    sharing=sharing,
                 )
             )
 
@@ -181,17 +195,21 @@ class Client:
     async def _train(self, number: int) -> AdapterState:
         """One round: the adapter that comes out of `steps` steps from the one of now."""
         session, first = await self._begin(number)
-        training = self._settings.training
+        training = self._training
+        skipped = 0
         for step in range(first, training.steps):
             started_s = self._node.now
             batches = [self._batch(number, step, micro) for micro in range(training.accumulate)]
-            labels = sum(_labels(batch) for batch in batches)
-            loss = 0.0
-            for micro, batch in enumerate(batches):
-                draws = self._settings.draws(self._node.name, number, step, micro)
-                codec = self._settings.codec(self._node.name)
-                loss += await self._gradients(session, batch, labels, draws, codec)
-            await self._commit(session, number, step)
+            try:
+                loss = await self._learn(session, number, step - skipped, batches)
+            except SkippedStepError:
+                session.discard()
+                for span in self._spans:
+                    span.drop()
+                skipped += 1
+                self._node.note("skipped", client=self._node.name, round=number, step=step)
+                continue
+            await self._commit(session, number, step - skipped)
             self._node.note(
                 "step",
                 client=self._node.name,
@@ -205,11 +223,25 @@ class Client:
         parts = [await span.collect() for span in self._spans]
         return join_adapters([session.adapter(), *parts])
 
+    async def _learn(
+        self, session: Session, number: int, step: int, batches: Sequence[Batch]
+    ) -> float:
+        """The loss of a step, the `step`th of the round that is not skipped: its gradients are
+        held.
+        """
+        labels = sum(_labels(batch) for batch in batches)
+        loss = 0.0
+        for micro, batch in enumerate(batches):
+            draws = self._settings.draws(self._node.name, number, step, micro)
+            codec = self._settings.codec(self._node.name)
+            loss += await self._gradients(session, batch, labels, draws, codec)
+        return loss
+
     async def _begin(self, number: int) -> tuple[Session, int]:
         """Opens a round at all hosts, side by side, and here; gives the step at which it begins."""
         own, *spans = self._middle or self._beginning()
         settings = self._settings
-        training, recovery = settings.training, settings.recovery
+        training, recovery = self._training, settings.recovery
         self._middle, self._own = None, {}
         keeps = recovery.keep == "client" and number != SIGNATURE_ROUND
         frozen = parted(self._adapter or {})[1]
@@ -247,7 +279,7 @@ class Client:
 
     def _kept(self, span: SpanCaller, known: Known) -> FlatAdamW:
         """The span's parameters, where they are kept here."""
-        training = self._settings.training
+        training = self._training
         return FlatAdamW(
             {name: tensor.shape for name, tensor in span.like.items()},
             span.like if known.state is None else known.state,
@@ -259,7 +291,7 @@ class Client:
 
     async def _commit(self, session: Session, number: int, step: int) -> None:
         """Applies the step here and lets all hosts apply it, clipped by the norm of the whole."""
-        training = self._settings.training
+        training = self._training
         scale, now, size = 1.0, rate(training, number, step), self._own_parameters()
         if training.clip is not None:
             own = await self._node.compute(session.norms, flops=NORM_FLOPS * size)
@@ -296,15 +328,21 @@ class Client:
             flops=costs.forward_flops(spec, lora, ends, *shape),
         )
         crossing = self._pack("hidden", hidden, codec, batch.needed)
-        for span in self._spans:
+        spans = list(self._spans)
+        server = spans.pop() if self._settings.split.labels == "server" else None
+        for span in spans:
             crossing = await span.forward(crossing)
-        received = unpack(*crossing)["hidden"]
-        loss, gradient = await self._node.compute(
-            lambda: session.loss(received, batch.targets, labels),
-            flops=costs.head_flops(spec, _labels(batch)),
-        )
-        crossing = self._pack("gradient", gradient, codec, touched(gradient))
-        for span in reversed(self._spans):
+        if server is not None:
+            targets = pack({"targets": batch.targets.to(torch.float32)})  # exact up to 2 ** 24
+            loss, crossing = await server.learn(crossing, targets, labels)
+        else:
+            received = unpack(*crossing)["hidden"]
+            loss, gradient = await self._node.compute(
+                lambda: session.loss(received, batch.targets, labels),
+                flops=costs.head_flops(spec, _labels(batch)),
+            )
+            crossing = self._pack("gradient", gradient, codec, touched(gradient))
+        for span in reversed(spans):
             crossing = await span.backward(crossing)
         returned = unpack(*crossing)["gradient"]
         await self._node.compute(
@@ -320,7 +358,7 @@ class Client:
         """The text of a micro-batch; a half of the signature is a step of round -1. Halves share
         no example, so a client with few takes half of them for each.
         """
-        training, half = self._settings.training, len(self._data.examples) // 2
+        training, half = self._training, len(self._data.examples) // 2
         accumulate = 1 if number == SIGNATURE_ROUND else training.accumulate
         return step_batch(
             self._data,
@@ -394,6 +432,7 @@ def _planned_s(node: Node, settings: RunSettings, host: str, kind: str, sent_byt
         "open": (ACCESS_S + cost.spans[0].base_bytes / READ_BYTES_PER_SECOND, 0),
         "forward": (step_s, hidden_bytes),
         "backward": (step_s, hidden_bytes),
+        "learn": (2 * step_s, hidden_bytes),
         "replay": (2 * step_s, 0),
         "sketch": (step_s, 0),
         "snapshot?": (step_s, 3 * adapter_bytes),

@@ -1,0 +1,123 @@
+"""What is measured of a run, in rows that need no explanation: one number each.
+
+    recipe, condition, seed    which run
+    task, client               whose figure it is; empty where it is of the whole run
+    metric, value              what it is; losses in nats, shares as fractions, bytes, seconds
+
+Of a run that failed there is one row, `failed`, so that it is not overlooked.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, astuple, dataclass, fields
+from pathlib import Path
+
+from atlas.results.events import Evaluated, read
+from atlas.results.notes import Note
+from atlas.results.summary import Summary
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure."""
+
+    recipe: str
+    condition: str
+    seed: int
+    task: str
+    client: str
+    metric: str
+    value: float
+
+
+Figure = tuple[str, str, str, float]
+"""Task, client, metric, value."""
+
+
+def figures(summary: Summary, notes: Iterable[Note], truth: Mapping[str, str]) -> list[Figure]:
+    """What a finished run's summary and notes say."""
+    found: list[Figure] = []
+
+    def add(metric: str, value: float | None, task: str = "", client: str = "") -> None:
+        if value is not None:
+            found.append((task, client, metric, float(value)))
+
+    for name, task in summary.tasks.items():
+        for metric in ("loss", "choice_loss", "accuracy"):
+            add(metric, getattr(task, f"{metric}_after"), name)
+            add(f"{metric}_before", getattr(task, f"{metric}_before"), name)
+        add("majority", task.majority, name)
+    clients: dict[str, dict[str, float]] = {}
+    for note in notes:
+        event = read(note) if note.event == "evaluated" else None
+        if isinstance(event, Evaluated) and event.phase == "after":
+            clients |= event.clients
+    for client, own in clients.items():
+        for metric, value in own.items():
+            add(metric, value, truth.get(client, ""), client)
+    for metric in ("loss", "accuracy"):
+        after = [getattr(task, f"{metric}_after") for task in summary.tasks.values()]
+        known = [value for value in after if value is not None]
+        if known:
+            add(f"macro_{metric}", statistics.fmean(known))
+        each = [own[metric] for own in clients.values()]
+        if each:
+            add(f"worst_client_{metric}", max(each) if metric == "loss" else min(each))
+    add("sat_out", len(summary.sat_out))
+    for client in summary.sat_out:
+        add("sat_out", 1, truth.get(client, ""), client)
+    for purpose, size in summary.bytes.items():
+        add(f"bytes_{purpose}", size)
+    add("bytes", sum(summary.bytes.values()))
+    for metric in (
+        *("virtual_seconds", "wall_seconds", "steps", "steps_lost", "steps_repeated"),
+        *("repairings", "fallbacks", "deaths"),
+    ):
+        add(metric, getattr(summary, metric))
+    add("neighborhoods", summary.neighborhoods.count)
+    for metric in ("adjusted_rand_index", "silhouette", "p_value"):
+        add(metric, getattr(summary.neighborhoods, metric))
+    return found
+
+
+def write_figures(file: Path, found: Iterable[Figure]) -> None:
+    """Keeps a cell's figures, in one go."""
+    part = file.with_suffix(".part")
+    part.write_text(json.dumps(list(found), indent=0), encoding="utf-8")
+    part.replace(file)
+
+
+def read_figures(file: Path) -> list[Figure]:
+    """The inverse of `write_figures`."""
+    read_back: list[Figure] = [
+        (task, client, metric, value)
+        for task, client, metric, value in json.loads(file.read_text(encoding="utf-8"))
+    ]
+    return read_back
+
+
+def write_rows(file: Path, rows: Iterable[Row]) -> None:
+    """Writes rows as Parquet, in one go."""
+    import pyarrow as pa  # noqa: PLC0415 - who reads help does not wait for it
+    import pyarrow.parquet as pq  # noqa: PLC0415 - as above
+
+    types = {"seed": pa.int64(), "value": pa.float64()}
+    schema = pa.schema([(each.name, types.get(each.name, pa.string())) for each in fields(Row)])
+    part = file.with_suffix(".part")
+    pq.write_table(pa.Table.from_pylist([asdict(row) for row in rows], schema=schema), part)
+    part.replace(file)
+
+
+def read_rows(file: Path) -> list[Row]:
+    """The inverse of `write_rows`."""
+    import pyarrow.parquet as pq  # noqa: PLC0415 - as above
+
+    return [Row(**row) for row in pq.read_table(file).to_pylist()]
+
+
+def in_order(rows: Iterable[Row]) -> list[Row]:
+    """Rows in an order of their own, so that the same results are the same file."""
+    return sorted(rows, key=astuple)

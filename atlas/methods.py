@@ -119,17 +119,13 @@ _OURS = (
     Recipe(
         name="local",
         paper="-",
-        takes=(
-            "each client for itself: no adapter is shared, layers are split all the same"
-        ),
+        takes=("each client for itself: no adapter is shared, layers are split all the same"),
         values={"split.pairing": "cheapest", "aggregation.grouping": "none"},
     ),
     Recipe(
         name="fedit",
         paper="FedIT (Zhang et al., 2023)",
-        takes=(
-            "the whole model at each client; A and B averaged apart over all, by examples"
-        ),
+        takes=("the whole model at each client; A and B averaged apart over all, by examples"),
         leaves_open=(
             "who aggregates: a member here, as in every recipe, where there it is a server"
         ),
@@ -156,7 +152,12 @@ _OURS = (
             "client's mean counts alike. Its clients average every so many rounds; here "
             "every round"
         ),
-        values={"split.placement": "server", "split.labels": "server", "split.trunk": "shared", "aggregation.grouping": "one"},
+        values={
+            "split.placement": "server",
+            "split.labels": "server",
+            "split.trunk": "shared",
+            "aggregation.grouping": "one",
+        },
     ),
     Recipe(
         name="titanic",
@@ -195,8 +196,7 @@ _OURS = (
         name="atlas-random",
         paper="control",
         takes=(
-            "`atlas` with neighborhoods drawn at random, as many and as large as there are "
-            "tasks"
+            "`atlas` with neighborhoods drawn at random, as many and as large as there are tasks"
         ),
         values={"aggregation.grouping": "random", "aggregation.between": 0.1},
     ),
@@ -233,7 +233,11 @@ _OURS = (
             "one trunk for all whom a host serves, hosts blind to the task, and one adapter "
             "for all: `titanic` with the cheapest hosts"
         ),
-        values={"split.pairing": "cheapest", "split.trunk": "shared", "aggregation.grouping": "one"},
+        values={
+            "split.pairing": "cheapest",
+            "split.trunk": "shared",
+            "aggregation.grouping": "one",
+        },
     ),
     Recipe(
         name="atlas-no-recovery",
@@ -292,7 +296,10 @@ def find(name_or_path: str) -> Recipe:
 
 def table() -> str:
     """Our recipes as a table in Markdown."""
-    rows = ["| recipe | from | what it is | left open, and settled here | config |", "|---|---|---|---|---|"]
+    rows = [
+        "| recipe | from | what it is | left open, and settled here | config |",
+        "|---|---|---|---|---|",
+    ]
     for recipe in RECIPES.values():
         values = ", ".join(f"`{key}: {_spelled(value)}`" for key, value in recipe.values.items())
         cells = (f"`{recipe.name}`", recipe.paper, recipe.takes, recipe.leaves_open, values)

@@ -122,9 +122,7 @@ def plan(
             recipe.name,
             condition.name,
             seed,
-            configs.load(
-                config, [*recipe.changes(), *condition.changes, *changes, f"seed={seed}"]
-            ),
+            configs.load(config, [*recipe.changes(), *condition.changes, *changes, f"seed={seed}"]),
         )
         for seed in seeds
         for condition in conditions

@@ -432,7 +432,14 @@ class Host:
             lambda: begin(
                 settings.journal,
                 Session,
-                load(settings.journal, Stage.load, settings.spec, nothing, ends=True, lora=settings.lora),
+                load(
+                    settings.journal,
+                    Stage.load,
+                    settings.spec,
+                    nothing,
+                    ends=True,
+                    lora=settings.lora,
+                ),
                 {},
                 learning_rate=settings.training.learning_rate,
             ),

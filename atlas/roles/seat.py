@@ -122,9 +122,7 @@ class Seat:
         """
         given = joined(state or {}, frozen)
         manifest, buffers = pack(given) if given else (None, [])
-        request = Open(
-            **self._state(step), round=round_, manifest=manifest, sharing=self._sharing
-        )
+        request = Open(**self._state(step), round=round_, manifest=manifest, sharing=self._sharing)
         await self._request(request, buffers, ADAPTERS)
 
     async def forward(

@@ -78,7 +78,9 @@ class Trunk:
             return
         kept = msgpack.unpackb(await self._node.disk.read(self._name), strict_map_key=False)
         if not self._read and kept["round"] == self.round:
-            self._means = {step: _read(*state) for step, state in kept["means"].items()} | self._means
+            self._means = {
+                step: _read(*state) for step, state in kept["means"].items()
+            } | self._means
         self._read = True
 
 

@@ -81,9 +81,9 @@ def run(
         _refuse_with_resume(context)
     from atlas import assets  # noqa: PLC0415 - `atlas --help` should be quick
     from atlas import config as configs  # noqa: PLC0415 - as above
-    from atlas import methods  # noqa: PLC0415 - as above
+    from atlas.methods import find  # noqa: PLC0415 - as above
 
-    settings = [] if recipe is None else methods.find(recipe).changes()
+    settings = [] if recipe is None else find(recipe).changes()
     settings += changes or ()
     for key, value in (("seed", seed), ("topology", topology), ("faults", faults)):
         if value is not None:
@@ -171,7 +171,7 @@ def compare(
         say(f"interrupted; what is finished is in {out}, and the same command goes on")
         raise typer.Exit(130) from None
     failed = running.failures(cells, out)
-    text = telling.table(rows, chosen[0].name, failed)
+    text = telling.table(rows, [each.name for each in chosen], failed)
     comparison.write_rows(out / "results.parquet", rows)
     (out / "table.md").write_text(text, encoding="utf-8")
     tell(f"\n{text}\nWritten: {out / 'results.parquet'}, {out / 'table.md'}")

@@ -307,7 +307,7 @@ def prepare(config: Config, view: View) -> Prepared:
     data = tasks.deal(
         loaded, clients, examples_per_client=config.examples_per_client, seed=config.seed
     )
-    settings = replace(settings, groups=_groups(config, data))
+    settings = replace(settings, groups=groups(config, data))
     view.say(
         f"{len(clients)} clients with {len(loaded)} kinds of text, "
         f"{len(devices) - len(clients)} hosts without, on {topology.name}"
@@ -381,7 +381,7 @@ def granting(topology: Topology, size_bytes: int) -> Topology:
     return topology.model_copy(update={"nodes": nodes})
 
 
-def _groups(config: Config, data: Mapping[str, ClientData]) -> dict[str, str]:
+def groups(config: Config, data: Mapping[str, ClientData]) -> dict[str, str]:
     """The group of each client, where groups are settled before the run; {} where signatures are
     to find them.
 

@@ -1,4 +1,4 @@
-"""Methods compared: recipes × seeds × conditions, each a run, and what they show together.
+"""Methods compared: recipes by seeds by conditions, each a run, and what they show together.
 
     cells       what is to be run, and where each result lies
     running     runs them, side by side, each in a process of its own

@@ -1,8 +1,8 @@
 """What is compared: each cell one recipe under one condition with one seed, so one run.
 
 A cell has a digest of all that goes into it: the complete config, the files that it names, and the
-packages that compute. Its folder is named by it, so what is there is the result of exactly this, and
-is never computed again; where a file or a version has changed there is another cell.
+versions of the packages that compute. Its folder is named by it, so what is there is the result of
+this, and is never computed again; where a file or a version has changed there is another cell.
 
     DIR/results.parquet, table.md            what came of all
     DIR/cells/<recipe>/<condition>/seed-0-1a2b3c4d5e6f/

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 
@@ -39,48 +39,53 @@ Figure = tuple[str, str, str, float]
 
 def figures(summary: Summary, notes: Iterable[Note], truth: Mapping[str, str]) -> list[Figure]:
     """What a finished run's summary and notes say."""
-    found: list[Figure] = []
-
-    def add(metric: str, value: float | None, task: str = "", client: str = "") -> None:
-        if value is not None:
-            found.append((task, client, metric, float(value)))
-
-    for name, task in summary.tasks.items():
-        for metric in ("loss", "choice_loss", "accuracy"):
-            add(metric, getattr(task, f"{metric}_after"), name)
-            add(f"{metric}_before", getattr(task, f"{metric}_before"), name)
-        add("majority", task.majority, name)
     clients: dict[str, dict[str, float]] = {}
     for note in notes:
         event = read(note) if note.event == "evaluated" else None
         if isinstance(event, Evaluated) and event.phase == "after":
             clients |= event.clients
+    found = [*_of_tasks(summary), *_of_the_run(summary)]
     for client, own in clients.items():
-        for metric, value in own.items():
-            add(metric, value, truth.get(client, ""), client)
-    for metric in ("loss", "accuracy"):
-        after = [getattr(task, f"{metric}_after") for task in summary.tasks.values()]
-        known = [value for value in after if value is not None]
-        if known:
-            add(f"macro_{metric}", statistics.fmean(known))
+        found += [(truth.get(client, ""), client, metric, own[metric]) for metric in own]
+    for metric, worst in (("loss", max), ("accuracy", min)):
         each = [own[metric] for own in clients.values()]
         if each:
-            add(f"worst_client_{metric}", max(each) if metric == "loss" else min(each))
-    add("sat_out", len(summary.sat_out))
-    for client in summary.sat_out:
-        add("sat_out", 1, truth.get(client, ""), client)
-    for purpose, size in summary.bytes.items():
-        add(f"bytes_{purpose}", size)
-    add("bytes", sum(summary.bytes.values()))
-    for metric in (
-        *("virtual_seconds", "wall_seconds", "steps", "steps_lost", "steps_repeated"),
-        *("repairings", "fallbacks", "deaths"),
-    ):
-        add(metric, getattr(summary, metric))
-    add("neighborhoods", summary.neighborhoods.count)
-    for metric in ("adjusted_rand_index", "silhouette", "p_value"):
-        add(metric, getattr(summary.neighborhoods, metric))
+            found.append(("", "", f"worst_client_{metric}", worst(each)))
+    found += [(truth.get(client, ""), client, "sat_out", 1.0) for client in summary.sat_out]
     return found
+
+
+def _of_tasks(summary: Summary) -> Iterator[Figure]:
+    for metric in ("loss", "choice_loss", "accuracy"):
+        known = []
+        for name, task in summary.tasks.items():
+            before, after = (getattr(task, f"{metric}_{phase}") for phase in ("before", "after"))
+            if before is not None:
+                yield name, "", f"{metric}_before", before
+            if after is not None:
+                yield name, "", metric, after
+                known.append(after)
+        if known and metric != "choice_loss":
+            yield "", "", f"macro_{metric}", statistics.fmean(known)
+    for name, task in summary.tasks.items():
+        if task.majority is not None:
+            yield name, "", "majority", task.majority
+
+
+def _of_the_run(summary: Summary) -> Iterator[Figure]:
+    yield "", "", "sat_out", float(len(summary.sat_out))
+    yield "", "", "bytes", float(sum(summary.bytes.values()))
+    for purpose, size in summary.bytes.items():
+        yield "", "", f"bytes_{purpose}", float(size)
+    yield "", "", "neighborhoods", float(summary.neighborhoods.count)
+    counted = ("virtual_seconds", "wall_seconds", "steps", "steps_lost", "steps_repeated")
+    of_it = {name: getattr(summary, name) for name in (*counted, "repairings", "fallbacks")}
+    of_it["deaths"] = summary.deaths
+    for name in ("adjusted_rand_index", "silhouette", "p_value"):
+        of_it[name] = getattr(summary.neighborhoods, name)
+    for metric, value in of_it.items():
+        if value is not None:
+            yield "", "", metric, float(value)
 
 
 def write_figures(file: Path, found: Iterable[Figure]) -> None:

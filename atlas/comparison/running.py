@@ -39,6 +39,7 @@ class Quiet:
 
     def expect(self, *, steps: int, truth: Mapping[str, str]) -> None:
         """As views have it."""
+        del steps
         self.truth = truth
 
     def say(self, text: str) -> None:
@@ -74,17 +75,19 @@ def run_cells(
         while waiting or under_way:
             while waiting and len(under_way) < jobs:
                 cell = waiting.pop(0)
-                process = context.Process(target=work, args=(cell, out, dict(os.environ)))
+                process: BaseProcess = context.Process(
+                    target=work, args=(cell, out, dict(os.environ))
+                )
                 process.start()
                 under_way[process.sentinel] = cell, process, time.monotonic()
             for sentinel in wait(list(under_way)):
                 assert isinstance(sentinel, int)
-                cell, process, since = under_way.pop(sentinel)
-                process.join()
+                cell, ended, since = under_way.pop(sentinel)
+                ended.join()
                 took.append(time.monotonic() - since)
                 done += 1
                 left_s = sum(took) / len(took) * (len(waiting) + len(under_way) / 2) / jobs
-                tell(_told(cell, out, process.exitcode, f"{done} of {len(cells)}", left_s))
+                tell(_told(cell, out, ended.exitcode, f"{done} of {len(cells)}", left_s))
                 others = [other for other in cells if other.seed == cell.seed]
                 if not keep_journals and all(each.folder(out).rows.exists() for each in others):
                     shutil.rmtree(_journal(out, cell.seed), ignore_errors=True)
@@ -123,6 +126,7 @@ def work(cell: Cell, out: Path, environment: Mapping[str, str]) -> None:
     folder = cell.folder(out)
     shutil.rmtree(folder.path, ignore_errors=True)
     folder.path.mkdir(parents=True)
+    _say_to(folder.path / "output.txt")
     view = Quiet()
     try:
         summary = experiment.run(
@@ -139,6 +143,13 @@ def work(cell: Cell, out: Path, environment: Mapping[str, str]) -> None:
     except Exception as error:
         _fail(folder, repr(error), traceback.format_exc())
     write_figures(folder.rows, figures(summary, view.notes, view.truth))
+
+
+def _say_to(file: Path) -> None:
+    """What this process prints goes there."""
+    with file.open("w") as opened:
+        for stream in (1, 2):
+            os.dup2(opened.fileno(), stream)
 
 
 def _fail(folder: Folder, reason: str, trace: str) -> None:

@@ -27,9 +27,11 @@ COLUMNS: Mapping[str, tuple[str, Show]] = {
 COMPARED = ("macro_accuracy", "macro_loss", "bytes", "virtual_seconds")
 
 
-def table(rows: Sequence[Row], baseline: str, failed: Mapping[str, str]) -> str:
-    """All conditions, each with its two tables."""
+def table(rows: Sequence[Row], recipes: Sequence[str], failed: Mapping[str, str]) -> str:
+    """All conditions, each with its two tables; recipes in this order."""
+    rows = sorted(rows, key=lambda row: recipes.index(row.recipe))
     found = spreads(rows, list(COLUMNS))
+    baseline = recipes[0]
     against = differences(rows, COMPARED, baseline)
     parts = []
     for condition in dict.fromkeys(row.condition for row in rows):
@@ -65,6 +67,7 @@ def _spread(spread: Spread, show: Show) -> str:
 
 def _differences(found: Iterable[Difference], condition: str, baseline: str) -> list[str]:
     here = [each for each in found if each.condition == condition]
+    here.sort(key=lambda each: COMPARED.index(each.metric))
     if not here:
         return []
     headings = [f"less {baseline}", "of", "difference", "95 % interval", "seeds", ""]

@@ -71,7 +71,9 @@ class Summary(_Figures):
     """Steps (client, round, step) that are done and stand."""
     steps_expected: int
     steps_lost: int
-    """Expected less done, of who takes part; in a run that was interrupted, what it did not come to is in it."""
+    """Expected of those who take part, less done; in a run that was interrupted, what it did not
+    come to is in it.
+    """
     steps_twice: int
     """Steps that were applied twice; anything but 0 is a bug."""
     steps_repeated: int

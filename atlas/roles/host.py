@@ -321,28 +321,9 @@ class Host:
                 packed = pack({"gradient": back}, codec, rows).with_(pack(held))
                 await self._send(message, packed, norms=norms)
             case Learn():
-                tensors = self._tensors(message, request.manifest)
-                codec, rows = written(request.manifest, message.payload, "hidden")
-                loss, gradient = await self._loss(hosted, request.micro, tensors, request.labels)
-                back = await self._backward(hosted, request.micro, {"gradient": gradient})
-                rows = None if rows is None else touched(back)
-                packed = pack({"gradient": back}, codec, rows)
-                await self._send(message, packed, norms=await self._norms(hosted), loss=loss)
-            case Replay() if request.labels is not None:
-                tensors = self._tensors(message, request.manifest)
-                _, gradient = await self._loss(hosted, request.micro, tensors, request.labels)
-                await self._backward(hosted, request.micro, {"gradient": gradient})
-                if request.scale is not None:
-                    await self._commit(hosted, request.scale)
-                await message.reply(Accepted().header(), purpose=CONTROL)
+                await self._learn(message, hosted, request)
             case Replay():
-                tensors = self._tensors(message, request.manifest)
-                gradient = {"gradient": tensors.pop("gradient", torch.empty(0))}
-                await self._forward(hosted, request.micro, tensors)
-                await self._backward(hosted, request.micro, gradient)
-                if request.scale is not None:
-                    await self._commit(hosted, request.scale)
-                await message.reply(Accepted().header(), purpose=CONTROL)
+                await self._replay(message, hosted, request)
             case Commit():
                 await self._commit(hosted, request.scale)
             case Sketch():
@@ -368,6 +349,26 @@ class Host:
                 await self._send(message, pack(hosted.session.snapshot()))
             case Collect():
                 await self._send(message, pack(hosted.session.adapter()))
+
+    async def _learn(self, message: Message, hosted: _Hosted, request: Learn) -> None:
+        tensors = self._tensors(message, request.manifest)
+        codec, rows = written(request.manifest, message.payload, "hidden")
+        loss, gradient = await self._loss(hosted, request.micro, tensors, request.labels)
+        back = await self._backward(hosted, request.micro, gradient)
+        packed = pack({"gradient": back}, codec, None if rows is None else touched(back))
+        await self._send(message, packed, norms=await self._norms(hosted), loss=loss)
+
+    async def _replay(self, message: Message, hosted: _Hosted, request: Replay) -> None:
+        tensors = self._tensors(message, request.manifest)
+        if request.labels is None:
+            gradient = {"gradient": tensors.pop("gradient", torch.empty(0))}
+            await self._forward(hosted, request.micro, tensors)
+        else:
+            _, gradient = await self._loss(hosted, request.micro, tensors, request.labels)
+        await self._backward(hosted, request.micro, gradient)
+        if request.scale is not None:
+            await self._commit(hosted, request.scale)
+        await message.reply(Accepted().header(), purpose=CONTROL)
 
     async def _forward(self, hosted: _Hosted, micro: int, tensors: AdapterState) -> torch.Tensor:
         """Runs a micro-batch; the first of a step begins the step again, from parameters that came
@@ -403,9 +404,10 @@ class Host:
 
     async def _loss(
         self, hosted: _Hosted, micro: int, tensors: AdapterState, labels: int
-    ) -> tuple[float, torch.Tensor]:
+    ) -> tuple[float, AdapterState]:
         """Through the last layers, norm and head: the loss, and its gradient with respect to what
-        came out of the layers. Raises ProtocolError unless this is the server, which has the head.
+        came out of the layers, as `_backward` takes it. Raises ProtocolError unless this is the
+        server, which has the head.
         """
         spec = self._settings.spec
         targets = tensors.pop("targets", None)
@@ -417,11 +419,11 @@ class Host:
         if self._head is None:
             self._head = asyncio.get_running_loop().create_task(self._load_head())
         head = await self._head
-        found = await self._node.compute(
+        loss, gradient = await self._node.compute(
             lambda: head.loss(output, wanted, labels),
             flops=costs.head_flops(spec, int((wanted >= 0).sum())),
         )
-        return found
+        return loss, {"gradient": gradient}
 
     async def _load_head(self) -> Session:
         """Norm and head, which every client's labels meet."""

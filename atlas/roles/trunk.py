@@ -1,9 +1,9 @@
 """A trunk that several clients share on a host: each step is the mean of all their gradients.
 
 Each client has a session of its own. All begin a round from the same adapter, and no session takes
-a step before every sharer's gradients of it are there; then each takes the same one. So the sessions
-are one trunk in fact, whatever the order in which requests come, and what a step comes to is a
-function of the round's beginning, of the clients' text and of the seed.
+a step before every sharer's gradients of it are there; then each takes the same one. So they are
+one trunk in fact, whatever the order in which requests come, and what a step comes to is a function
+of the round's beginning, of the clients' text and of the seed.
 
 The mean gradients of the round are on the host's disk before anybody takes the step. So a client
 that crashed, and a host that did, repeat the round's steps without the others, and come to where

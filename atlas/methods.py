@@ -39,6 +39,8 @@ POLICIES: Mapping[str, Value] = MappingProxyType(
         "split.labels": "client",
         "aggregation.grouping": "semantic",
         "aggregation.method": "fedit",
+        "aggregation.graph": "random",
+        "aggregation.pull": None,
         "aggregation.between": 0.0,
         "recovery.lost": "replay",
     }
@@ -139,6 +141,37 @@ _OURS = (
             "clients that could not hold the model; no evidence of its own"
         ),
         values={"split.pairing": "cheapest", "aggregation.grouping": "one"},
+    ),
+    Recipe(
+        name="mira",
+        paper="MIRA (Elbakary et al., 2025)",
+        takes=(
+            "the whole model and an adapter of its own at each client; after each round adapters "
+            "move towards each other along a graph of tasks, drawn at random as published"
+        ),
+        leaves_open=(
+            "lambda, eta and the range of the graph's weights: here weights from [0, 1), and a "
+            "tenth of the step at which it would settle no more; all clients take part in each "
+            "round, where there a tenth is drawn"
+        ),
+        values={
+            "split.placement": "whole",
+            "aggregation.grouping": "one",
+            "aggregation.method": "laplacian",
+            "aggregation.graph": "random",
+        },
+    ),
+    Recipe(
+        name="mira-signatures",
+        paper="MIRA, with a graph that means something",
+        takes="`mira` with a graph of how alike the clients' signatures are",
+        leaves_open="as for `mira`",
+        values={
+            "split.placement": "whole",
+            "aggregation.grouping": "one",
+            "aggregation.method": "laplacian",
+            "aggregation.graph": "signatures",
+        },
     ),
     Recipe(
         name="splitlora",

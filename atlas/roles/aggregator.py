@@ -15,14 +15,18 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import msgpack
 import numpy as np
+from numpy.typing import NDArray
 
 from atlas.aggregation import (
+    ADDRESSED,
     PERSONAL,
     STARTED,
+    Merged,
     Round,
     between,
     combine,
@@ -30,6 +34,7 @@ from atlas.aggregation import (
     handed_back,
     handed_in,
     parted,
+    random_graph,
 )
 from atlas.decision import Office
 from atlas.models import AdapterState
@@ -74,8 +79,8 @@ class Aggregator:
         self._method = settings.aggregation.method
         self._member = member
         self._updates: dict[int, dict[str, AdapterState]] = {}
-        self._means: dict[int, AdapterState] = {}
-        self._merged: dict[int, AdapterState] = {}
+        self._means: dict[int, Merged] = {}
+        self._merged: dict[int, Merged] = {}
         self._waiting: dict[tuple[str, int], dict[tuple[str, str], Message]] = {}
         self._came = asyncio.Event()
 
@@ -146,11 +151,11 @@ class Aggregator:
             await message.reply(Refused(reason="nothing is decided here").header())
 
     async def _tell(
-        self, message: Message, what: str, number: int, known: Mapping[int, AdapterState]
+        self, message: Message, what: str, number: int, known: Mapping[int, Merged]
     ) -> None:
         """Answers now, or as soon as it is known; not where that is not this node's office."""
         if number in known:
-            manifest, buffers = pack(known[number])
+            manifest, buffers = pack(self._part(message.source, what, number, known[number]))
             body = Tensors(manifest=manifest, round=number)
             await message.reply(body.header(), buffers, purpose=ADAPTERS)
         elif self._office() is None:
@@ -158,6 +163,14 @@ class Aggregator:
         else:
             asker = message.source, message.purpose  # a client may coordinate, too
             self._waiting.setdefault((what, number), {})[asker] = message
+
+    def _part(self, source: str, what: str, number: int, came: Merged) -> AdapterState:
+        """What is for who asks; nothing for a member that was dropped and keeps its own."""
+        if what == "mean" or not came.own or source in came.own:
+            return came.shared if what == "mean" else came.own.get(source, came.shared)
+        held = self._office()
+        members = {} if held is None else self._member.decision.members(held[0], number)
+        return {} if source in members else came.shared
 
     async def _tell_merged(self, message: Message, number: int) -> None:
         newest = max(self._merged, default=-1)
@@ -182,7 +195,7 @@ class Aggregator:
         members = decision.members(name, number) if running else decision.counted(name, number)
         return source in members and source not in self._updates.get(number, {})
 
-    async def _announce(self, what: str, number: int, known: Mapping[int, AdapterState]) -> None:
+    async def _announce(self, what: str, number: int, known: Mapping[int, Merged]) -> None:
         """Answers each who waits, once: to its latest asking."""
         for message in self._waiting.pop((what, number), {}).values():
             await self._tell(message, what, number, known)
@@ -212,7 +225,9 @@ class Aggregator:
             await self._close(name, office, number)
         if number not in self._means:
             group.create_task(self._average(name, number))
-            if number not in self._merged:
+            if number not in self._merged and self._method in ADDRESSED:
+                await self._wait(lambda: number in self._means)
+            elif number not in self._merged:
                 looking = group.create_task(self._look_around(name, number))
                 await self._wait(lambda: number in self._means or number in self._merged)
                 looking.cancel()
@@ -221,8 +236,8 @@ class Aggregator:
             kept = {
                 "neighborhood": name,
                 "round": number,
-                "mean": plain(self._means[number]),
-                "merged": plain(self._merged[number]),
+                "mean": _plain(self._means[number]),
+                "merged": _plain(self._merged[number]),
             }
             await try_to_keep(self._node, MERGED, msgpack.packb(kept))
             self._node.note(
@@ -237,7 +252,7 @@ class Aggregator:
 
     def _forget(self, last: int) -> None:
         """What was known of rounds up to `last`."""
-        merged = {} if self._method in PERSONAL else self._merged
+        merged = {} if self._method in PERSONAL - ADDRESSED else self._merged
         for known in (self._updates, self._means, merged):
             for past in [past for past in known if past <= last]:
                 del known[past]
@@ -296,17 +311,31 @@ class Aggregator:
         if start is None:
             return
         adapters = {each: updates[each] for each in counted}
+        graph = self._graph(name, list(adapters)) if self._method in ADDRESSED else None
         size = _size(next(iter(adapters.values())))
         flops = combining_flops(self._method, len(adapters), self._settings.lora.rank)
         self._means[number] = await self._node.compute(
-            lambda: self._combined(adapters, counted, start), flops=flops * size * len(adapters)
+            lambda: self._combined(adapters, counted, start, graph),
+            flops=flops * size * len(adapters),
         )
         self._came.set()
         await self._announce("mean", number, self._means)
 
+    def _graph(self, name: str, clients: Sequence[str]) -> NDArray[np.float64]:
+        """How much these members pull at each other."""
+        settings = self._settings
+        if settings.aggregation.graph == "random":
+            return random_graph(clients, settings.seed)
+        alike = self._member.decision.alikeness(name, clients)
+        return np.maximum(np.array(alike, dtype=np.float64), 0.0)
+
     def _combined(
-        self, adapters: Mapping[str, AdapterState], examples: Mapping[str, int], start: AdapterState
-    ) -> AdapterState:
+        self,
+        adapters: Mapping[str, AdapterState],
+        examples: Mapping[str, int],
+        start: AdapterState,
+        graph: NDArray[np.float64] | None,
+    ) -> Merged:
         settings = self._settings
         began, frozen = parted(start)
         given = Round(
@@ -316,6 +345,8 @@ class Aggregator:
             fresh=settings.initial_adapter(),
             scale=lambda rank: settings.lora.model_copy(update={"rank": rank}).scaling,
             trim=settings.aggregation.trim,
+            graph=graph,
+            pull=0.0 if graph is None else settings.pull,
         )
         return combine(self._method, given, frozen)
 
@@ -337,7 +368,7 @@ class Aggregator:
                 return None
             await self._more(pause_s)
             pause_s = min(2 * pause_s, MOST_AGAIN_S)
-        return self._merged[number - 1]
+        return self._merged[number - 1].shared
 
     def _is_over(self, name: str, number: int) -> bool:
         """Whether nobody needs the mean of this round any more."""
@@ -356,7 +387,7 @@ class Aggregator:
             for each in others:
                 got = await self._ask(each, AskMerged(round=number))
                 if got is not None:
-                    self._merged[number] = got
+                    self._merged[number] = Merged(got)
                     self._came.set()
                     return
             await asyncio.sleep(pause_s)
@@ -376,11 +407,12 @@ class Aggregator:
             return self._member.read(body, reply, handed_back)
         return self._member.read(body, reply, None if question.start else handed_in)
 
-    async def _move(self, name: str, number: int) -> AdapterState:
-        """The neighborhood's mean, moved towards those of its like."""
+    async def _move(self, name: str, number: int) -> Merged:
+        """The neighborhood's mean, moved towards those of its like, and so its members' own."""
         decision = self._member.decision
         near = decision.near(name)
-        means = {name: self._means[number]}
+        mean = self._means[number]
+        means = {name: mean.shared}
         async with asyncio.TaskGroup() as group:
             for other in near:
                 if other != name:
@@ -389,9 +421,17 @@ class Aggregator:
         places = list(near.values())
         similarity = np.asarray(decision.similarity, dtype=np.float64)[np.ix_(places, places)]
         strength = self._settings.aggregation.between
+
+        def moved(state: AdapterState) -> AdapterState:
+            return between({**ordered, name: state}, similarity, strength)[name]
+
+        def all_moved() -> Merged:
+            own = {client: moved(state) for client, state in mean.own.items()}
+            return Merged(moved(mean.shared), own)
+
+        states = 1 + len(mean.own)
         return await self._node.compute(
-            lambda: between(ordered, similarity, strength)[name],
-            flops=2.0 * _size(means[name]) * len(ordered),
+            all_moved, flops=2.0 * _size(mean.shared) * len(ordered) * states
         )
 
     async def _fetch(self, number: int, other: str, means: dict[str, AdapterState]) -> None:
@@ -413,8 +453,8 @@ class Aggregator:
         kept = msgpack.unpackb(await self._node.disk.read(MERGED))
         number = kept["round"]
         if kept["neighborhood"] == name and number not in self._merged:
-            self._means[number] = from_plain(kept["mean"])
-            self._merged[number] = from_plain(kept["merged"])
+            self._means[number] = _from_plain(kept["mean"])
+            self._merged[number] = _from_plain(kept["merged"])
             await self._announce("mean", number, self._means)
             await self._announce("merged", number, self._merged)
 
@@ -430,6 +470,17 @@ class Aggregator:
                 await self._came.wait()
         except TimeoutError:
             pass
+
+
+def _plain(merged: Merged) -> list[Any]:
+    """For the disk."""
+    return [plain(merged.shared), {client: plain(own) for client, own in merged.own.items()}]
+
+
+def _from_plain(kept: list[Any]) -> Merged:
+    """The inverse of `_plain`."""
+    shared, own = kept
+    return Merged(from_plain(shared), {client: from_plain(each) for client, each in own.items()})
 
 
 def _size(state: AdapterState) -> int:

@@ -249,6 +249,7 @@ class Desk:
             silhouette=None if found is None or settings.groups else found.silhouette,
             p_value=None if found is None else found.p_value,
             landmarks={} if found is None else found.landmarks.plain(),
+            alike={} if found is None else self._alike(found, clients),
         )
         await self._stand(self._council.decide(lambda now: decision if now is None else now))
 
@@ -269,6 +270,12 @@ class Desk:
         for name in clients:
             groups.setdefault(self._settings.groups[name], []).append(name)
         return list(groups.values())
+
+    def _alike(self, found: Neighborhoods, clients: Sequence[str]) -> dict[str, list[float]]:
+        """How alike signatures are, where the method of aggregation goes by it."""
+        if not self._settings.aggregation.weighs_signatures:
+            return {}
+        return dict(zip(clients, found.similarity.tolist(), strict=True))
 
     async def _first_plan(self, clients: Sequence[str], wait_s: float) -> Plan:
         """A plan with the devices that are here, or with more that come within so long."""

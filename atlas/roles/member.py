@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import msgpack
 import numpy as np
 
-from atlas.aggregation import STARTED, Part, completed, handed_back, handed_in
+from atlas.aggregation import ADDRESSED, STARTED, Part, completed, handed_back, handed_in
 from atlas.decision import Decision, Office
 from atlas.models import AdapterState, ProtocolError
 from atlas.models.tensors import pack, unpack
@@ -174,9 +174,13 @@ class Member:
                     await self._give(message, standing.round - 1, standing.adapter)
 
     async def tell_merged(self, message: Message, number: int) -> bool:
-        """Gives the neighborhood's adapter after round `number` or a later one, if it is here."""
+        """Gives the neighborhood's adapter after round `number` or a later one, if it is here;
+        never where each client has its own.
+        """
         standing = self._standing
         if standing is None or standing.adapter is None or standing.round <= number:
+            return False
+        if self._method in ADDRESSED:
             return False
         await self._give(message, standing.round - 1, handed_back(self._method, standing.adapter))
         return True

@@ -88,9 +88,10 @@ def run_cells(
                 done += 1
                 left_s = sum(took) / len(took) * (len(waiting) + len(under_way) / 2) / jobs
                 tell(_told(cell, out, ended.exitcode, f"{done} of {len(cells)}", left_s))
-                others = [other for other in cells if other.seed == cell.seed]
-                if not keep_journals and all(each.folder(out).rows.exists() for each in others):
-                    shutil.rmtree(_journal(out, cell.seed), ignore_errors=True)
+                if not keep_journals:
+                    _forget(cells, cell.seed, out)
+    for seed in () if keep_journals else {cell.seed for cell in cells}:
+        _forget(cells, seed, out)
     return rows_of(cells, out)
 
 
@@ -181,6 +182,12 @@ def _duration(seconds: float) -> str:
 
 def _journal(out: Path, seed: int) -> Path:
     return out / JOURNALS / f"seed-{seed}"
+
+
+def _forget(cells: Sequence[Cell], seed: int, out: Path) -> None:
+    """Takes a seed's journal away, once all of its cells are finished."""
+    if all(cell.folder(out).rows.exists() for cell in cells if cell.seed == seed):
+        shutil.rmtree(_journal(out, seed), ignore_errors=True)
 
 
 @contextlib.contextmanager

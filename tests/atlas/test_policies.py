@@ -1,11 +1,13 @@
 """Lives under other policies: what is equal by construction is equal, and faults change no bit."""
 
 import dataclasses
+import functools
 
 import pytest
 import torch
 
-from atlas import assets, config, experiment
+import topologies
+from atlas import assets, config, experiment, tasks
 from atlas.config import ConfigError
 from atlas.experiment import Prepared, granting, groups
 from atlas.models import slice_adapter
@@ -17,10 +19,23 @@ from broker.wire import unpack
 
 from .test_life import Life, Quiet, assert_same_adapters, figures, live
 
+TOPOLOGY = """
+name: four-and-four
+nodes:
+  coordinator: {role: coordinator, device: small-server}
+  exchange: {role: gateway}
+  client-0..3: {role: client, device: raspberry-pi-5, grant: 3400 KiB}
+  host-0..3: {role: host, device: mini-pc, grant: 4400 KiB}
+links:
+  - {between: [coordinator, exchange], bandwidth: 1 Gbit/s, delay: 3 ms}
+  - {between: [client-0..3, exchange], bandwidth: 100 Mbit/s, delay: 5 ms}
+  - {between: [host-0..3, exchange], bandwidth: 100 Mbit/s, delay: 5 ms}
+"""
 CHANGES = (
-    *("faults=none", "training.rounds=1", "training.steps=2", "signature.batch=4"),
-    *("examples_per_client=24", "held_out=8"),
+    *("faults=none", "training.rounds=1", "training.steps=2"),
+    *("tasks=[stdlib-keyword, stdlib-unicode]", "examples_per_client=16", "held_out=4"),
 )
+CLIENTS = tuple(f"client-{number}" for number in range(4))
 FEDIT = ("aggregation.grouping=one", "memory=ample")
 TITANIC = (*FEDIT, "split.pairing=titanic", "split.trunk=shared")
 SPLITLORA = ("aggregation.grouping=one", "split.placement=server", "split.labels=server")
@@ -28,9 +43,17 @@ SPLITLORA = ("aggregation.grouping=one", "split.placement=server", "split.labels
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+read_task = functools.cache(tasks.load)
+read_topology = functools.cache(topologies.parse)
+
+
 def prepare(*changes: str) -> Prepared:
+    """A run of four clients with two kinds of text, and four hosts."""
     assets.forbid_hub()
-    return experiment.prepare(config.load("tiny", [*CHANGES, *changes]), Quiet())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(topologies, "load", lambda _: read_topology(TOPOLOGY))
+        patch.setattr(tasks, "load", read_task)
+        return experiment.prepare(config.load("tiny", [*CHANGES, *changes]), Quiet())
 
 
 def bodies(life: Life) -> list[object]:
@@ -69,9 +92,9 @@ def test_who_shares_a_trunk_trains_one_whatever_host_or_client_is_lost(fedit: Li
     ends = [note.time_s for note in calm.events("step")]
     crashes = f"""
 timeline:
-  - {{at: {ends[8]:.4f} s, crash: {first}, for: 2 s}}
+  - {{at: {ends[4]:.4f} s, crash: {first}, for: 2 s}}
   - {{at: {ends[-1] + 2:.4f} s, crash: {first}, for: 1 s}}
-  - {{at: {ends[8]:.4f} s, crash: client-5, for: 1 s}}
+  - {{at: {ends[4]:.4f} s, crash: client-2, for: 1 s}}
 """
     storm = live(prepared, crashes)
 
@@ -101,16 +124,16 @@ def test_without_recovery_the_step_in_which_a_host_is_lost_is_left_out() -> None
 def test_who_cannot_hold_the_whole_model_sits_out_and_the_summary_says_why() -> None:
     prepared = prepare("split.placement=whole", "aggregation.grouping=one")
     roomy = granting(prepared.topology, 2**30)
-    scarce = {f"client-{number}": prepared.topology.nodes[f"client-{number}"] for number in (1, 6)}
+    scarce = {f"client-{number}": prepared.topology.nodes[f"client-{number}"] for number in (1, 2)}
     mixed = roomy.model_copy(update={"nodes": {**roomy.nodes, **scarce}})
     prepared = dataclasses.replace(prepared, topology=mixed)
 
     told = figures(prepared, life := live(prepared))
 
-    assert list(told.sat_out) == ["client-1", "client-6"]
+    assert list(told.sat_out) == ["client-1", "client-2"]
     assert min(told.sat_out.values()) > prepared.topology.nodes["client-1"].device.grant_bytes
     assert told.steps_lost == 0
-    assert told.steps == 6 * 2
+    assert told.steps == 2 * 2
     (found,) = life.trained.outcome.neighborhoods
     assert set(found.members).isdisjoint(scarce)
 
@@ -121,12 +144,12 @@ def test_text_is_gathered_at_one_client_which_takes_the_steps_of_all() -> None:
     storm = live(prepared, "timeline: [{at: 20 ms, crash: client-0, for: 1 s}]")
 
     sent = [source for source, to, frame in calm.frames if to == "client-0" and is_text(frame)]
-    assert sorted(sent) == [f"client-{number}" for number in range(1, 8)]
+    assert tuple(sorted(sent)) == CLIENTS[1:]
     assert {note.fields["client"] for note in calm.events("step")} == {"client-0"}
-    assert figures(prepared, calm).steps == 8 * 2
+    assert figures(prepared, calm).steps == 4 * 2
     assert_same_adapters(calm.trained, storm.trained)
     (found,) = calm.trained.outcome.neighborhoods
-    assert prepared.served(found) == prepared.settings.clients
+    assert prepared.served(found) == CLIENTS
 
 
 def is_text(frame: object) -> bool:
@@ -150,13 +173,13 @@ def test_nobody_is_asked_for_a_signature_where_none_is_needed() -> None:
     alone = live(prepare("aggregation.grouping=none", "aggregation.between=0", "training.steps=1"))
 
     assert not alone.events("signature")
-    assert len(alone.trained.adapters) == 8
+    assert len(alone.trained.adapters) == 4
 
 
 def test_signatures_of_noise_show_no_tasks() -> None:
     noise = live(prepare("aggregation.grouping=noise", "training.steps=1"))
 
-    assert len(noise.events("signature")) == 8
+    assert len(noise.events("signature")) == 4
     assert len(noise.trained.outcome.neighborhoods) == 1
 
 

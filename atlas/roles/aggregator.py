@@ -55,7 +55,7 @@ from atlas.protocol import (
     answer_within_s,
 )
 from atlas.roles.member import PAUSE_S, Member, from_plain, plain
-from atlas.roles.patience import try_to_keep
+from atlas.roles.patience import monotonic_s, try_to_keep
 from atlas.roles.settings import RunSettings
 from broker import Message, Node
 
@@ -129,7 +129,8 @@ class Aggregator:
             await self._redirect(message, newer=held is None or request.office > held[1].term)
             return
         decision = self._member.decision
-        if message.source not in decision.members(held[0], number):
+        late = number > decision.running(held[0])
+        if late or message.source not in decision.members(held[0], number):
             await self._redirect(message, newer=True)
             return
         if number not in self._merged and number >= decision.running(held[0]) - 1:
@@ -158,8 +159,11 @@ class Aggregator:
             manifest, buffers = pack(self._part(message.source, what, number, known[number]))
             body = Tensors(manifest=manifest, round=number)
             await message.reply(body.header(), buffers, purpose=ADAPTERS)
-        elif self._office() is None:
+        elif (held := self._office()) is None:
             await self._redirect(message)
+        elif not 0 <= number <= self._member.decision.running(held[0]) + 1:
+            self._member.look()  # it may be this one that is behind
+            await message.reply(Refused(reason=f"round {number} is far from here").header())
         else:
             asker = message.source, message.purpose  # a client may coordinate, too
             self._waiting.setdefault((what, number), {})[asker] = message
@@ -259,13 +263,13 @@ class Aggregator:
 
     async def _close(self, name: str, office: Office, number: int) -> None:
         """Waits for the adapters of a running round, and has it closed."""
-        began_s, enough_s = self._node.now, None
+        began_s, enough_s = monotonic_s(), None
         membership = self._settings.membership
         while self._member.decision.running(name) <= number:
             members = self._member.decision.members(name, number)
             present = [each for each in members if each in self._updates.get(number, {})]
             least = math.ceil(membership.least * len(members))
-            now_s = self._node.now
+            now_s = monotonic_s()
             if enough_s is None and len(present) >= least:
                 enough_s = now_s
             until_s = math.inf

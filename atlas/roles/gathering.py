@@ -7,10 +7,12 @@ a client, and it goes by a message of its own, for a purpose of its own.
 
 from __future__ import annotations
 
+import contextlib
+
 import msgpack
 
 from atlas.models import ProtocolError
-from atlas.protocol import TEXT, Accepted, Text, ask, parse
+from atlas.protocol import MOST_AGAIN_S, TEXT, Accepted, Text, answer_within_s, parse
 from atlas.roles.patience import keep
 from atlas.roles.settings import RunSettings
 from atlas.tasks import ClientData, Example
@@ -25,7 +27,7 @@ async def gather(node: Node, settings: RunSettings, data: ClientData) -> ClientD
     first, *others = settings.group_of(node.name)
     if node.name != first:
         rows = [[row.prompt, row.answer, list(row.choices)] for row in data.examples]
-        await ask(node, first, Text(), [msgpack.packb([data.task, rows])], purpose=TEXT)
+        await _hand_over(node, first, msgpack.packb([data.task, rows]))
         return None
     while missing := [name for name in others if _file(name) not in node.disk]:
         message = await node.receive()
@@ -41,6 +43,16 @@ async def gather(node: Node, settings: RunSettings, data: ClientData) -> ClientD
     for name in others:
         examples += _read(await node.disk.read(_file(name)))
     return ClientData(data.task, tuple(examples))
+
+
+async def _hand_over(node: Node, first: str, packed: bytes) -> None:
+    """Sends it until it is there."""
+    within_s = answer_within_s(node, first, [packed])
+    while True:
+        with contextlib.suppress(TimeoutError):
+            await node.request(first, Text().header(), [packed], purpose=TEXT, timeout=within_s)
+            return
+        within_s = min(2 * within_s, MOST_AGAIN_S)
 
 
 async def have(message: Message, _: Text | None = None) -> None:

@@ -51,7 +51,7 @@ from atlas.protocol import (
     answer_within_s,
     parse,
 )
-from atlas.roles.patience import try_to_keep
+from atlas.roles.patience import monotonic_s, try_to_keep
 from atlas.roles.settings import RunSettings
 from atlas.semantics import encode
 from broker import Message, Node
@@ -233,10 +233,10 @@ class Member:
 
         Where it is silent, voters are asked in between: they know of another one.
         """
-        until, doubled = self._node.now + PATIENCE_S, 0
+        until, doubled = monotonic_s() + PATIENCE_S, 0
         voters = itertools.cycle(self._settings.voters)
         to = leader = self.leader
-        while self._node.now < until:
+        while monotonic_s() < until:
             body = make()
             within_s = min(answer_within_s(self._node, to, payload) * 2**doubled, MOST_AGAIN_S)
             answer = await self.ask(
@@ -272,8 +272,8 @@ class Member:
         """The answer of a neighborhood's aggregator, whoever that is by then. Raises
         UnansweredError.
         """
-        until, doubled = self._node.now + PATIENCE_S, 0
-        while self._node.now < until:
+        until, doubled = monotonic_s() + PATIENCE_S, 0
+        while monotonic_s() < until:
             office = self.decision.offices[neighborhood]
             to = office.aggregator
             within_s = answer_within_s(self._node, to, payload, answer_bytes) * 2**doubled
@@ -319,9 +319,12 @@ class Member:
         """Says hello until it is answered. A client's answer is its provisional chain."""
         if not self._introduced:
             self._node.note("registered", **self._hello_now().model_dump(exclude={"kind", "round"}))
-        body, _ = await self.ask_leader(self._hello_now)
-        self._introduced = True
-        return body
+        while True:
+            known = self.term, self.leader
+            body, reply = await self.ask_leader(self._hello_now)
+            self._introduced = True
+            if reply.source == self.leader or (self.term, self.leader) == known:
+                return body  # else another one coordinates by now, who has not heard it
 
     async def _introduce_again(self) -> None:
         await self.introduce()
@@ -392,7 +395,13 @@ class Member:
             self._began = before | {number: start}
         manifest, buffers = pack(self._handed_in[number])
         merged: tuple[int, AdapterState] | None = None
+        until_s = monotonic_s() + PATIENCE_S
         while merged is None:
+            if monotonic_s() > until_s:
+                raise UnansweredError(
+                    f"{self._node.name} handed in round {number} and got nothing to go on from in "
+                    f"{PATIENCE_S:,.0f} s: nobody has all of it, as when disks are full for long"
+                )
             home = self.decision.home(self._node.name, number)
             if home is not None and home.neighborhood != began:
                 merged = await self._try_to_fetch(number - 1)

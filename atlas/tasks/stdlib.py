@@ -23,7 +23,6 @@ DESCRIBED = (
     "concurrent",
     "http",
     "json",
-    "multiprocessing",
     "unittest",
     "urllib",
     "xml",
@@ -108,6 +107,7 @@ def _sources(packages: tuple[str, ...] = PACKAGES) -> tuple[tuple[str, ast.Modul
         (package, file)
         for package in packages
         for file in sorted((library / package).rglob("*.py"))
+        if "test" not in file.relative_to(library).parts
     ]
     if {package for package, _ in files} != set(packages):
         raise TaskError(

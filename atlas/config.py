@@ -305,12 +305,12 @@ def _check(
         found = "" if isinstance(first["input"], dict) else f", not {first['input']!r}"
         problem = f"{message[:1].lower()}{message[1:]}{found}"
     for there in changed:
-        if place[: len(there)] == there:
+        if place and there[: len(place)] == place[: len(there)]:
             raise ConfigError(problem, key=f"--set {'.'.join(there)}", remedy=remedy)
     raise document.error(problem, place, remedy)
 
 
-_BRANCHES = ("a name", "one's own", "int", "literal['auto']")
+_BRANCHES = ("a name", "one's own", "int", "literal['auto']", "str", "tuple[str, ...]")
 """What pydantic puts into a place where a value may be of several kinds."""
 
 

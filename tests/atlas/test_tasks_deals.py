@@ -5,14 +5,17 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from rich.console import Console
 
-from atlas import tasks
+from atlas import config, experiment, tasks
+from atlas.results import PlainView
 from atlas.tasks import ClientData, DealSettings, Example, Task, TaskError
 from atlas.tasks.apportioning import apportion, apportion_above
 
@@ -265,3 +268,17 @@ def test_whole_numbers_are_as_near_to_the_proportion_as_can_be(
     assert min(above.values()) >= least
     if min(parts.values()) >= least:
         assert above == parts
+
+
+def test_a_run_deals_as_its_config_says(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATLAS_HOME", str(tiny_folder.parents[1]))
+    changes = ["tasks=[stdlib-unicode]", "deal.labelings=2", "deal.sizes=zipf", "deal.spread=1"]
+    chosen = config.load("tiny", [*changes, "validation=12"])
+    run = experiment.prepare(chosen, PlainView(Console(quiet=True)))
+    names = ["stdlib-unicode/labels-0", "stdlib-unicode/labels-1"]
+    assert [task.name for task in run.tasks] == names
+    assert list(run.truth.values()) == names * 4
+    assert [len(task.validation) for task in run.tasks] == [12, 12]
+    sizes = [len(data.examples) for data in run.data.values()]
+    assert sum(sizes) == 24 * len(sizes)
+    assert len(set(sizes)) > 1

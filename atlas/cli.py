@@ -219,11 +219,16 @@ def show_faults(
 
 
 @show.command("tasks")
-def show_tasks(name: Name = "") -> None:
-    """The tasks known by name, with their sources and licences."""
+def show_tasks(
+    name: Name = "",
+    count: Annotated[
+        bool, typer.Option("--count", help="Read its text, too, fetched at need, and count.")
+    ] = False,
+) -> None:
+    """The tasks known by name, with their sources and licences; or one of them in detail."""
     from atlas import showing  # noqa: PLC0415
 
-    showing.tasks(name, Console())
+    showing.tasks(name, Console(), count=count)
 
 
 @show.command("devices")

@@ -26,7 +26,7 @@ import topologies
 from atlas.assets import MODELS
 from atlas.models import LoraSettings
 from atlas.policies import conflict
-from atlas.tasks import TaskSpec
+from atlas.tasks import DealSettings, TaskSpec
 from topologies import InputError
 from topologies.bundled import Catalog
 from topologies.document import Document, parse_yaml
@@ -253,7 +253,11 @@ class Config(_Section):
     )
     tasks: tuple[TaskChoice, ...] = Field(min_length=1, default=("news-topic",))
     examples_per_client: int = Field(160, ge=2)
+    validation: int = Field(
+        0, ge=0, description="rows of each task that no client has, to choose settings by"
+    )
     held_out: int = Field(100, ge=1, description="rows of each task that no client has")
+    deal: DealSettings = DealSettings()
     lora: LoraSettings = LoraSettings()
     training: Training = Training()
     split: Split = Split()
@@ -307,7 +311,7 @@ def _resolve_paths(data: dict[str, Any], folder: Path, keys: Collection[str]) ->
     tasks = data.get("tasks") if "tasks" in keys else None
     for task in tasks if isinstance(tasks, list) else ():
         if isinstance(task, dict):
-            for key in ("train", "held_out"):
+            for key in ("train", "validation", "held_out"):
                 if key in task:
                     task[key] = resolved(task[key])
 
@@ -348,7 +352,8 @@ def _check(
         remedy = did_you_mean(str(place[-1]), _keys(place[:-1]), what="keys here")
     else:
         message = first["msg"].removeprefix("Value error, ")
-        problem = f"{message[:1].lower()}{message[1:]}, not {first['input']!r}"
+        found = "" if isinstance(first["input"], dict) else f", not {first['input']!r}"
+        problem = f"{message[:1].lower()}{message[1:]}{found}"
     raise _error(document, changed, place, problem, remedy)
 
 
@@ -361,12 +366,12 @@ def _error(
 ) -> InputError:
     """The error about what stands at a place: in the file, or on the command line."""
     for there in changed:
-        if place[: len(there)] == there:
+        if place and there[: len(place)] == place[: len(there)]:
             return ConfigError(problem, key=f"--set {'.'.join(there)}", remedy=remedy)
     return document.error(problem, place, remedy)
 
 
-_BRANCHES = ("a name", "one's own", "int", "literal['auto']")
+_BRANCHES = ("a name", "one's own", "int", "literal['auto']", "str", "tuple[str, ...]")
 """What pydantic puts into a place where a value may be of several kinds."""
 
 

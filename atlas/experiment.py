@@ -295,18 +295,21 @@ def prepare(config: Config, view: View) -> Prepared:
             settings = replace(settings, codecs=crossings.choose(topology, settings))
         settings.initial_adapter()  # raises where a LoRA target is not one of the model's
         require_readable(folder)
-        loaded = tuple(
-            tasks.load(
-                choice,
-                tokenizer=settings.tokenizer,
-                max_tokens=config.training.tokens,
-                held_out=config.held_out,
-                progress=progress,
-            )
-            for choice in config.tasks
+        text = tasks.load_all(
+            config.tasks,
+            tokenizer=settings.tokenizer,
+            max_tokens=config.training.tokens,
+            held_out=config.held_out,
+            validation=config.validation,
+            progress=progress,
         )
+    loaded = tasks.divided(text, config.deal)
     data = tasks.deal(
-        loaded, clients, examples_per_client=config.examples_per_client, seed=config.seed
+        loaded,
+        clients,
+        examples_per_client=config.examples_per_client,
+        seed=config.seed,
+        settings=config.deal,
     )
     settings = replace(settings, groups=groups(config, data))
     view.say(
@@ -503,7 +506,6 @@ def _evaluate(
     mean of theirs where each has an adapter of its own.
     """
     jobs: list[tuple[Task, str, list[str], list[AdapterState]]]
-    truth = prepared.truth
     if trained is None:
         start = prepared.settings.initial_adapter()
         jobs = [(task, "", [], [start]) for task in prepared.tasks]
@@ -512,7 +514,13 @@ def _evaluate(
             (task, found.name, having, adapters)
             for task in prepared.tasks
             for found in trained.outcome.neighborhoods
-            if (having := [each for each in prepared.served(found) if truth[each] == task.name])
+            if (
+                having := [
+                    each
+                    for each in prepared.served(found)
+                    if task.name in prepared.data[each].tasks
+                ]
+            )
             and (adapters := trained.of(found, having))
         ]
 
@@ -533,7 +541,7 @@ def _evaluate(
             "majority": score.majority,
             "rows": score.rows,
             "clients": {
-                client: {"loss": own.loss, "accuracy": own.accuracy}
+                client: {"loss": own.loss, "accuracy": own.accuracy} | own.metrics
                 for client, own in zip(clients, each_one, strict=True)
             },
         }
@@ -558,6 +566,10 @@ def _mean(scores: Sequence[Score]) -> Score:
         loss=statistics.fmean(score.loss for score in scores),
         choice_loss=statistics.fmean(losses) if losses else None,
         accuracy=statistics.fmean(score.accuracy for score in scores),
+        metrics={
+            name: statistics.fmean(score.metrics[name] for score in scores)
+            for name in scores[0].metrics
+        },
     )
 
 
@@ -640,7 +652,8 @@ def _digests(prepared: Prepared) -> dict[str, str]:
         events = faults.expand(prepared.scenario, prepared.topology, prepared.config.seed)
         digests["faults"] = of([repr(event) for event in events])
     for task in prepared.tasks:
-        rows = [[row.prompt, row.answer, row.choices] for row in (*task.train, *task.held_out)]
+        parts = (*task.train, *task.validation, *task.held_out)
+        rows = [[row.prompt, row.answer, row.choices] for row in parts]
         digests[f"task {task.name}"] = of(rows)
     return digests
 

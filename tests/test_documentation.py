@@ -322,9 +322,33 @@ def test_the_specification_has_every_message_with_its_fields_and_its_answer() ->
 def test_everything_bundled_is_named_in_the_readme() -> None:
     readme = README.read_text(encoding="utf-8")
     named = [*config.catalog(), *topologies.catalog(), *faults.catalog()]
-    named += [name for name in tasks.registry() if not name.startswith("stdlib-")]
 
     assert [name for name in named if f"`{name}`" not in readme] == []
+
+
+def test_the_page_on_tasks_lists_each_with_what_the_registry_says() -> None:
+    page = (REPOSITORY / "docs" / "tasks.md").read_text(encoding="utf-8")
+    table = page.split("<!-- tasks -->")[1].split("<!-- /tasks -->")[0].strip().split("\n")[2:]
+    assert [[cell.strip() for cell in row.split("|")[1:-1]] for row in table] == [
+        [
+            f"`{task.name}`",
+            task.summary,
+            task.metric,
+            "" if task.rows is None else f"{task.rows:,}",
+            task.domains,
+            task.source,
+        ]
+        for task in tasks.registry().values()
+    ]
+
+
+def test_every_key_of_a_task_of_ones_own_is_explained_with_its_default() -> None:
+    page = (REPOSITORY / "docs" / "tasks.md").read_text(encoding="utf-8")
+    explained = dict(re.findall(r"^\| `(\w+)` \|(?: `([^`]*)`)? \|", page, re.MULTILINE))
+    words = {"None": "null", "True": "true", "False": "false"}
+    for key, field in tasks.TaskSpec.model_fields.items():
+        default = "" if field.is_required() else str(field.default)
+        assert explained[key] == words.get(default, default), key
 
 
 def test_every_dependency_is_argued_for() -> None:

@@ -39,14 +39,19 @@ Figure = tuple[str, str, str, float]
 
 def figures(summary: Summary, notes: Iterable[Note], truth: Mapping[str, str]) -> list[Figure]:
     """What a finished run's summary and notes say."""
-    clients: dict[str, dict[str, float]] = {}
+    clients: dict[tuple[str, str], dict[str, float]] = {}
     for note in notes:
         event = read(note) if note.event == "evaluated" else None
         if isinstance(event, Evaluated) and event.phase == "after":
-            clients |= event.clients
+            clients |= {(event.task, name): own for name, own in event.clients.items()}
     found = [*_of_tasks(summary), *_of_the_run(summary)]
-    for client, own in clients.items():
-        found += [(truth.get(client, ""), client, metric, own[metric]) for metric in own]
+    for (task, client), own in clients.items():
+        found += [(task, client, metric, own[metric]) for metric in own]
+    of_tasks: dict[tuple[str, str], list[float]] = {}
+    for (task, _), own in clients.items():
+        for metric in own.keys() - {"loss", "accuracy"}:
+            of_tasks.setdefault((task, metric), []).append(own[metric])
+    found += [(task, "", metric, statistics.fmean(of)) for (task, metric), of in of_tasks.items()]
     for metric, worst in (("loss", max), ("accuracy", min)):
         each = [own[metric] for own in clients.values()]
         if each:

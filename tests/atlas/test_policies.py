@@ -43,7 +43,7 @@ SPLITLORA = ("aggregation.grouping=one", "split.placement=server", "split.labels
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-read_task = functools.cache(tasks.load)
+read_tasks = functools.cache(tasks.load_all)
 read_topology = functools.cache(topologies.parse)
 
 
@@ -52,7 +52,7 @@ def prepare(*changes: str) -> Prepared:
     assets.forbid_hub()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(topologies, "load", lambda _: read_topology(TOPOLOGY))
-        patch.setattr(tasks, "load", read_task)
+        patch.setattr(tasks, "load_all", read_tasks)
         return experiment.prepare(config.load("tiny", [*CHANGES, *changes]), Quiet())
 
 

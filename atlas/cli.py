@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 import functools
 import importlib.util
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -147,6 +148,13 @@ def compare(
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Runs side by side; as many as cores if not set.")
     ] = None,
+    rates: Annotated[
+        str,
+        typer.Option(
+            metavar="RATE,RATE,…",
+            help="Learning rates of which each recipe gets its best, by loss on validation rows.",
+        ),
+    ] = "",
     changes: Changes = None,
     keep_journals: Annotated[
         bool, typer.Option(help="Keep what was computed, for conditions that are added later.")
@@ -155,23 +163,40 @@ def compare(
     """Compare methods: recipes by seeds by conditions, each a run. What is finished is kept."""
     _need_learning()
     from atlas import comparison, methods  # noqa: PLC0415 - `atlas --help` should be quick
-    from atlas.comparison import running, telling  # noqa: PLC0415 - as above
+    from atlas.comparison import running, telling, tuning  # noqa: PLC0415 - as above
     from broker.endings import say  # noqa: PLC0415 - as above
 
     chosen = [methods.find(name.strip()) for name in recipes.split(",")]
     under = [comparison.Condition.read(text) for text in conditions or ("as configured",)]
-    cells = comparison.plan(config, chosen, range(seeds), under, changes or ())
+    names = [recipe.name for recipe in chosen]
     console = Console()
     tell = functools.partial(console.print, highlight=False, markup=False, soft_wrap=True)
-    tell(f"{len(cells)} runs: {len(chosen)} recipes, {seeds} seeds, {len(under)} conditions")
-    count = jobs or os.cpu_count() or 1
+    run_cells = functools.partial(
+        running.run_cells,
+        out=out,
+        jobs=jobs or os.cpu_count() or 1,
+        tell=tell,
+        keep_journals=keep_journals,
+    )
+    found: dict[str, float] = {}
+    text = ""
+    comparison.plan(config, chosen, range(seeds), under, changes or ())  # what can't be meant
     try:
-        rows = running.run_cells(cells, out, jobs=count, tell=tell, keep_journals=keep_journals)
+        if rates:
+            given = [_rate(rate) for rate in rates.split(",")]
+            search = tuning.search(config, chosen, given, 0, under[0], changes or ())
+            tell(f"{len(search)} runs to find learning rates")
+            tried = run_cells(search)
+            found = tuning.chosen(search, tried)
+            text = telling.rates_table(tried, names) + "\n"
+        cells = comparison.plan(config, chosen, range(seeds), under, changes or (), found)
+        tell(f"{len(cells)} runs: {len(chosen)} recipes, {seeds} seeds, {len(under)} conditions")
+        rows = run_cells(cells)
     except KeyboardInterrupt:
         say(f"interrupted; what is finished is in {out}, and the same command goes on")
         raise typer.Exit(130) from None
     failed = running.failures(cells, out)
-    text = telling.table(rows, [each.name for each in chosen], failed)
+    text += telling.table(rows, names, failed)
     comparison.write_rows(out / "results.parquet", rows)
     (out / "table.md").write_text(text, encoding="utf-8")
     tell(f"\n{text}\nWritten: {out / 'results.parquet'}, {out / 'table.md'}")
@@ -257,6 +282,19 @@ def _refuse_with_resume(context: typer.Context) -> None:
                 key="--resume",
                 remedy=f"Leave out {'--set' if name == 'changes' else name}",
             )
+
+
+def _rate(text: str) -> float:
+    """A learning rate. Raises InputError for what is none."""
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = math.nan
+    if not 0 < rate < math.inf:
+        raise InputError(
+            f"{text!r} is no learning rate", key="--rates", remedy="Write 0.0005,0.001,0.002"
+        )
+    return rate
 
 
 def _need_learning() -> None:

@@ -257,6 +257,9 @@ class Config(_Section):
         0, ge=0, description="rows of each task that no client has, to choose settings by"
     )
     held_out: int = Field(100, ge=1, description="rows of each task that no client has")
+    scored: Literal["held_out", "validation"] = Field(
+        "held_out", description="the rows that scores are of"
+    )
     deal: DealSettings = DealSettings()
     lora: LoraSettings = LoraSettings()
     training: Training = Training()

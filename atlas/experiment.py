@@ -584,16 +584,17 @@ def evaluate(
     Raises CancelledError soon after `broken_off` is set.
     """
     settings, journal = prepared.settings, prepared.settings.journal
+    rows = task.validation if prepared.config.scored == "validation" else task.held_out
     key = b""
     if journal is not None:
         shape = (settings.training.tokens, SCORING_BATCH)
-        key = journal.key("score", settings.dtype, settings.lora, adapter, task.held_out, shape)
+        key = journal.key("score", settings.dtype, settings.lora, adapter, rows, shape)
         if (known := journal.recall(key)) is not None:
             return Score(**known[0])
     score = tasks.score(
         whole_model(settings.spec, settings.lora, *parted(adapter)),
         settings.tokenizer,
-        task.held_out,
+        rows,
         max_tokens=settings.training.tokens,
         batch_size=SCORING_BATCH,
         broken_off=broken_off,

@@ -27,13 +27,19 @@ BY_SIGNATURE = ("semantic", "noise")
 """Groupings that signatures make; the others are settled before a run."""
 WHOLE = ("whole", "gathered")
 """Placements in which nothing is split."""
-Conflict = tuple[tuple[str, str], str, str]
+Conflict = tuple[tuple[str, ...], str, str]
 """A key's place, the problem, and the remedy."""
 
 
 def conflict(config: Config) -> Conflict | None:
     """The first two policies of a config that can't both be, or None."""
     split, aggregation = config.split, config.aggregation
+    if config.scored == "validation" and not config.validation:
+        return (
+            ("scored",),
+            "no rows are kept for validation",
+            "Say validation: 48, or as many as there can be",
+        )
     if split.placement != "peers" and split.pairing != "semantic":
         return (
             ("split", "pairing"),

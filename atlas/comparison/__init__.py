@@ -3,6 +3,7 @@
     cells       what is to be run, and where each result lies
     running     runs them, side by side, each in a process of its own
     figures     what is measured of a run, in rows
+    tuning      a learning rate for each recipe
     statistics  means, spread, and differences between recipes with their intervals
     telling     the table, for a person
 

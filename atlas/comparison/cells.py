@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Self
 
 from atlas import config as configs
@@ -107,8 +108,10 @@ def plan(
     seeds: Sequence[int],
     conditions: Sequence[Condition],
     changes: Sequence[str] = (),
+    rates: Mapping[str, float] = MappingProxyType({}),
 ) -> list[Cell]:
-    """All cells, seed by seed, so that each seed can be looked at when it is done.
+    """All cells, seed by seed, so that each seed can be looked at when it is done. Recipes have
+    these learning rates, or the config's.
 
     Raises InputError about the first that can't be meant.
     """
@@ -117,13 +120,15 @@ def plan(
         twice = [name for place, name in enumerate(given) if name in given[:place]]
         if twice:
             raise InputError(f"{twice[0]} is named twice", key=what, remedy="Name it once")
+
+    def made(recipe: Recipe, condition: Condition, seed: int) -> Cell:
+        own = [*recipe.changes(), *condition.changes, *changes, f"seed={seed}"]
+        if recipe.name in rates:
+            own.append(f"training.learning_rate={rates[recipe.name]:g}")
+        return Cell(recipe.name, condition.name, seed, configs.load(config, own))
+
     return [
-        Cell(
-            recipe.name,
-            condition.name,
-            seed,
-            configs.load(config, [*recipe.changes(), *condition.changes, *changes, f"seed={seed}"]),
-        )
+        made(recipe, condition, seed)
         for seed in seeds
         for condition in conditions
         for recipe in recipes

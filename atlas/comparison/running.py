@@ -101,6 +101,7 @@ def rows_of(cells: Sequence[Cell], out: Path) -> list[Row]:
     for cell in cells:
         file = cell.folder(out).rows
         found = read_figures(file) if file.exists() else [("", "", "failed", 1.0)]
+        found.append(("", "", "learning_rate", cell.config.training.learning_rate))
         rows += [Row(cell.recipe, cell.condition, cell.seed, *figure) for figure in found]
     return in_order(rows)
 

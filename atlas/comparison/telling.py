@@ -20,6 +20,7 @@ COLUMNS: Mapping[str, tuple[str, Show]] = {
     "worst_client_accuracy": ("worst client, %", lambda value: f"{100 * value:.1f}"),
     "bytes": ("sent, MB", lambda value: f"{value / 1e6:,.2f}"),
     "virtual_seconds": ("time, s", lambda value: f"{value:,.1f}"),
+    "learning_rate": ("rate", lambda value: f"{value:g}"),
     "steps_lost": ("steps lost", lambda value: f"{value:g}"),
     "sat_out": ("sat out", lambda value: f"{value:g}"),
 }
@@ -63,6 +64,23 @@ def _means(found: Iterable[Spread], condition: str) -> list[str]:
 def _spread(spread: Spread, show: Show) -> str:
     mean = show(spread.mean)
     return f"{mean} ± {show(spread.deviation)}" if spread.deviation else mean
+
+
+def rates_table(rows: Sequence[Row], recipes: Sequence[str]) -> str:
+    """What a search for learning rates came to: the macro loss on validation rows."""
+    found = {
+        (row.recipe, row.condition): row.value
+        for row in rows
+        if row.metric == "macro_loss" and not row.task
+    }
+    conditions = list(dict.fromkeys(row.condition for row in rows))
+    lines = ["## Learning rates, by loss on validation rows", "", _line(["recipe", *conditions])]
+    lines.append("|---" * (len(conditions) + 1) + "|")
+    for recipe in recipes:
+        told = [found.get((recipe, condition)) for condition in conditions]
+        cells = ["-" if value is None else f"{value:.3f}" for value in told]
+        lines.append(_line([recipe, *cells]))
+    return "\n".join([*lines, ""])
 
 
 def _differences(found: Iterable[Difference], condition: str, baseline: str) -> list[str]:

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from atlas import cli, methods
-from atlas.comparison import Condition, Row, differences, plan, spreads, write_rows
+from atlas.comparison import Condition, Row, differences, plan, spreads, tuning, write_rows
 from atlas.comparison.figures import read_rows, write_figures
 from atlas.comparison.running import failures, rows_of
 from atlas.comparison.statistics import interval
@@ -74,6 +74,32 @@ def test_a_cell_is_another_when_a_file_that_it_names_has_changed(tmp_path: Path)
     assert digest("timeline: [{at: 1 s, crash: host-0}]") == first
 
 
+def test_each_recipe_gets_the_rate_that_is_best_on_validation_rows() -> None:
+    rates = [0.001, 0.002]
+    cells = tuning.search("tiny", TWO, rates, 0, PLAIN[0], ["validation=8"])
+    losses = {"atlas": [2.0, 1.0], "fedit": [3.0, 4.0]}
+    tried = [
+        Row(cell.recipe, cell.condition, 0, "", "", "macro_loss", losses[cell.recipe][index // 2])
+        for index, cell in enumerate(cells)
+    ]
+
+    found = tuning.chosen(cells, tried)
+
+    assert {cell.config.scored for cell in cells} == {"validation"}
+    assert found == {"atlas": 0.002, "fedit": 0.001}
+    final = plan("tiny", TWO, [0], PLAIN, rates=found)
+    assert [cell.config.training.learning_rate for cell in final] == [0.002, 0.001]
+    assert {cell.config.scored for cell in final} == {"held_out"}
+
+
+def test_a_search_needs_validation_rows_and_rates() -> None:
+    with pytest.raises(InputError, match=r"no rows are kept for validation.*validation: 48"):
+        tuning.search("tiny", TWO, [0.001], 0, PLAIN[0])
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["compare", "tiny", "--rates", "0.001,fast"])
+    assert ended.value.code == 2
+
+
 # What is told.
 
 
@@ -132,8 +158,8 @@ def test_the_table_names_what_failed_and_what_is_noise() -> None:
     text = table(found, ["atlas", "fedit", "local"], {"local, plain, seed 0": "no host has room"})
 
     lines = text.splitlines()
-    assert lines.index("| atlas | 2 | 65.0 ± 7.1 | - | - | - | - | - | - |") < lines.index(
-        "| fedit | 2 | 70.0 ± 28.3 | - | - | - | - | - | - |"
+    assert lines.index("| atlas | 2 | 65.0 ± 7.1 | - | - | - | - | - | - | - |") < lines.index(
+        "| fedit | 2 | 70.0 ± 28.3 | - | - | - | - | - | - | - |"
     )
     assert any(line.startswith("| fedit | accuracy") and "noise" in line for line in lines)
     assert "- local, plain, seed 0: no host has room" in lines
@@ -160,14 +186,19 @@ def test_a_cell_without_figures_is_a_row_that_says_so(tmp_path: Path) -> None:
 
     assert rows_of([done, missing], tmp_path) == [
         Row("atlas", "plain", 0, "", "", "bytes", 5.0),
+        Row("atlas", "plain", 0, "", "", "learning_rate", 0.01),
         Row("atlas", "plain", 0, "a", "b", "loss", 1.0),
         Row("fedit", "plain", 0, "", "", "failed", 1.0),
+        Row("fedit", "plain", 0, "", "", "learning_rate", 0.01),
     ]
     assert failures([done, missing], tmp_path) == {str(missing): "it was not run"}
 
 
 def compare(out: Path, *more: str) -> int:
-    changes = ("faults=none", "training.rounds=1", "training.steps=1", "held_out=8")
+    changes = (
+        *("faults=none", "training.rounds=1", "training.steps=1", "held_out=8"),
+        "tasks=[stdlib-unicode, stdlib-package]",
+    )
     with pytest.raises(SystemExit) as ended:
         cli.main(
             [

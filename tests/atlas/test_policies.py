@@ -156,6 +156,15 @@ def is_text(frame: object) -> bool:
     return isinstance(BODIES.validate_python(unpack(frame.body)), Text)
 
 
+def test_scores_are_of_the_rows_that_are_asked_for() -> None:
+    prepared = prepare("scored=validation", "validation=6")
+    start, (task, _) = prepared.settings.initial_adapter(), prepared.tasks
+
+    assert experiment.evaluate(prepared, task, start).rows == len(task.validation) == 6
+    held_out = dataclasses.replace(prepared, config=config.load("tiny", CHANGES))
+    assert experiment.evaluate(held_out, task, start).rows == len(task.held_out) == 4
+
+
 def test_groups_drawn_at_random_are_as_large_as_the_tasks() -> None:
     data = {f"client-{n}": ClientData(f"task-{n % 3}", ()) for n in range(8)}
     by_task, drawn, again = (

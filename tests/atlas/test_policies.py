@@ -9,6 +9,8 @@ import torch
 import topologies
 from atlas import assets, config, experiment, tasks
 from atlas.config import ConfigError
+from atlas.decision import first_decision
+from atlas.drift import joined_group
 from atlas.experiment import Prepared, granting, groups
 from atlas.models import slice_adapter
 from atlas.models.spec import Range
@@ -165,6 +167,29 @@ def test_scores_are_of_the_rows_that_are_asked_for() -> None:
     assert experiment.evaluate(held_out, task, start).rows == len(task.held_out) == 4
 
 
+def test_who_comes_late_goes_where_its_group_is_or_is_alone() -> None:
+    before = first_decision(
+        {"neighborhood-0": {"client-0": 5}, "neighborhood-1": {"client-1": 5}},
+        {"neighborhood-0": "client-0", "neighborhood-1": "client-1"},
+        [[1.0, 0.0], [0.0, 1.0]],
+        CLIENTS,
+        silhouette=None,
+        p_value=None,
+        landmarks={},
+    )
+    groups = {"client-0": "a", "client-1": "b", "client-2": "b", "client-3": "c"}
+
+    after = joined_group(before, "client-2", groups, 7, CLIENTS)
+    after = joined_group(after, "client-3", groups, 7, CLIENTS)
+
+    homes = {client: after.home(client) for client in CLIENTS}
+    assert [home and home.neighborhood for home in homes.values()] == [
+        *("neighborhood-0", "neighborhood-1", "neighborhood-1", "neighborhood-2")
+    ]
+    assert after.offices["neighborhood-2"].aggregator == "client-3"
+    assert joined_group(after, "client-3", groups, 7, CLIENTS) is after
+
+
 def test_groups_drawn_at_random_are_as_large_as_the_tasks() -> None:
     data = {f"client-{n}": ClientData(f"task-{n % 3}", ()) for n in range(8)}
     by_task, drawn, again = (
@@ -204,6 +229,7 @@ def test_signatures_of_noise_show_no_tasks() -> None:
         (("split.trunk=shared", "recovery.lost=skip"), "split.trunk"),
         (("split.trunk=shared", "membership.late=drop"), "split.trunk"),
         ((*SPLITLORA, "recovery.keep=client"), "recovery.keep"),
+        (("aggregation.grouping=one", "drift.every=1"), "drift.every"),
     ],
 )
 def test_policies_that_cannot_both_be_are_refused_with_the_key_and_a_remedy(

@@ -150,7 +150,7 @@ def test_who_asks_for_a_round_far_ahead_is_refused_and_not_kept(number: int, kep
 
     message = SimpleNamespace(source="client-1", purpose="control", reply=reply)
     aggregator = Aggregator(Device(), settings, member)  # type: ignore[arg-type]
-    asyncio.run(aggregator.serve(message, AskMerged(round=number)))  # type: ignore[arg-type]
+    asyncio.run(aggregator.serve(message, AskMerged(neighborhood="neighborhood-0", round=number)))  # type: ignore[arg-type]
 
     assert bool(aggregator._waiting) == kept
     assert [answer["kind"] for answer in answers] == ([] if kept else [Refused(reason="").kind])
@@ -168,7 +168,7 @@ def test_the_two_halves_of_a_signature_share_no_example_however_few_a_client_has
     client = object.__new__(Client)
     vars(client).update(_node=Device(), _settings=settings, _data=data)
 
-    halves = [{tuple(row) for row in client._batch(-1, half).tokens.tolist()} for half in (0, 1)]
+    halves = [{tuple(row) for row in client._signed(-1, half).tokens.tolist()} for half in (0, 1)]
 
     assert [len(half) for half in halves] == [size, size]
     assert not halves[0] & halves[1]

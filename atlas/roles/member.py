@@ -180,7 +180,9 @@ class Member:
         standing = self._standing
         if standing is None or standing.adapter is None or standing.round <= number:
             return False
-        if self.neighborhood != name or self._method in ADDRESSED:
+        if self.neighborhood != name:  # it has been moved since, or was never there
+            return False
+        if self._method in ADDRESSED:
             return False
         await self._give(message, standing.round - 1, handed_back(self._method, standing.adapter))
         return True

@@ -142,7 +142,7 @@ def compare(
         typer.Option(
             "--condition",
             metavar="'NAME: KEY=VALUE …'",
-            help="Run all of it under this condition, too.",
+            help="Run all of it under this condition; without any, with ample memory for all.",
         ),
     ] = None,
     jobs: Annotated[
@@ -167,7 +167,7 @@ def compare(
     from broker.endings import say  # noqa: PLC0415 - as above
 
     chosen = [methods.find(name.strip()) for name in recipes.split(",")]
-    under = [comparison.Condition.read(text) for text in conditions or ("as configured",)]
+    under = [comparison.Condition.read(text) for text in conditions or ("ample: memory=ample",)]
     names = [recipe.name for recipe in chosen]
     console = Console()
     tell = functools.partial(console.print, highlight=False, markup=False, soft_wrap=True)

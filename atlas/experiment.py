@@ -542,7 +542,7 @@ def _evaluate(
             "majority": score.majority,
             "rows": score.rows,
             "clients": {
-                client: {"loss": own.loss, "accuracy": own.accuracy} | own.metrics
+                client: {"loss": own.loss, "accuracy": own.accuracy, **own.metrics}
                 for client, own in zip(clients, each_one, strict=True)
             },
         }

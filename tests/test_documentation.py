@@ -151,7 +151,9 @@ def _plan_all_but_compare(arguments: list[str]) -> None:
     """Parses the arguments of `atlas compare`, and plans what it would run."""
     given = _given("compare", arguments)
     recipes = [methods.find(name) for name in given["recipes"].split(",")]
-    under = [comparison.Condition.read(text) for text in given["conditions"] or ("as it is",)]
+    under = [
+        comparison.Condition.read(text) for text in given["conditions"] or ("ample: memory=ample",)
+    ]
     changes = given["changes"] or ()
     cells = comparison.plan(given["config"], recipes, range(given["seeds"]), under, changes)
     assert len(cells) == len(recipes) * len(under) * given["seeds"]

@@ -203,6 +203,7 @@ def compare(out: Path, *more: str) -> int:
         cli.main(
             [
                 *("compare", "tiny", "--seeds", "1", "--out", str(out), "--jobs", "1"),
+                *("--condition", "scarce"),
                 *(word for change in changes for word in ("--set", change)),
                 *more,
             ]
@@ -223,8 +224,8 @@ def test_a_comparison_with_a_recipe_of_ones_own_goes_on_where_it_was_ended(
     second = capsys.readouterr().out
 
     assert (status, again) == (1, 0)
-    assert "fedit, as configured, seed 0: FAILED: split.placement: no client grants" in first
-    assert "mine, as configured, seed 0: done" in first
+    assert "fedit, scarce, seed 0: FAILED: split.placement: no client grants" in first
+    assert "mine, scarce, seed 0: done" in first
     assert "1 of 1 runs are there already" in second
     found = read_rows(out / "results.parquet")
     clients = {row.client for row in found if row.metric == "accuracy" and row.client}

@@ -10,6 +10,7 @@ seed's cells are finished, unless it is to be kept.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import time
@@ -61,7 +62,8 @@ def run_cells(
     """Runs what is not there yet, `jobs` at a time, and gives the rows of all.
 
     `tell` is told what happens, a sentence at a time. Raises KeyboardInterrupt when it is broken
-    off; what is finished by then is kept.
+    off; what is finished by then is kept. Raises InputError where another comparison is at work in
+    the folder.
     """
     waiting = [cell for cell in cells if not cell.folder(out).rows.exists()]
     if len(waiting) < len(cells):
@@ -71,7 +73,7 @@ def run_cells(
     done = len(cells) - len(waiting)
     context = get_context("forkserver")
     context.set_forkserver_preload(["atlas.experiment"])
-    with _ended(under_way):
+    with _taken(out), _ended(under_way):
         while waiting or under_way:
             while waiting and len(under_way) < jobs:
                 cell = waiting.pop(0)
@@ -189,6 +191,25 @@ def _forget(cells: Sequence[Cell], seed: int, out: Path) -> None:
     """Takes a seed's journal away, once all of its cells are finished."""
     if all(cell.folder(out).rows.exists() for cell in cells if cell.seed == seed):
         shutil.rmtree(_journal(out, seed), ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _taken(out: Path) -> Iterator[None]:
+    """Holds the folder, as long as this process lives, against others that would write to it."""
+    out.mkdir(parents=True, exist_ok=True)
+    lock = os.open(out, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise InputError(
+            "another comparison is at work in this folder",
+            file=str(out),
+            remedy="Wait until it has ended, or name another folder",
+        ) from None
+    else:
+        yield
+    finally:
+        os.close(lock)
 
 
 @contextlib.contextmanager

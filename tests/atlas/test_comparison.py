@@ -1,6 +1,8 @@
 """Comparisons: what is planned, what is kept, what is told, and one that is really run."""
 
+import fcntl
 import math
+import os
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -9,7 +11,7 @@ import pytest
 from atlas import cli, methods
 from atlas.comparison import Condition, Row, differences, plan, spreads, tuning, write_rows
 from atlas.comparison.figures import figures, read_rows, write_figures
-from atlas.comparison.running import failures, rows_of
+from atlas.comparison.running import failures, rows_of, run_cells
 from atlas.comparison.statistics import interval
 from atlas.comparison.telling import table
 from atlas.results import summarize
@@ -225,6 +227,17 @@ def test_a_cell_without_figures_is_a_row_that_says_so(tmp_path: Path) -> None:
         Row("fedit", "plain", 0, "", "", "learning_rate", 0.01),
     ]
     assert failures([done, missing], tmp_path) == {str(missing): "it was not run"}
+
+
+def test_two_comparisons_are_not_at_work_in_one_folder(tmp_path: Path) -> None:
+    lock = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    try:
+        with pytest.raises(InputError, match="another comparison is at work"):
+            run_cells([], tmp_path, jobs=1, tell=print)
+    finally:
+        os.close(lock)
+    assert run_cells([], tmp_path, jobs=1, tell=print) == []
 
 
 def compare(out: Path, *more: str) -> int:

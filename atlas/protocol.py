@@ -304,18 +304,18 @@ class Learn(_Step):
     """Where the server has the labels: the payload is the hidden state of a micro-batch and what
     its positions should predict; the reply's the gradient, beside the loss.
 
-    `labels` is the number of labels in all of the step.
+    `positions` is the number of those that have a label, in all of the step.
     """
 
     kind: Literal["learn"] = "learn"
     micro: int = Field(ge=0)
-    labels: int = Field(ge=1)
+    positions: int = Field(ge=1)
     manifest: Manifest
 
 
 class Replay(_Step):
     """A micro-batch that an earlier host had done: hidden state and gradient in, or where there are
-    `labels` what is to be predicted.
+    `positions` what they should predict, as in `learn`.
 
     The last one of a step that was committed has the `scale` with which it was.
     """
@@ -324,7 +324,7 @@ class Replay(_Step):
     micro: int = Field(ge=0)
     scale: float | None
     manifest: Manifest
-    labels: int | None = Field(None, ge=1)
+    positions: int | None = Field(None, ge=1)
 
 
 class Commit(_Step):

@@ -361,18 +361,18 @@ class Host:
     async def _learn(self, message: Message, hosted: _Hosted, request: Learn) -> None:
         tensors = self._tensors(message, request.manifest)
         codec, rows = written(request.manifest, message.payload, "hidden")
-        loss, gradient = await self._loss(hosted, request.micro, tensors, request.labels)
+        loss, gradient = await self._loss(hosted, request.micro, tensors, request.positions)
         back = await self._backward(hosted, request.micro, gradient)
         packed = pack({"gradient": back}, codec, None if rows is None else touched(back))
         await self._send(message, packed, norms=await self._norms(hosted), loss=loss)
 
     async def _replay(self, message: Message, hosted: _Hosted, request: Replay) -> None:
         tensors = self._tensors(message, request.manifest)
-        if request.labels is None:
+        if request.positions is None:
             gradient = {"gradient": tensors.pop("gradient", torch.empty(0))}
             await self._forward(hosted, request.micro, tensors)
         else:
-            _, gradient = await self._loss(hosted, request.micro, tensors, request.labels)
+            _, gradient = await self._loss(hosted, request.micro, tensors, request.positions)
         await self._backward(hosted, request.micro, gradient)
         if request.scale is not None:
             await self._commit(hosted, request.scale)

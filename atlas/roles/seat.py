@@ -159,7 +159,7 @@ class Seat:
     ) -> tuple[float, Backed]:
         """Hidden state and targets in; the loss, and what `backward` gives."""
         manifest, buffers = hidden.with_(targets)
-        request = Learn(**self._state(step), micro=micro, labels=labels, manifest=manifest)
+        request = Learn(**self._state(step), micro=micro, positions=labels, manifest=manifest)
         body, back = await self._packed(request, buffers, ACTIVATIONS)
         (sent,) = unpack(*hidden).values()
         self._unpacked(back, {"gradient": sent})
@@ -183,7 +183,7 @@ class Seat:
         """
         manifest, buffers = hidden.with_(gradient)
         request = Replay(
-            **self._state(step), micro=micro, scale=scale, manifest=manifest, labels=labels
+            **self._state(step), micro=micro, scale=scale, manifest=manifest, positions=labels
         )
         await self._request(request, buffers, ACTIVATIONS)
 

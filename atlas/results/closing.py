@@ -104,6 +104,7 @@ def sentences(summary: Summary) -> list[tuple[str, str]]:
     """The run in a few sentences, each with a heading."""
     told = [] if summary.finished else [("Interrupted", "the run did not come to its end")]
     told += [
+        ("Judged by", _metrics(summary)),
         ("Steps", _steps(summary)),
         ("Repairs", _repairs(summary)),
         ("Neighborhoods", neighborhoods_in_words(summary.neighborhoods)),
@@ -114,6 +115,16 @@ def sentences(summary: Summary) -> list[tuple[str, str]]:
     if summary.digest:
         told.append(("Digest", summary.digest))
     return [(name, text) for name, text in told if text]
+
+
+def _metrics(summary: Summary) -> str:
+    """What tasks are judged by, where it is more than the share of right answers."""
+    return ", ".join(
+        f"{name} {task.metric} {change(show_share(task.measure_before), after)}"
+        for name, task in summary.tasks.items()
+        if task.metric not in (None, "accuracy", "exact-match")
+        and (after := show_share(task.measure_after)) != MISSING
+    )
 
 
 def _steps(summary: Summary) -> str:

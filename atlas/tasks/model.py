@@ -96,17 +96,24 @@ class ClientData:
     """The training examples that one client holds.
 
     `task` is the one that they are of, or that most of them are of; `shares` says how many are of
-    which, where there may be several.
+    which, where there may be several. With `then`, it holds that from round `until` on instead: its
+    text has changed.
     """
 
     task: str
     examples: tuple[Example, ...]
+    then: ClientData | None = None
+    until: int = 0
     shares: tuple[tuple[str, int], ...] = ()
 
     @property
     def tasks(self) -> tuple[str, ...]:
         """Names of the tasks that it has rows of."""
         return tuple(name for name, _ in self.shares) or (self.task,)
+
+    def at(self, round_: int) -> ClientData:
+        """What it holds in that round."""
+        return self.then.at(round_) if self.then and round_ >= self.until else self
 
 
 class TaskSpec(BaseModel):

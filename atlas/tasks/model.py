@@ -58,7 +58,7 @@ class Example:
     prompt: str
     answer: str
     choices: tuple[str, ...] = ()
-    domain: str = field(default="", compare=False)
+    domain: str = field(default="", compare=False, repr=False)
     beginning: str = field(default="", compare=False, repr=False)
 
 

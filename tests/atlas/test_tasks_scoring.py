@@ -232,6 +232,13 @@ def test_what_is_likeliest_is_what_is_said(
     }
 
 
+def test_rows_with_choices_of_their_own_have_no_mean_over_classes(
+    model: PreTrainedModel, byte_tokenizer: Tokenizer
+) -> None:
+    own = [Example("a", "b", ("b", "c")), Example("a", "d", ("d", "e"))]
+    assert set(tasks.score(model, byte_tokenizer, own, max_tokens=LENGTH).metrics) == {"accuracy"}
+
+
 def test_answers_are_written_until_they_end_and_compared_word_by_word(
     byte_tokenizer: Tokenizer, taught: PreTrainedModel
 ) -> None:

@@ -21,7 +21,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Self, TypeAlias
 
@@ -55,7 +55,7 @@ from atlas.results.manifest import machine, versions
 from atlas.roles import RunSettings, coordinator, device
 from atlas.roles.coordinator import Fetched, NeighborhoodResult, Outcome
 from atlas.roles.settings import DTYPES
-from atlas.tasks import ClientData, Score, Task
+from atlas.tasks import ClientData, Example, Judgment, Score, Task
 from broker import Note, Tap
 from faults import Scenario
 from topologies import InputError, Node, Topology
@@ -540,6 +540,8 @@ def _evaluate(
             "choice_loss": score.choice_loss,
             "accuracy": score.accuracy,
             "majority": score.majority,
+            "metric": task.metric,
+            "measure": score.metrics[task.metric],
             "rows": score.rows,
             "clients": {
                 client: {"loss": own.loss, "accuracy": own.accuracy, **own.metrics}
@@ -584,25 +586,42 @@ def evaluate(
 
     Raises CancelledError soon after `broken_off` is set.
     """
-    settings, journal = prepared.settings, prepared.settings.journal
     rows = task.validation if prepared.config.scored == "validation" else task.held_out
-    key = b""
-    if journal is not None:
-        shape = (settings.training.tokens, SCORING_BATCH)
-        key = journal.key("score", settings.dtype, settings.lora, adapter, rows, shape)
-        if (known := journal.recall(key)) is not None:
-            return Score(**known[0])
-    score = tasks.score(
-        whole_model(settings.spec, settings.lora, *parted(adapter)),
-        settings.tokenizer,
-        rows,
-        max_tokens=settings.training.tokens,
-        batch_size=SCORING_BATCH,
-        broken_off=broken_off,
-    )
-    if journal is not None:
-        journal.keep(key, asdict(score))
-    return score
+    return tasks.summarize(rows, judge(prepared, task, adapter, rows, broken_off))
+
+
+def judge(
+    prepared: Prepared,
+    task: Task,
+    adapter: AdapterState,
+    rows: Sequence[Example],
+    broken_off: threading.Event | None = None,
+) -> tuple[Judgment, ...]:
+    """What the whole model with this adapter makes of each of these rows of a task, held out or for
+    validation. Answers are written only where the task is judged by what is written.
+
+    With a journal, judgments are kept beside it: each adapter is judged once by the same rows, by
+    whichever of the processes that share it comes first. Raises CancelledError soon after
+    `broken_off` is set.
+    """
+    settings, journal = prepared.settings, prepared.settings.journal
+    written, tokens = task.metric in tasks.WRITTEN, settings.training.tokens
+
+    def judged() -> tuple[Judgment, ...]:
+        return tasks.judge(
+            whole_model(settings.spec, settings.lora, *parted(adapter)),
+            settings.tokenizer,
+            rows,
+            max_tokens=tokens,
+            batch_size=SCORING_BATCH,
+            written=written,
+            broken_off=broken_off,
+        )
+
+    if journal is None:
+        return judged()
+    world = (settings.dtype, settings.lora, adapter, tokens, SCORING_BATCH, written)
+    return tasks.kept(journal.folder / "scores", judged, rows, journal.world, *world)
 
 
 def _summary(

@@ -242,6 +242,7 @@ class Fault(Event):
 class Evaluated(Event):
     """Held-out text was scored before or after training. Losses are nats per answer token.
 
+    `measure` is the value of `metric`, the one that the task is judged by, 0 to 1.
     `clients` has the scores of each client's own adapter.
     """
 
@@ -251,6 +252,8 @@ class Evaluated(Event):
     choice_loss: float | None = None
     accuracy: float | None = None
     majority: float | None = None
+    metric: str | None = None
+    measure: float | None = None
     rows: int = 0
     neighborhood: str | None = None
     clients: dict[str, dict[str, float]] = {}

@@ -41,6 +41,10 @@ class TaskFigures(_Figures):
     accuracy_after: float | None = None
     majority: float | None = None
     """Accuracy of always giving the most frequent answer."""
+    metric: str | None = None
+    """What the task is judged by."""
+    measure_before: float | None = None
+    measure_after: float | None = None
 
 
 class NeighborhoodFigures(_Figures):
@@ -183,17 +187,18 @@ def _tasks(tally: Tally, truth: Mapping[str, str]) -> dict[str, TaskFigures]:
 def _task(tally: Tally, truth: Mapping[str, str], name: str) -> TaskFigures:
     clients = [client for client, task in truth.items() if task == name]
     figures: dict[str, float | None] = {}
-    rows = 0
+    metric, rows = None, 0
     for phase in ("before", "after"):
         scores = _weighed(tally, name, phase, clients)
         rows = max([rows, *(score.rows for _, score in scores)])
-        for figure in ("loss", "choice_loss", "accuracy"):
+        metric = next((score.metric for _, score in scores if score.metric), metric)
+        for figure in ("loss", "choice_loss", "accuracy", "measure"):
             figures[f"{figure}_{phase}"] = _mean(
                 [(weight, getattr(score, figure)) for weight, score in scores]
             )
         majority = _mean([(weight, score.majority) for weight, score in scores])
         figures["majority"] = figures.get("majority") if majority is None else majority
-    return TaskFigures(clients=len(clients), examples=rows, **figures)
+    return TaskFigures(clients=len(clients), examples=rows, metric=metric, **figures)
 
 
 def _weighed(

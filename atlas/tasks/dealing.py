@@ -148,7 +148,7 @@ def _by_task(
         rows = iter(_shuffled(task.train, seed, task.name))
         for client, count in _sizes(members, size, seed, settings).items():
             examples = tuple(next(rows) for _ in range(count))
-            dealt[client] = ClientData(task.name, examples, ((task.name, count),))
+            dealt[client] = ClientData(task.name, examples, shares=((task.name, count),))
     return dealt
 
 
@@ -184,7 +184,7 @@ def _mixed(
         rows = [next(pools[name]) for name, count in share.items() for _ in range(count)]
         most = max(share, key=lambda name: share[name])
         counted = tuple((name, count) for name, count in share.items() if count)
-        dealt[client] = ClientData(most, tuple(_shuffled(rows, seed, client)), counted)
+        dealt[client] = ClientData(most, tuple(_shuffled(rows, seed, client)), shares=counted)
     return dealt
 
 
@@ -211,7 +211,7 @@ def _by_sender(
         for client, sender in zip(members, drawn, strict=False):
             rows = [row for row in task.train if row.domain == sender]
             chosen = tuple(_shuffled(rows, seed, task.name)[:most])
-            dealt[client] = ClientData(task.name, chosen, ((task.name, len(chosen)),))
+            dealt[client] = ClientData(task.name, chosen, shares=((task.name, len(chosen)),))
     return dealt
 
 

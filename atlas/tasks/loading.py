@@ -230,6 +230,12 @@ def _task(
             remedy="Classification has accuracy and macro-f1; generation exact-match, token-f1 and "
             "rouge-l",
         )
+    if metric == "macro-f1" and len(choices) > 1:
+        raise TaskError(
+            "macro-f1 is a mean over classes, and these rows have choices of their own",
+            key="metric",
+            remedy="Judge by accuracy, or give all rows the same choices",
+        )
     return Task(
         name=name,
         kind=kind,

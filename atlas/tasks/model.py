@@ -58,7 +58,7 @@ class Example:
     prompt: str
     answer: str
     choices: tuple[str, ...] = ()
-    domain: str = field(default="", compare=False)
+    domain: str = field(default="", compare=False, repr=False)
     beginning: str = field(default="", compare=False, repr=False)
 
 
@@ -102,9 +102,9 @@ class ClientData:
 
     task: str
     examples: tuple[Example, ...]
-    shares: tuple[tuple[str, int], ...] = ()
     then: ClientData | None = None
     until: int = 0
+    shares: tuple[tuple[str, int], ...] = ()
 
     @property
     def tasks(self) -> tuple[str, ...]:

@@ -74,8 +74,8 @@ class Score:
         accuracy: share of rows that are correct: for generation, exact matches.
         majority: accuracy of always giving the answer that is most frequent among these rows.
         metrics: each metric that goes with these rows, 0 to 1 (see `atlas.tasks.metrics`):
-            accuracy and macro-f1 for classification, exact-match for generation, with token-f1 and
-            rouge-l where answers were written.
+            accuracy for classification, with macro-f1 where all rows have the same choices;
+            exact-match for generation, with token-f1 and rouge-l where answers were written.
     """
 
     rows: int
@@ -181,7 +181,9 @@ def summarize(examples: Sequence[Example], judgments: Sequence[Judgment]) -> Sco
     said = [judgment.said for judgment in judgments if judgment.said is not None]
     metrics: dict[Metric, float] = {}
     if losses:
-        metrics = {"accuracy": accuracy, "macro-f1": measure("macro-f1", right, said)}
+        metrics["accuracy"] = accuracy
+        if len({example.choices for example in examples}) == 1:
+            metrics["macro-f1"] = measure("macro-f1", right, said)
     else:
         metrics["exact-match"] = accuracy
         if said:

@@ -116,12 +116,12 @@ def test_mixtures_follow_dirichlets_law_over_many_seeds() -> None:
     three = [_task(name, rows=4_000) for name in ("one", "two", "three")]
     shares = [
         dict(data.shares).get("two", 0) / 200
-        for seed in range(40)
+        for seed in range(20)
         for data in _deal(three, by="mixture", alpha=2.0, size=200, seed=seed).values()
     ]
-    # Beta(2, 4): mean 1/3, variance 2·4 / (6²·7); 480 draws leave some 2 % of the deviation.
-    assert np.mean(shares) == pytest.approx(1 / 3, abs=0.03)
-    assert np.std(shares) == pytest.approx((8 / 252) ** 0.5, rel=0.1)
+    # Beta(2, 4): mean 1/3, variance 2·4 / (6²·7); 240 draws leave some 5 % of the deviation.
+    assert np.mean(shares) == pytest.approx(1 / 3, abs=0.04)
+    assert np.std(shares) == pytest.approx((8 / 252) ** 0.5, rel=0.15)
 
 
 def test_rows_of_a_mixture_come_in_no_order_of_tasks() -> None:

@@ -217,3 +217,7 @@ def test_a_metric_that_does_not_go_with_the_rows_is_refused(
     with pytest.raises(TaskError, match="metric: macro-f1 is no metric of generation"):
         _load(byte_tokenizer, spec)
     assert _load(byte_tokenizer, spec.model_copy(update={"metric": None})).metric == "exact-match"
+    own = [row | {"choices": [str(row["answer"]), "none"]} for row in rows]
+    spec = spec.model_copy(update={"train": _write(tmp_path / "own.jsonl", list(own))})
+    with pytest.raises(TaskError, match="metric: macro-f1 is a mean over classes"):
+        _load(byte_tokenizer, spec)

@@ -239,6 +239,25 @@ def devices(name: str, console: Console) -> None:
     console.print(table)
 
 
+def recipes(name: str, console: Console) -> None:
+    """The methods known by name, or all that is said of one."""
+    from atlas import methods  # noqa: PLC0415 - not needed for the other tables
+
+    if name:
+        recipe = methods.find(name)
+        console.print(Text(f"{recipe.name}: {recipe.takes}"), soft_wrap=True)
+        for what, text in (("From", recipe.paper), ("Left open", recipe.leaves_open)):
+            if text:
+                console.print(Text(f"{what}: {text}"), soft_wrap=True)
+        for change in recipe.changes():
+            console.print(Text(f"  {change}"))
+        return
+    table = _table("Recipes", "Recipe", "From", "What")
+    for recipe in methods.recipes().values():
+        table.add_row(recipe.name, recipe.paper, recipe.takes)
+    console.print(table)
+
+
 def _table(title: str, *columns: str) -> Table:
     table = Table(
         *columns, title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD

@@ -104,6 +104,7 @@ def sentences(summary: Summary) -> list[tuple[str, str]]:
     """The run in a few sentences, each with a heading."""
     told = [] if summary.finished else [("Interrupted", "the run did not come to its end")]
     told += [
+        ("Sat out", _sat_out(summary)),
         ("Judged by", _metrics(summary)),
         ("Steps", _steps(summary)),
         ("Repairs", _repairs(summary)),
@@ -115,6 +116,14 @@ def sentences(summary: Summary) -> list[tuple[str, str]]:
     if summary.digest:
         told.append(("Digest", summary.digest))
     return [(name, text) for name, text in told if text]
+
+
+def _sat_out(summary: Summary) -> str:
+    """Who took no part, and why."""
+    if not summary.sat_out:
+        return ""
+    who = show_list(list(summary.sat_out))
+    return f"{who}: the whole model takes {show_memory(max(summary.sat_out.values()))}"
 
 
 def _metrics(summary: Summary) -> str:

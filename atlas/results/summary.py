@@ -66,6 +66,8 @@ class Summary(_Figures):
     finished: bool
     tasks: dict[str, TaskFigures]
     neighborhoods: NeighborhoodFigures
+    sat_out: dict[str, int] = {}
+    """Clients that took no part, with the bytes that they would have had to grant."""
     repairings: int
     fallbacks: int
     deaths: int
@@ -73,7 +75,9 @@ class Summary(_Figures):
     """Steps (client, round, step) that are done and stand."""
     steps_expected: int
     steps_lost: int
-    """Expected less done; in a run that was interrupted, what it did not come to is in it."""
+    """Expected of those who take part, less done; in a run that was interrupted, what it did not
+    come to is in it.
+    """
     steps_twice: int
     """Steps that were applied twice; anything but 0 is a bug."""
     steps_repeated: int
@@ -118,12 +122,15 @@ def summarize(
             so.
     """
     tally = Tally(notes)
+    if truth:
+        steps_expected -= len(tally.sat_out) * steps_expected // len(truth)
     grants = [device.grant_bytes for device in tally.devices.values() if device.grant_bytes > 0]
     counted = dict(bytes_by_purpose or {})
     return Summary(
         finished=tally.finished is not None if finished is None else finished,
         tasks=_tasks(tally, truth),
         neighborhoods=_neighborhoods(tally, truth),
+        sat_out={name: event.needed_bytes for name, event in tally.sat_out.items()},
         repairings=tally.repairings,
         fallbacks=tally.fallbacks,
         deaths=tally.deaths,

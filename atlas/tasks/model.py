@@ -102,9 +102,9 @@ class ClientData:
 
     task: str
     examples: tuple[Example, ...]
+    shares: tuple[tuple[str, int], ...] = ()
     then: ClientData | None = None
     until: int = 0
-    shares: tuple[tuple[str, int], ...] = ()
 
     @property
     def tasks(self) -> tuple[str, ...]:

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM, PreTrainedModel
 
-from atlas import tasks
+from atlas import config, experiment, tasks
+from atlas.journal import Journal
+from atlas.results import PlainView
 from atlas.tasks import Example, Judgment, TaskError, Tokenizer
 from atlas.tasks.encoding import answer_tokens, choice_tokens, prompt_tokens
 from atlas.tasks.greedy import write
@@ -325,3 +328,26 @@ def test_a_file_that_was_torn_is_judged_again(tmp_path: Path) -> None:
     found = tasks.kept(tmp_path, lambda: [Judgment(0.2, None, True, "b")], examples)
     assert found[0].loss == 0.2
     assert tasks.kept(tmp_path, lambda: pytest.fail("judged again"), examples) == found
+
+
+def test_an_adapter_of_a_run_is_judged_once_by_its_rows(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ATLAS_HOME", str(tiny_folder.parents[1]))
+    changes = ["tasks=[stdlib-docstring]", "held_out=8", "validation=6"]
+    run = experiment.prepare(config.load("tiny", changes), PlainView(Console(quiet=True)))
+    (task,) = run.tasks
+    adapter = run.settings.initial_adapter()
+    expected = experiment.evaluate(run, task, adapter)
+    first = run.with_journal(Journal(tmp_path, b"here"))
+    assert experiment.evaluate(first, task, adapter) == expected
+    chosen = experiment.judge(first, task, adapter, task.validation)
+    assert len(chosen) == 6
+
+    monkeypatch.setattr(tasks, "judge", lambda *_, **__: pytest.fail("judged again"))
+    second = run.with_journal(Journal(tmp_path, b"here"))
+    assert experiment.evaluate(second, task, adapter) == expected
+    assert experiment.judge(second, task, adapter, task.validation) == chosen
+    other = {name: tensor + 1 for name, tensor in adapter.items()}
+    with pytest.raises(pytest.fail.Exception, match="judged again"):
+        experiment.evaluate(second, task, other)

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 
-from atlas.results.events import Evaluated, read
+from atlas.results.events import Evaluated, Step, read
 from atlas.results.notes import Note
 from atlas.results.summary import Summary
 
@@ -40,11 +40,14 @@ Figure = tuple[str, str, str, float]
 def figures(summary: Summary, notes: Iterable[Note], truth: Mapping[str, str]) -> list[Figure]:
     """What a finished run's summary and notes say."""
     clients: dict[tuple[str, str], dict[str, float]] = {}
+    steps: dict[int, dict[tuple[str, int], tuple[Step, Note]]] = {}
     for note in notes:
-        event = read(note) if note.event == "evaluated" else None
+        event = read(note) if note.event in ("evaluated", "step") else None
         if isinstance(event, Evaluated) and event.phase == "after":
             clients |= {(event.task, name): own for name, own in event.clients.items()}
-    found = [*_of_tasks(summary), *_of_the_run(summary)]
+        elif isinstance(event, Step):
+            steps.setdefault(event.round, {})[event.client, event.step] = event, note
+    found = [*_of_tasks(summary), *_of_the_run(summary), *_of_rounds(steps)]
     for (task, client), own in clients.items():
         found += [(task, client, metric, own[metric]) for metric in own]
     of_tasks: dict[tuple[str, str], list[float]] = {}
@@ -75,6 +78,19 @@ def _of_tasks(summary: Summary) -> Iterator[Figure]:
     for name, task in summary.tasks.items():
         if task.majority is not None:
             yield name, "", "majority", task.majority
+
+
+def _of_rounds(
+    steps: Mapping[int, Mapping[tuple[str, int], tuple[Step, Note]]],
+) -> Iterator[Figure]:
+    """How far training was after each round's last step, of whoever took it last: what curves over
+    rounds, time and bytes are drawn from.
+    """
+    for number in sorted(steps):
+        told = steps[number].values()
+        yield "", "", f"round_{number}_loss", statistics.fmean(step.loss for step, _ in told)
+        yield "", "", f"round_{number}_seconds", max(note.time_s for _, note in told)
+        yield "", "", f"round_{number}_bytes", float(max(note.bytes_total for _, note in told))
 
 
 def _of_the_run(summary: Summary) -> Iterator[Figure]:

@@ -16,6 +16,7 @@ and a commit where it has a scale. All else is refused where it does not belong.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -162,6 +163,7 @@ class Host:
 
     async def _begin(self, message: Message, key: Key, request: Open) -> None:
         span, memory = span_of(key), self._memory
+        trunk = self._trunk(message.source, span, request)
         cost = self._settings.span_cost(span)
         came = {} if request.manifest is None else unpack(request.manifest, message.payload)
         state, frozen = parted(came)
@@ -190,17 +192,22 @@ class Host:
             request.step,
             bare=request.step > 0 and not state,
             frozen=frozen,
-            trunk=self._trunk(span, request),
+            trunk=trunk,
         )
         memory.fit()  # the device may have taken memory back meanwhile
         if key not in self._hosted:
             raise _RefusalError("the device needs its memory itself", missing=True)
 
-    def _trunk(self, span: Range, request: Open) -> Trunk | None:
-        """The trunk that the session's steps are taken with, where it is shared."""
+    def _trunk(self, client: str, span: Range, request: Open) -> Trunk | None:
+        """The trunk that the session's steps are taken with, where it is shared. Raises
+        ProtocolError where that is with others alone.
+        """
         if not request.sharing:
             return None
-        name = f"trunk-{span.first}-{span.last}-{'+'.join(request.sharing)}"
+        if client not in request.sharing:
+            raise ProtocolError(f"{client} is none of those who share what it opens")
+        sharers = hashlib.sha256("+".join(request.sharing).encode()).hexdigest()[:16]
+        name = f"trunk-{span.first}-{span.last}-{sharers}"
         trunk = self._trunks.get(name)
         if trunk is None or trunk.round != request.round:
             trunk = self._trunks[name] = Trunk(self._node, name, request.round, request.sharing)

@@ -8,14 +8,17 @@ import pytest
 
 from atlas import cli, methods
 from atlas.comparison import Condition, Row, differences, plan, spreads, tuning, write_rows
-from atlas.comparison.figures import read_rows, write_figures
+from atlas.comparison.figures import figures, read_rows, write_figures
 from atlas.comparison.running import failures, rows_of
 from atlas.comparison.statistics import interval
 from atlas.comparison.telling import table
+from atlas.results import summarize
+from broker import Note
 from topologies import InputError
 
 TWO = [methods.find("atlas"), methods.find("fedit")]
 PLAIN = [Condition("plain")]
+NEEDED = {"needed_bytes": 2, "grant_bytes": 1}
 
 
 def rows(metric: str, **values: list[float]) -> list[Row]:
@@ -163,6 +166,36 @@ def test_the_table_names_what_failed_and_what_is_noise() -> None:
     )
     assert any(line.startswith("| fedit | accuracy") and "noise" in line for line in lines)
     assert "- local, plain, seed 0: no host has room" in lines
+
+
+def test_a_runs_figures_are_by_task_client_and_round() -> None:
+    truth = {"client-0": "news", "client-1": "news", "client-2": "films"}
+    score = {"loss": 0.5, "accuracy": 0.75, "rows": 4}
+    own = {"client-0": {"loss": 0.4, "accuracy": 1.0}, "client-1": {"loss": 0.6, "accuracy": 0.5}}
+    phase = {"task": "news", "neighborhood": "neighborhood-0"}
+    notes = [
+        Note(0.0, "", "evaluated", {**phase, **score, "phase": "before", "neighborhood": ""}, 0),
+        Note(1.0, "client-2", "sat out", {"client": "client-2", **NEEDED}, 0),
+        *(
+            Note(2.0 + n, name, "step", {"client": name, "round": 0, "step": 0, "loss": n}, 10 * n)
+            for n, name in ((1, "client-0"), (2, "client-1"))
+        ),
+        Note(9.0, "", "evaluated", {**phase, **score, "phase": "after", "clients": own}, 50),
+    ]
+    summary = summarize(notes, truth=truth, steps_expected=3, bytes_by_purpose={"control": 50})
+
+    found = {
+        (task, client, metric): v for task, client, metric, v in figures(summary, notes, truth)
+    }
+
+    assert found["news", "", "accuracy"] == found["", "", "macro_accuracy"] == 0.75
+    assert found["news", "client-1", "loss"] == found["", "", "worst_client_loss"] == 0.6
+    assert found["", "", "worst_client_accuracy"] == 0.5
+    assert found["films", "client-2", "sat_out"] == found["", "", "sat_out"] == 1
+    assert found["", "", "steps_lost"] == 0
+    assert found["", "", "bytes"] == found["", "", "bytes_control"] == 50
+    rounds = [found["", "", f"round_0_{what}"] for what in ("loss", "seconds", "bytes")]
+    assert rounds == [1.5, 4.0, 20.0]
 
 
 # What is kept.

@@ -582,7 +582,8 @@ def evaluate(
     adapter: AdapterState,
     broken_off: threading.Event | None = None,
 ) -> Score:
-    """The whole model with this adapter, frozen pairs and all, on the task's held-out rows.
+    """The whole model with this adapter, frozen pairs and all, on the task's held-out rows, or on
+    those for validation where the config has it so.
 
     Raises CancelledError soon after `broken_off` is set.
     """

@@ -428,6 +428,10 @@ class Relay:
                 home.add(frame)
                 self._dirty[home] = None
 
+    def under_way(self) -> list[tuple[tuple[int, int], int]]:
+        """How many bytes of whose to whom have not been taken up, where there are any."""
+        return [entry for entry in self._under_way.items() if entry[1]]
+
     def blocked(self) -> int:
         """How many senders can't send to somebody now because too much is under way."""
         return sum(size >= self._buffer_bytes for size in self._under_way.values())

@@ -8,6 +8,7 @@ import sys
 import urllib.request
 
 from broker import wall
+from broker.control import Client
 from tests.broker.test_wall import hear, tell
 
 TOPOLOGY = """
@@ -33,16 +34,19 @@ def test_a_bus_is_served_until_it_is_asked_to_stop_and_gives_its_account(tmp_pat
     trace = tmp_path / "trace.parquet"
     server = call(
         "serve", "--topology", str(tmp_path / "pair.yaml"), "--bind", endpoint, "--expect", "2",
-        "--metrics", "0", "--trace", str(trace),
+        "--http", "0", "--trace", str(trace),
     )  # fmt: skip
     try:
         assert server.stdout is not None
         assert server.stdout.readline().endswith(f"at {endpoint}\n")
-        metrics = server.stdout.readline().split()[-1]
+        page = server.stdout.readline().split()[-1]
         returned = wall.join(endpoint, {"a": tell, "b": hear})
         assert returned["a"] == ["large", True]
-        with urllib.request.urlopen(metrics, timeout=10) as answer:
+        with urllib.request.urlopen(f"{page}/metrics", timeout=10) as answer:
             assert b"atlas_bus_sent_messages_total" in answer.read()
+        state = Client(page).state()
+        assert [node.deaths for node in state.nodes] == [0, 0]
+        assert {one.what for one in state.happenings} >= {"came", "ended"}
         server.send_signal(signal.SIGTERM)
         said, errors = server.communicate(timeout=60)
     finally:

@@ -49,6 +49,7 @@ RETURN_S = 300.0
 _DOUBT_S = 3.0
 """Three beats: who has heard nothing for so long asks whether anybody is there."""
 FRAMES_AT_ONCE = 512
+_ASK_AGAIN_S = 0.5
 _LINGER_MS = 500
 _HWM = 1_000
 _ASKED_TIMES = 8
@@ -183,7 +184,7 @@ class Port:
                 self.malformed[str(error)] = self.malformed.get(str(error), 0) + 1
         else:
             return frames
-        if self._is_in_doubt():
+        if self._absence.begun or self._is_in_doubt():
             self._call()
         return frames
 
@@ -213,7 +214,7 @@ class Port:
         return time.monotonic() - self._heard_s > min(_DOUBT_S, SILENCE_S)
 
     def _call(self) -> None:
-        """Asks, once a second, whether anybody is there. Raises WorkerError when it has been too
+        """Asks, now and then, whether anybody is there. Raises WorkerError when it has been too
         long.
         """
         now_s = time.monotonic()
@@ -222,7 +223,7 @@ class Port:
             patience_s = RETURN_S if self._absence.announced else SILENCE_S
         if now_s - self._heard_s > patience_s:
             raise WorkerError(f"the bus at {self._endpoint} has fallen silent")
-        if now_s - self._asked_s > 1:
+        if now_s - self._asked_s > _ASK_AGAIN_S:
             self._asked_s = now_s
             asking = Frame(Kind.QUIET, body=pack({"time": True}), due_ns=self._word)
             with contextlib.suppress(zmq.Again):

@@ -182,6 +182,10 @@ class Relay:
             if fates:
                 self._settle(fates, now_ns)
 
+    def skip(self, to_ns: int) -> None:
+        """Nothing happens until then; what has come already counts as sent then."""
+        self._inner_ns = self._moved_ns = to_ns
+
     def _hand_over(self, sent: Iterable[Sent]) -> None:
         """Gives messages to the network, each at the instant of its stamp, or now if it is late.
 

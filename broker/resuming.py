@@ -49,6 +49,7 @@ class _Kept(BaseModel):
     started_s: float  # by the calendar
     incarnations: dict[str, int]
     facts: dict[str, tuple[str, ...]]
+    here: tuple[str, ...]
     edits: tuple[Edit, ...]
 
 
@@ -69,7 +70,9 @@ class Journal:
             kept = self._read()
             self._edits = kept.edits
             self.events = replay(events, kept.edits, topology, seed)
-            self.resumed = Resumed(kept.run, _started_ns(kept), kept.incarnations, kept.facts)
+            self.resumed = Resumed(
+                kept.run, _started_ns(kept), kept.incarnations, kept.facts, kept.here
+            )
 
     def _read(self) -> _Kept:
         try:
@@ -112,6 +115,7 @@ class Journal:
             started_s=before.started_s if before else time.time() - bus.now_ns / 1e9,
             incarnations=bus.strikes.incarnations(),
             facts=bus.strikes.facts.declared,
+            here=tuple(bus.here),
             edits=self._edits,
         )
         if kept != before:

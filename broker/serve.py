@@ -48,13 +48,14 @@ T = TypeVar("T")
 @dataclass(frozen=True, slots=True)
 class Resumed:
     """Where a bus has left a run: its name, when its clock started (by this machine's clock), the
-    number that each node's next incarnation gets, and what programs have declared.
+    number that each node's next incarnation gets, what programs have declared, and who was there.
     """
 
     run: str
     started_ns: int
     incarnations: Mapping[str, int]
     facts: Mapping[str, Sequence[str]]
+    here: Sequence[str]
 
 
 BEAT_NS = 1_000_000_000
@@ -62,6 +63,8 @@ _GATHER_NS = 150_000
 LONGEST_WAIT_NS = 200_000_000
 FAREWELL_S = 2.0
 WARN_LAG_NS = 5_000_000
+PATIENCE_NS = 5_000_000_000
+"""How long a bus that was restarted waits for all who were there before."""
 _WARN_EVERY_NS = 60_000_000_000
 _HWM = 1_000
 _IO_THREADS = 2  # so that one can take in while the other sends out
@@ -111,6 +114,8 @@ class Bus:
         self._start_ns = resumed.started_ns if resumed is not None else None
         self._beat_ns = self._warned_ns = 0
         self._here: frozenset[int] = frozenset()
+        self._missing: frozenset[str] = frozenset(resumed.here if resumed is not None else ())
+        self._patient_ns = time.monotonic_ns() + PATIENCE_NS
         self._asked: deque[tuple[Callable[[], object], Future[object]]] = deque()
         self._over = self._busy = False
         with contextlib.ExitStack() as opened:
@@ -247,7 +252,8 @@ class Bus:
             for connection in self.relay.connections():
                 self.relay.tell(connection, farewell)
             self.relay.flush()
-            self._see_off()
+            if not back:
+                self._see_off()
         if wrong:
             raise LedgerError(wrong)
         if account.late:
@@ -297,7 +303,7 @@ class Bus:
                 self._receive(newcomer)
         while self._asked:
             _answer(*self._asked.popleft())
-        if self._start_ns is not None:
+        if self._start_ns is not None and not self._is_waiting():
             self._move(self.now_ns)
         self.relay.flush()
         self._busy = self.relay.sent > sent + 1
@@ -321,7 +327,9 @@ class Bus:
             return  # it came while we sent: the descriptor is edge-triggered, and won't tell again
         now_ns = self.now_ns
         due = now_ns + LONGEST_WAIT_NS
-        if self._start_ns is not None:
+        if self._missing:
+            due = now_ns + _GATHER_NS
+        elif self._start_ns is not None:
             if (next_ns := self.relay.next_ns()) is not None:
                 due = min(due, next_ns)
             due = min(due, self.strikes.told_ns + self.relay.settle_ns, self.strikes.near_ns)
@@ -347,6 +355,22 @@ class Bus:
         return Frame(Kind.ADVANCE, instant_ns=self._start_ns or 0, due_ns=time.monotonic_ns())
 
     # Who is here.
+
+    @property
+    def here(self) -> list[str]:
+        """The nodes that a process has joined with."""
+        return [self.names[number] for number in sorted(self._here)]
+
+    def _is_waiting(self) -> bool:
+        """Whether somebody is not back yet after a restart: what is sent meanwhile waits for them,
+        for a while.
+        """
+        if not self._missing:
+            return False
+        if self._missing.issubset(self.here) or time.monotonic_ns() > self._patient_ns:
+            self._missing = frozenset()
+            self.relay.skip(self.now_ns)
+        return bool(self._missing)
 
     def _receive(self, newcomer: Newcomer) -> None:
         """Somebody has come: the clock starts with the last who was expected."""

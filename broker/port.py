@@ -18,6 +18,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -241,7 +242,9 @@ class Port:
         numbers = [self.names.index(name) for name in self.nodes]
         held = self._absence.end()
         self.report(self._absence.again(max(self.now_ns(), 0)))
-        self.send(held)
+        for kind, some in groupby(held, lambda frame: frame.kind):
+            for frames in [list(some)] if kind == Kind.SEND else [[one] for one in some]:
+                self.send(frames)
         news = under_way(numbers, held, self.now_ns())
         early, self._early = self._early, []
         return [*news, *early]

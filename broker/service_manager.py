@@ -22,7 +22,7 @@ def notify(text: str) -> bool:
         contextlib.suppress(OSError),
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as here,
     ):
-        here.settimeout(0.1)
+        here.setblocking(False)  # a manager that does not read is not waited for
         here.sendto(text.encode(), name)
         return True
     return False

@@ -37,7 +37,7 @@ from broker.node import Program, Programs
 from broker.port import Port, a_word
 from broker.processes import WorkerProcesses
 from broker.realtime import EXACT_S, Waiter, sharpen
-from broker.run import JOIN_DEADLINE_S, WEEK_S, Run, Transport, check_arguments
+from broker.runs import JOIN_DEADLINE_S, WEEK_S, Run, Transport, check_arguments
 from broker.scheduler import Ends, Note, Observer, Tap
 from broker.serve import Bus
 from broker.troubles import told

@@ -239,7 +239,7 @@ def test_tox_runs_all_parts_under_the_constraints() -> None:
     tox.read(REPOSITORY / "tox.ini", encoding="utf-8")
 
     environments = [name.strip() for name in tox["tox"]["env_list"].split(",")]
-    assert sorted(environments) == ["lint", "quickstart", "tests", "types"]
+    assert sorted(environments) == ["docs", "lint", "quickstart", "tests", "types"]
     assert "-c constraints.txt" in tox["testenv"]["install_command"]
     run, _ = _lines_of(README, "python3 -m venv")
     command = run.rpartition("/")[2]
@@ -301,8 +301,9 @@ def test_everything_bundled_is_named_in_the_readme() -> None:
 
 def test_every_dependency_is_argued_for() -> None:
     page = (REPOSITORY / "docs" / "dependencies.md").read_text(encoding="utf-8")
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    required = {"": project["dependencies"], **project["optional-dependencies"]}
+    whole = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
+    project, groups = whole["project"], whole["dependency-groups"]
+    required = {"": project["dependencies"], **project["optional-dependencies"], **groups}
 
     argued = re.findall(r"^\| `([\w.-]+)` \|", page, re.MULTILINE)
     declared = [

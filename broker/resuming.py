@@ -9,7 +9,7 @@ is checked. A file is replaced as a whole, so that a bus that is killed leaves a
 from __future__ import annotations
 
 import hashlib
-import os
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -25,6 +25,8 @@ from broker.troubles import is_meant
 from broker.wire import pack
 from faults import Event
 from topologies import InputError, Topology
+
+_log = logging.getLogger(__name__)
 
 
 class Edit(BaseModel):
@@ -118,10 +120,15 @@ class Journal:
             here=tuple(bus.here),
             edits=self._edits,
         )
-        if kept != before:
-            beside = self._path.with_name(f"{self._path.name}.new")
+        if kept == before:
+            return
+        beside = self._path.with_name(f"{self._path.name}.new")
+        try:
             beside.write_text(kept.model_dump_json(), encoding="utf-8")
-            os.replace(beside, self._path)  # noqa: PTH105 - the one that is atomic by its contract
+            beside.replace(self._path)
+        except OSError as error:  # a full disk is no reason to end; it is tried again
+            _log.error("the run could not be kept in %s: %s", self._path, error.strerror)
+        else:
             self._written = kept
 
     def forget(self) -> None:

@@ -5,11 +5,16 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import re
+import shutil
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import jsonschema
 import pytest
 
+from broker import control
 from broker.control import Client, ControlError
 from broker.control.api import application
 from broker.control.chronicle import Chronicle
@@ -230,6 +235,17 @@ def test_pages_need_nothing_from_elsewhere():
             assert "https://" not in text
             for markup in ("innerHTML", "insertAdjacentHTML", "document.write"):
                 assert markup not in text  # names of nodes are nobody's markup
+
+
+def test_scripts_of_the_pages_can_be_read(tmp_path):
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("nobody here reads JavaScript")
+    for page in ("live", "docs"):
+        text = (Path(control.__file__).parent / "pages" / f"{page}.html").read_text("utf-8")
+        (script,) = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+        (tmp_path / f"{page}.js").write_text(script, encoding="utf-8")
+        subprocess.run([node, "--check", tmp_path / f"{page}.js"], check=True, timeout=60)
 
 
 def test_what_is_said_is_what_the_openapi_document_says():

@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 
 import faults
-from broker import BrokerError, FrameError, Node, wall
+from broker import BrokerError, FrameError, Node, keys, wall
 from broker.admission import Admission, Newcomer, proof_of
 from broker.clock import to_seconds
 from broker.resuming import Edit, Journal, replay
 from broker.serve import Bus
 from broker.wire import Frame, Kind
 from faults import Event
-from tests.broker.harbor import WORD, both, harbor, letter, messages
+from tests.broker.harbor import WORD, harbor, letter, messages, started
 from tests.broker.worlds import crash, network
 from topologies import InputError
 
@@ -238,9 +238,13 @@ def test_another_run_at_the_same_place_is_not_the_one_that_nodes_were_in(tmp_pat
     assert "serves another run now" in str(asked["error"])
 
 
-def test_who_is_cut_off_comes_back_to_the_same_bus():
-    with harbor(PATH, expected=2) as here:
-        a, b = both(here)
+@pytest.mark.parametrize("keyed", [False, True], ids=["word", "keys"])
+def test_who_is_cut_off_comes_back_to_the_same_bus(keyed, tmp_path):
+    folder = tmp_path if keyed else None
+    if keyed:
+        keys.make(tmp_path, ["a", "b"])
+    with harbor(PATH, expected=2, folder=folder) as here:
+        a, b = (started(port) for port in [here.port(name, folder=folder) for name in "ab"])
         a.send([letter(a, 0, 1)])
         messages(b, 1)
         word = b._word
@@ -305,6 +309,19 @@ def test_after_a_reboot_the_clock_goes_on_by_the_calendar(tmp_path, monkeypatch)
         assert resumed is not None
         elapsed_s = to_seconds(time.monotonic_ns() - resumed.started_ns)
         assert now_s - 0.5 < elapsed_s < now_s + 5
+
+
+def test_a_disk_that_is_full_does_not_end_the_bus(tmp_path, caplog):
+    with station(tmp_path) as here:
+        with joined(here, a=echo):
+            here.until(lambda: here.bus.started_ns is not None)
+            (tmp_path / "run.json.new").mkdir()
+            here.journal.keep(here.bus)
+            assert "the run could not be kept" in caplog.text
+            (tmp_path / "run.json.new").rmdir()
+            here.stop(back=False)
+            here.start()
+        assert here.journal.resumed is not None  # it was tried again
 
 
 def test_datagrams_are_lost_while_the_bus_is_away_and_messages_wait():

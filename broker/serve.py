@@ -44,20 +44,6 @@ from topologies import Topology
 
 T = TypeVar("T")
 
-
-@dataclass(frozen=True, slots=True)
-class Resumed:
-    """Where a bus has left a run: its name, when its clock started (by this machine's clock), the
-    number that each node's next incarnation gets, what programs have declared, and who was there.
-    """
-
-    run: str
-    started_ns: int
-    incarnations: Mapping[str, int]
-    facts: Mapping[str, Sequence[str]]
-    here: Sequence[str]
-
-
 BEAT_NS = 1_000_000_000
 _GATHER_NS = 150_000
 LONGEST_WAIT_NS = 200_000_000
@@ -74,6 +60,19 @@ _SILENCE_MS = 15_000
 _EVENTS, _POLLIN = int(zmq.EVENTS), int(zmq.POLLIN)  # sums with enums are slow
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """Where a bus has left a run: its name, when its clock started (by this machine's clock), the
+    number that each node's next incarnation gets, what programs have declared, and who was there.
+    """
+
+    run: str
+    started_ns: int
+    incarnations: Mapping[str, int]
+    facts: Mapping[str, Sequence[str]]
+    here: Sequence[str]
 
 
 class Bus:

@@ -10,7 +10,9 @@ import sys
 import threading
 import urllib.request
 
-from broker import Node, wall
+import pytest
+
+from broker import BrokerError, Node, serving, wall
 from broker.control import Client
 from tests.broker.test_wall import hear, tell
 
@@ -143,3 +145,12 @@ def test_a_service_that_is_restarted_keeps_its_run(tmp_path, monkeypatch):
     assert lives[-1] == 0
     assert set(lives) <= {0, -1}  # nobody was started anew
     assert not (tmp_path / "run.json").exists()  # Ctrl-C ends the run
+
+
+def test_without_the_extra_the_control_interface_says_what_is_missing(monkeypatch):
+    for name in ("aiohttp", "broker.control.api", "broker.control.server"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setitem(sys.modules, "aiohttp", None)
+    with pytest.raises(BrokerError, match=r"--http needs aiohttp: .*atlas-emulator\[serve\]"):
+        serving._listening("9464", b"")
+    serving._listening(None, b"")  # nobody wants it

@@ -51,6 +51,8 @@ _DOUBT_S = 3.0
 """Three beats: who has heard nothing for so long asks whether anybody is there."""
 FRAMES_AT_ONCE = 512
 _ASK_AGAIN_S = 0.5
+_ANSWER_S = 2.0
+"""How long a hello may be unanswered at first."""
 _LINGER_MS = 500
 _HWM = 1_000
 _ASKED_TIMES = 8
@@ -171,7 +173,7 @@ class Port:
 
     def read(self, most: int = 256) -> list[Frame]:
         """What has come, up to so many packets. Raises WorkerError when the bus is gone."""
-        frames, self._early = self._early, []
+        frames = self._heard_early()
         for _ in range(most):
             try:
                 parts = collect(self._socket, _NOBLOCK)
@@ -246,8 +248,12 @@ class Port:
             for frames in [list(some)] if kind == Kind.SEND else [[one] for one in some]:
                 self.send(frames)
         news = under_way(numbers, held, self.now_ns())
+        return [*news, *self._heard_early()]
+
+    def _heard_early(self) -> list[Frame]:
+        """What came while this was joining."""
         early, self._early = self._early, []
-        return [*news, *early]
+        return [kept for frame in early for kept in self._hear(frame)]
 
     def _restored(self, frame: Frame) -> Frame:
         if self._reader is None:
@@ -257,26 +263,39 @@ class Port:
     # Joining.
 
     def _join(self, deadline_s: float) -> None:
-        until_s = time.monotonic() + deadline_s
+        """Says hello, and again where nobody answers: the bus may be just being restarted."""
+        until_s, patience_s = time.monotonic() + deadline_s, _ANSWER_S
+        while (welcome := self._introduce(min(until_s, time.monotonic() + patience_s))) is None:
+            patience_s *= 2
+            if time.monotonic() >= until_s:
+                raise BrokerError(
+                    f"the bus at {self._endpoint} did not let {', '.join(self.nodes)} in: nobody "
+                    "is there, the secret word or the key is wrong, or the node is there already"
+                )
+        self._settle_in(welcome, until_s)
+        self._heard_s = time.monotonic()
+
+    def _introduce(self, until_s: float) -> dict[str, Any] | None:
+        """The steps of a hello; the welcome, or None where it has not come."""
         self._hello({})
         asked = self._answer("question", until_s)
+        if asked is None:
+            return None
         if self._run not in (None, asked["run"]):
             raise BrokerError(f"the bus at {self._endpoint} serves another run now")
-        self._run = asked["run"]
         proof = proof_of(self._secret, asked["question"], self.nodes)
         hello: dict[str, object] = {"nodes": list(self.nodes), "proof": proof}
         if self._absence.lives:
             hello["lives"] = {self.names[one]: life for one, life in self._absence.lives.items()}
         self._hello(hello)
-        self._settle_in(self._answer("welcome", until_s), until_s)
-        self._heard_s = time.monotonic()
+        return self._answer("names", until_s)
 
     def _hello(self, body: dict[str, object]) -> None:
-        send_parts(self._socket, encode([Frame(Kind.HELLO, body=pack(body))]))
+        with contextlib.suppress(zmq.Again):  # a key that nobody knows: there is nobody to talk to
+            send_parts(self._socket, encode([Frame(Kind.HELLO, body=pack(body))]), _NOBLOCK)
 
-    def _answer(self, what: str, until_s: float) -> dict[str, Any]:
-        """The bus's next question or welcome."""
-        key = "names" if what == "welcome" else what
+    def _answer(self, key: str, until_s: float) -> dict[str, Any] | None:
+        """The bus's next hello that has this in it, if it comes."""
         while (left := until_s - time.monotonic()) > 0:
             if not self._socket.poll(max(1, int(left * 1e3))):
                 break
@@ -285,12 +304,10 @@ class Port:
                 if frame.kind == Kind.HELLO and key in (body := unpack(frame.body)):
                     self._early += frames[place + 1 :]
                     return body
-        raise BrokerError(
-            f"the bus at {self._endpoint} did not let {', '.join(self.nodes)} in: nobody is there, "
-            "the secret word or the key is wrong, or the node is there already"
-        )
+        return None
 
     def _settle_in(self, welcome: dict[str, Any], until_s: float) -> None:
+        self._run = welcome["run"]
         self.number = int(welcome["number"])
         self.names = tuple(welcome["names"])
         self.seed = int(welcome["seed"])

@@ -47,7 +47,7 @@ class _Kept(BaseModel):
     run: str
     what: str  # fingerprint of topology, faults and seed
     machine: str
-    started_ns: int  # by the machine's monotonic clock
+    started_ns: int | None  # by the machine's monotonic clock; null: it has not started
     started_s: float  # by the calendar
     incarnations: dict[str, int]
     facts: dict[str, tuple[str, ...]]
@@ -105,16 +105,18 @@ class Journal:
         self.keep(bus)
 
     def keep(self, bus: Bus) -> None:
-        """Writes down where the run is, if its clock has started and anything is new."""
-        if bus.started_ns is None:
-            return
+        """Writes down where the run is, if anything is new."""
         before = self._written
+        if before is not None and before.started_ns == bus.started_ns:
+            started_s = before.started_s
+        else:
+            started_s = time.time() - bus.now_ns / 1e9
         kept = _Kept(
             run=bus.run_name,
             what=self._what,
             machine=machine(),
             started_ns=bus.started_ns,
-            started_s=before.started_s if before else time.time() - bus.now_ns / 1e9,
+            started_s=started_s,
             incarnations=bus.strikes.incarnations(),
             facts=bus.strikes.facts.declared,
             here=tuple(bus.here),
@@ -167,10 +169,10 @@ def _fingerprint(topology: Topology, events: Sequence[Event], seed: int) -> str:
     return said.hexdigest()
 
 
-def _started_ns(kept: _Kept) -> int:
+def _started_ns(kept: _Kept) -> int | None:
     """When the clock started, by this machine's: where it was started anew since, or is another,
     the calendar has to tell.
     """
-    if kept.machine == machine():
+    if kept.started_ns is None or kept.machine == machine():
         return kept.started_ns
     return time.monotonic_ns() - round((time.time() - kept.started_s) * 1e9)

@@ -64,12 +64,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """Where a bus has left a run: its name, when its clock started (by this machine's clock), the
-    number that each node's next incarnation gets, what programs have declared, and who was there.
+    """Where a bus has left a run: its name, when its clock started (by this machine's clock; None:
+    it has not), the number that each node's next incarnation gets, what programs have declared, and
+    who was there.
     """
 
     run: str
-    started_ns: int
+    started_ns: int | None
     incarnations: Mapping[str, int]
     facts: Mapping[str, Sequence[str]]
     here: Sequence[str]
@@ -151,7 +152,7 @@ class Bus:
                 self.names,
                 self._observer,
             )
-            if resumed is not None:
+            if resumed is not None and resumed.started_ns is not None:
                 self.strikes.resume(self.now_ns, resumed.incarnations, resumed.facts)
             self._reception = Reception(
                 self._socket,

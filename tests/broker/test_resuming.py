@@ -30,19 +30,20 @@ DEADLINE_S = 20.0
 class Station:
     """A bus with a journal at one endpoint, which can be stopped and started again."""
 
-    def __init__(self, folder: Path, events: tuple[Event, ...] = (), seed: int = 1) -> None:
+    def __init__(self, folder: Path, events: tuple[Event, ...], expected: int) -> None:
         self.endpoint = f"ipc://{folder}/bus"
-        self._path, self._events, self._seed = folder / "run.json", events, seed
+        self._path, self._events, self._expected = folder / "run.json", events, expected
         self.start()
 
     def start(self) -> None:
-        self.journal = Journal(self._path, PATH, self._events, self._seed)
+        self.journal = Journal(self._path, PATH, self._events, seed=1)
         self.bus = Bus(
             PATH,
             tuple(PATH.nodes),
             self.journal.events,
-            seed=self._seed,
+            seed=1,
             words=dict.fromkeys(PATH.nodes, WORD),
+            expected=self._expected,
             resumed=self.journal.resumed,
         )
         self.bus.bind(self.endpoint)
@@ -63,8 +64,8 @@ class Station:
 
 
 @contextlib.contextmanager
-def station(folder: Path, *events: Event) -> Iterator[Station]:
-    here = Station(folder, events)
+def station(folder: Path, *events: Event, expected: int = 1) -> Iterator[Station]:
+    here = Station(folder, events, expected)
     try:
         yield here
     finally:
@@ -116,7 +117,7 @@ def asking(step: threading.Event, went: threading.Event) -> object:
 def test_programs_go_on_when_their_bus_is_back(tmp_path):
     step, went = threading.Event(), threading.Event()
     with (
-        station(tmp_path) as here,
+        station(tmp_path, expected=2) as here,
         joined(here, a=asking(step, went)) as asked,
         joined(here, b=echo) as answered,
     ):
@@ -139,7 +140,7 @@ def test_programs_find_a_bus_again_that_was_killed(tmp_path, monkeypatch):
     monkeypatch.setattr("broker.port._DOUBT_S", 0.2)
     step, went = threading.Event(), threading.Event()
     with (
-        station(tmp_path) as here,
+        station(tmp_path, expected=2) as here,
         joined(here, a=asking(step, went)) as asked,
         joined(here, b=echo),
     ):
@@ -200,6 +201,19 @@ def test_what_was_done_by_hand_is_done_still(tmp_path):
         assert gone == {}
 
 
+def test_a_run_whose_clock_has_not_started_is_kept_too(tmp_path):
+    with station(tmp_path) as here:
+        run = here.bus.run_name
+        here.stop()
+        here.start()
+        assert (here.bus.run_name, here.bus.started_ns) == (run, None)
+        with joined(here, a=echo):
+            here.until(lambda: here.bus.started_ns is not None)
+            here.stop(back=False)
+            here.start()
+        assert here.bus.run_name == run
+
+
 def test_faults_after_what_was_done_by_hand():
     scenario = faults.parse(
         "timeline: [{at: 1 s, pause: a, for: 9 s, id: x}, {at: 5 s, crash: b, id: y},"
@@ -226,7 +240,7 @@ def test_faults_after_what_was_done_by_hand():
 def test_another_run_at_the_same_place_is_not_the_one_that_nodes_were_in(tmp_path):
     step, went = threading.Event(), threading.Event()
     with (
-        station(tmp_path) as here,
+        station(tmp_path, expected=2) as here,
         joined(here, a=asking(step, went)) as asked,
         joined(here, b=echo) as answered,
     ):

@@ -98,7 +98,7 @@ class Split(_Section):
 
 class Privacy(_Section):
     """How far signatures hide the single examples that they are made of: (epsilon, delta)-privacy
-    of a client's whole signature. Activations and adapters are not protected by it.
+    of all signatures that a client sends in a run. Activations and adapters are not protected.
     """
 
     epsilon: float = Field(gt=0, le=1e4)
@@ -118,6 +118,20 @@ class SignatureSettings(_Section):
     )
 
 
+class Drift(_Section):
+    """Whether clients' text is still of the kind that they were divided by."""
+
+    every: int = Field(
+        0, ge=0, description="rounds between new signatures of all clients; 0: none are taken"
+    )
+    significance: float = Field(
+        0.05,
+        gt=0,
+        lt=1,
+        description="the chance that any client is moved in a run although no text has changed",
+    )
+
+
 class Aggregation(_Section):
     """How adapters are combined after a round."""
 
@@ -132,13 +146,29 @@ class Aggregation(_Section):
         "median",
         "trimmed-mean",
         "clipped-mean",
+        "laplacian",
     ] = Field("fedit", description="how those of a neighborhood's clients become one")
     trim: float = Field(
         0.2, ge=0, le=0.5, description="trimmed-mean: the share of clients cut at each end"
     )
+    graph: Literal["random", "signatures"] = Field(
+        "random",
+        description="laplacian: how much each two clients pull at each other, a number drawn from "
+        "[0, 1) or how alike their signatures are",
+    )
+    pull: Annotated[float, Field(gt=0)] | None = Field(
+        None,
+        description="laplacian: how far they move, MIRA's eta times lambda; null: a tenth of what "
+        "would settle no more",
+    )
     between: float = Field(
         0.1, ge=0, le=1, description="how far a neighborhood moves towards those that are like it"
     )
+
+    @property
+    def weighs_signatures(self) -> bool:
+        """Whether clients are combined by how alike their signatures are."""
+        return self.method == "laplacian" and self.graph == "signatures"
 
 
 def _span_of_time(text: object) -> str:
@@ -211,6 +241,7 @@ class Config(_Section):
     training: Training = Training()
     split: Split = Split()
     signature: SignatureSettings = SignatureSettings()
+    drift: Drift = Drift()
     aggregation: Aggregation = Aggregation()
     membership: Membership = Membership()
     recovery: Recovery = Recovery()

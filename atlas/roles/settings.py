@@ -15,8 +15,17 @@ from pathlib import Path
 import torch
 
 from atlas import assets
-from atlas.aggregation import Part, parted
-from atlas.config import Aggregation, Membership, Recovery, SignatureSettings, Split, Training
+from atlas.aggregation import ADDRESSED, Part, handed_back, parted, random_graph, settling
+from atlas.config import (
+    Aggregation,
+    Drift,
+    Membership,
+    Recovery,
+    SignatureSettings,
+    Split,
+    Training,
+)
+from atlas.drift import looks, measures
 from atlas.journal import Journal
 from atlas.models import (
     LoraSettings,
@@ -49,6 +58,7 @@ class RunSettings:
     training: Training
     split: Split
     signature: SignatureSettings
+    drift: Drift
     aggregation: Aggregation
     membership: Membership
     recovery: Recovery
@@ -95,15 +105,40 @@ class RunSettings:
         """What every client starts from: A seeded by parameter name, B zero."""
         return initial_adapter(self.spec, self.lora, self.seed)
 
+    def measures(self, round_: int) -> bool:
+        """Whether clients take their signatures again in this round."""
+        return measures(self.drift, round_, self.training.rounds)
+
+    @property
+    def signatures(self) -> int:
+        """How often a client takes its signature: before the first round, and in measured ones."""
+        return 1 + looks(self.drift, self.training.rounds)
+
     @property
     def fixed_a(self) -> bool:
         """Whether no A of LoRA's is trained."""
         return self.aggregation.method == "ffa"
 
+    @functools.cached_property
+    def most_pull(self) -> float:
+        """Below this, steps along the graph of the clients settle, and along each part of it."""
+        if self.aggregation.graph == "random":
+            return settling(random_graph(self.clients, self.seed))
+        return 2 / len(self.clients)  # as if all were alike
+
+    @property
+    def pull(self) -> float:
+        """How far clients move along the edges of their graph."""
+        said = self.aggregation.pull
+        return min(0.1 * self.most_pull, 1.0) if said is None else said
+
     def require_state(self, state: Mapping[str, torch.Tensor], part: Part | None = None) -> None:
         """Raises ProtocolError unless this is a state of the whole model as the run's method has
-        it, or that part of one. Frozen pairs may be of any rank.
+        it, or that part of one. Frozen pairs may be of any rank. Nothing is a state where each
+        client has its own: it keeps that.
         """
+        if not state and part is handed_back and self.aggregation.method in ADDRESSED:
+            return
         shapes = lora_shapes(self.spec, self.lora)
         adapter, frozen = parted(state)
         whole: Mapping[str, torch.Tensor] = dict.fromkeys(shapes, torch.empty(0))
@@ -192,7 +227,8 @@ class RunSettings:
         """Most labeled positions that a batch of this text can have."""
         rows = batch(data.examples, self.tokenizer, self.training.tokens)
         counts = (rows.targets >= 0).sum(dim=1)
-        return int(counts.max()) * self.training.batch
+        now = int(counts.max()) * self.training.batch
+        return max(now, self.most_labels(data.then)) if data.then else now
 
     def ends_bytes(self, labels: int) -> int:
         """Memory that a client's own part of a step takes, with what it keeps for its hosts."""

@@ -30,7 +30,8 @@ def run(*command: str | Path, cwd: Path) -> str:
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What an archive of the repository has, without its history."""
     folder = tmp_path_factory.mktemp("source")
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    modules = sorted(path.name for path in REPOSITORY.glob("*.py"))
+    for name in ("pyproject.toml", "README.md", "LICENSE", *modules):
         shutil.copy(REPOSITORY / name, folder)
     passed_over = shutil.ignore_patterns("__pycache__")
     for room in ROOMS:
@@ -57,6 +58,7 @@ def test_the_wheel_has_every_file_of_every_room(source, wheel):
         for path in (source / room).rglob("*")
         if path.is_file()
     }
+    files |= {path.name for path in source.glob("*.py")}
     found = {name for name in wheel.namelist() if ".dist-info/" not in name}
     assert found == files
     assert {"faults/catalog/host-churn.yaml", "topologies/catalog/edge-clusters.yaml"} < found

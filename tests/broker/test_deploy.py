@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -76,11 +77,18 @@ def instructions() -> list[tuple[str, str]]:
 
 def test_the_container_has_all_that_it_installs_and_nobody_but_a_user():
     found = instructions()
-    sources = [word for name, rest in found if name == "COPY" for word in rest.split()[:-1]]
-    assert all((REPOSITORY / source).exists() for source in sources)
+    ignored = (REPOSITORY / ".containerignore").read_text(encoding="utf-8").split()
+    allowed = [line[1:] for line in ignored if line.startswith("!")]
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
-    rooms = project["tool"]["setuptools"]["packages"]["find"]["include"]
-    assert {room.rstrip("*") for room in rooms} <= set(sources)
+    packaging = project["tool"]["setuptools"]
+    rooms = [room.rstrip("*") for room in packaging["packages"]["find"]["include"]]
+    modules = [f"{name}.py" for name in packaging.get("py-modules", ())]
+    wanted = [*rooms, *modules, "pyproject.toml", "constraints.txt", "README.md", "LICENSE"]
+    assert ignored[0] == "*"
+    for name in wanted:
+        assert (REPOSITORY / name).exists()
+        assert any(fnmatch(name, pattern) for pattern in allowed), name
+    assert ("COPY", ". /source") in found
     names = [name for name, _ in found]
     assert names[0] == "FROM"
     assert names.index("USER") > names.index("RUN")

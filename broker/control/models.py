@@ -9,9 +9,6 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from faults.entries import Fault as Entry
-from faults.values import Instant
-
 NodeState = Literal["absent", "up", "down", "stopped", "paused"]
 
 
@@ -19,12 +16,6 @@ class Said(BaseModel):
     """Base of all that is said: frozen, and nothing but what is known."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Injection(Entry):
-    """A fault to inject: an entry of a scenario's timeline. It may leave `at` out."""
-
-    at: Instant = Field(default=0, description="when it begins, after now; else at once")
 
 
 class Fault(Said):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from broker.control.models import Cleared, Faults, Injection, Problem, State
+from broker.control.models import Cleared, Faults, Problem, State
 from faults import KINDS
+from faults.schema import schema as schema_of_scenarios
 
 _SCHEMAS = "#/components/schemas/"
 
@@ -17,14 +20,11 @@ _SCHEMAS = "#/components/schemas/"
 @cache
 def document() -> dict[str, Any]:
     """The document that ``/openapi.json`` serves."""
-    models: list[tuple[type[BaseModel], Any]] = [
-        (Injection, "validation"),
-        *((model, "serialization") for model in (Cleared, Faults, Problem, State)),
-    ]
-    _, defined = models_json_schema(models, ref_template=_SCHEMAS + "{model}")
-    schemas = defined["$defs"]
-    schemas["Injection"]["oneOf"] = [{"required": [kind]} for kind in KINDS if kind != "trace"]
-    schemas["Injection"]["properties"].pop("trace")
+    _, defined = models_json_schema(
+        [(model, "serialization") for model in (Cleared, Faults, Problem, State)],
+        ref_template=_SCHEMAS + "{model}",
+    )
+    schemas = defined["$defs"] | _injection()
     return {
         "openapi": "3.1.0",
         "info": {
@@ -70,6 +70,39 @@ def document() -> dict[str, Any]:
     }
 
 
+def _injection() -> dict[str, Any]:
+    """What can be injected: an entry of a timeline as the schema of scenarios has it, with all that
+    it refers to; `at` may be left out, and a trace is a file.
+    """
+    known = json.loads(json.dumps(schema_of_scenarios()["$defs"]).replace("#/$defs/", _SCHEMAS))
+    entry = known.pop("Fault")
+    del entry["properties"]["trace"]
+    entry["properties"]["at"]["description"] = "when it begins, after now; else at once"
+    entry["required"] = [key for key in entry.get("required", ()) if key != "at"]
+    entry["oneOf"] = [{"required": [kind]} for kind in KINDS if kind != "trace"]
+    entry["description"] = "A fault to inject: an entry of a scenario's timeline."
+    found = {"Injection": entry}
+    open_ = [entry]
+    while open_:
+        for name in _references(open_.pop()):
+            if name not in found:
+                found[name] = known[name]
+                open_.append(known[name])
+    return found
+
+
+def _references(schema: Any) -> Iterator[str]:
+    """The names of the schemas that this one refers to."""
+    if isinstance(schema, dict):
+        if "$ref" in schema:
+            yield schema["$ref"].removeprefix(_SCHEMAS)
+        for value in schema.values():
+            yield from _references(value)
+    elif isinstance(schema, list):
+        for value in schema:
+            yield from _references(value)
+
+
 def _call(
     summary: str,
     answer: type[BaseModel],
@@ -83,12 +116,12 @@ def _call(
     if description:
         call["description"] = description
     if wants:
-        content = _json(Injection) | {}
+        content = _json("Injection")
         content["application/json"]["example"] = {"crash": "edge-3", "for": "20 s"}
         call["requestBody"] = {"required": True, "content": content}
-    call["responses"] = {status: {"description": "done", "content": _json(answer)}}
+    call["responses"] = {status: {"description": "done", "content": _json(answer.__name__)}}
     for code in (*fails, "401", "503"):
-        call["responses"][code] = {"description": _WHY[code], "content": _json(Problem)}
+        call["responses"][code] = {"description": _WHY[code], "content": _json("Problem")}
     return call
 
 
@@ -97,8 +130,8 @@ def _plain(summary: str) -> dict[str, Any]:
     return {"summary": summary, "responses": {"200": {"description": "ok", "content": content}}}
 
 
-def _json(model: type[BaseModel]) -> dict[str, Any]:
-    return {"application/json": {"schema": {"$ref": _SCHEMAS + model.__name__}}}
+def _json(name: str) -> dict[str, Any]:
+    return {"application/json": {"schema": {"$ref": _SCHEMAS + name}}}
 
 
 _WHY = {

@@ -266,8 +266,10 @@ def test_what_is_said_is_what_the_openapi_document_says():
         checked("Problem", json.loads(ask(url, "DELETE", "/v1/faults/x")[1]))
         assert json.loads(ask(url, "GET", "/openapi.json")[1]) == said
     checked("Injection", {"crash": "edge-3", "for": "20 s"})
-    with pytest.raises(jsonschema.ValidationError):
-        checked("Injection", {"crash": "edge-3", "stop": "edge-3"})
+    checked("Injection", {"at": "1 s", "degrade": {"link": ["a", "b"], "bandwidth": "10 %"}})
+    for wrong in ({"crash": "edge-3", "stop": "edge-3"}, {"crash": None}, {"trace": {"file": "x"}}):
+        with pytest.raises(jsonschema.ValidationError):
+            checked("Injection", wrong)
 
 
 def test_nobody_is_left_waiting_when_the_bus_has_stopped():

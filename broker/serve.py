@@ -327,9 +327,7 @@ class Bus:
             return  # it came while we sent: the descriptor is edge-triggered, and won't tell again
         now_ns = self.now_ns
         due = now_ns + LONGEST_WAIT_NS
-        if self._missing:
-            due = now_ns + _GATHER_NS
-        elif self._start_ns is not None:
+        if self._start_ns is not None and not self._missing:
             if (next_ns := self.relay.next_ns()) is not None:
                 due = min(due, next_ns)
             due = min(due, self.strikes.told_ns + self.relay.settle_ns, self.strikes.near_ns)

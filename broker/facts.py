@@ -32,6 +32,11 @@ class Facts(Mapping[str, tuple[str, ...]]):
         """A program says so; what it said before under these words is no longer so."""
         self._declared[fact] = tuple(nodes)
 
+    @property
+    def declared(self) -> dict[str, tuple[str, ...]]:
+        """What programs have declared."""
+        return dict(self._declared)
+
     def worked(self, name: str, seconds: float) -> None:
         """A node's program has asked for so much more of its device's time."""
         self._worked_s[name] = self._worked_s.get(name, 0.0) + seconds

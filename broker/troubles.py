@@ -40,6 +40,13 @@ class Strike:
     links: tuple[LinkNow, ...] | None
 
 
+def is_meant(name: str, fault: str) -> bool:
+    """Whether who says `fault` means the one of that name, too: an empty word means all; a `flap`
+    and a process are several, whose names begin with theirs (``churn-1.3``).
+    """
+    return not fault or name == fault or name.startswith(f"{fault}.")
+
+
 def told(event: Event) -> tuple[FaultEntry, dict[str, Any]]:
     """An event as the books have it, and as the experimenter is told."""
     text = event.text
@@ -86,6 +93,32 @@ class Troubles:
         self.applied: list[Event] = []
         self.lost: dict[str, None] = {}
         self._ending = frozenset(event.fault for event in events if event.phase == "end")
+
+    def add(self, events: Sequence[Event]) -> None:
+        """Further events, in the order of their time, none of them in the past."""
+        merged = sorted([*self.pending, *events], key=lambda event: event.at_ns)
+        self._events = merged[::-1]
+        self._ending |= {event.fault for event in events if event.phase == "end"}
+
+    def drop(self, fault: str, at_ns: int) -> bool:
+        """Ends the faults that are meant (`is_meant`) then, or, where they have not begun, sees
+        that they never do. Whether there was anything to do.
+        """
+        meant = [name for name in self._known() if is_meant(name, fault)]
+        kept = [event for event in self.pending if event.fault not in meant]
+        ends = [
+            replace(self.conditions.active[name], at_ns=at_ns, phase="end")
+            for name in meant
+            if name in self.conditions.active
+        ]
+        self._events = kept[::-1]
+        self.add(ends)
+        return bool(meant)
+
+    def _known(self) -> dict[str, None]:
+        """The faults that hold or are to come."""
+        pending = (event.fault for event in self.pending)
+        return dict.fromkeys((*self.conditions.active, *pending))
 
     @property
     def pending(self) -> tuple[Event, ...]:
@@ -204,6 +237,10 @@ class Troubles:
     def links(self, conditions: Conditions) -> tuple[LinkNow, ...]:
         """All links that are not as in the topology under these conditions."""
         return self._links_of(conditions.active.values(), conditions) or ()
+
+    def links_ever_changed(self, conditions: Conditions) -> tuple[LinkNow, ...]:
+        """Under these conditions, all links that faults have ever touched."""
+        return self._links_of(self.applied, conditions) or ()
 
     def _links_of(
         self, events: Iterable[Event], conditions: Conditions

@@ -262,7 +262,7 @@ def test_tox_runs_all_parts_under_the_constraints() -> None:
     tox.read(REPOSITORY / "tox.ini", encoding="utf-8")
 
     environments = [name.strip() for name in tox["tox"]["env_list"].split(",")]
-    assert sorted(environments) == ["lint", "quickstart", "tests", "types"]
+    assert sorted(environments) == ["docs", "lint", "quickstart", "tests", "types"]
     assert "-c constraints.txt" in tox["testenv"]["install_command"]
     run, _ = _lines_of(README, "python3 -m venv")
     command = run.rpartition("/")[2]
@@ -355,8 +355,9 @@ def test_every_key_of_a_task_of_ones_own_is_explained_with_its_default() -> None
 
 def test_every_dependency_is_argued_for() -> None:
     page = (REPOSITORY / "docs" / "dependencies.md").read_text(encoding="utf-8")
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    required = {"": project["dependencies"], **project["optional-dependencies"]}
+    whole = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
+    project, groups = whole["project"], whole["dependency-groups"]
+    required = {"": project["dependencies"], **project["optional-dependencies"], **groups}
 
     argued = re.findall(r"^\| `([\w.-]+)` \|", page, re.MULTILINE)
     declared = [
@@ -412,7 +413,12 @@ def _is_one_of(figure: str, measured: list[float]) -> bool:
 
 @pytest.mark.parametrize(
     ("script", "name"),
-    [("fidelity", "measurements"), ("bus", "measurements"), ("codec", "learning")],
+    [
+        ("fidelity", "measurements"),
+        ("bus", "measurements"),
+        ("imports", "measurements"),
+        ("codec", "learning"),
+    ],
 )
 def test_the_tables_of_measurements_are_what_the_scripts_print(script, name):
     command = [sys.executable, f"benchmarks/{script}.py", "--table"]

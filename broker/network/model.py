@@ -32,6 +32,16 @@ class Cost(NamedTuple):
     loss: float
 
 
+class Load(NamedTuple):
+    """What is going on at a link now: how much of it is in use (1.0: all of it), and how long what
+    comes now would wait before it.
+    """
+
+    link: Link
+    share: float
+    queue_s: float
+
+
 class Network:
     """The network of a topology under changing conditions.
 
@@ -98,6 +108,21 @@ class Network:
         queued_ns = max(max(resource.free_ns - now_ns, 0) for resource in path.resources)
         standing_s = (shares.wait_ns(path, now_ns) + queued_ns) / 1e9
         return Cost(min(rate, lossy * segment * 8), path.delay_s + standing_s, path.loss)
+
+    def loads(self) -> list[Load]:
+        """What is going on at those links that anything has gone over so far."""
+        if self._shares.dirty:
+            self._shares.solve()
+        now_ns = self._agenda.now
+        return [
+            Load(
+                link,
+                1.0 if resource.free_ns > now_ns else self._shares.share(resource, now_ns),
+                (self._shares.standing_ns(resource, now_ns) + max(resource.free_ns - now_ns, 0))
+                / 1e9,
+            )
+            for link, resource in self._ways.used()
+        ]
 
     # What happens.
 
@@ -243,4 +268,4 @@ class Network:
             self._run(to_ns)
 
 
-__all__ = ["Cost", "Fate", "Network"]
+__all__ = ["Cost", "Fate", "Load", "Network"]

@@ -1,0 +1,1 @@
+"""Looking for what breaks a test."""

@@ -21,11 +21,10 @@ from broker.errors import BrokerError
 from broker.testing import marks, report
 from broker.testing.loop import VirtualLoop
 from broker.testing.world import World
-from faults import Scenario
 from topologies import InputError, Topology
 
 WORLD = pytest.StashKey[World]()
-TRIAL = pytest.StashKey[tuple[int, Scenario | None, Topology | None]]()
+TRIAL = pytest.StashKey["Trial"]()
 """What an exploration tries: a seed, faults and a topology, whatever the marks say."""
 _STRICT = pytest.StashKey[bool]()
 _UNNOTICED = ("TestRunner._run_tests_and_fixtures",)  # anyio's own, which ends with its runner
@@ -43,8 +42,8 @@ def topology(request: pytest.FixtureRequest) -> Topology:
     """The topology that a test is to have."""
     item: pytest.Item = request.node
     trial = item.stash.get(TRIAL, None)
-    if trial is not None and trial[2] is not None:
-        return trial[2]
+    if trial is not None:
+        return trial.topology
     found: Topology
     with _readable():
         found = marks.topology(item, getattr(request, "param", None))
@@ -60,15 +59,16 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
     network = request.getfixturevalue("network")
     with _readable():
         settings = marks.read(item)
-        seed, trouble = settings.seed, settings.faults
+        seed, trouble, limit_s = settings.seed, settings.faults, settings.limit_s
         trial = item.stash.get(TRIAL, None)
         if trial is not None:
-            seed, trouble = trial[0], trouble if trial[1] is None else trial[1]
+            seed, limit_s = trial.seed, min(limit_s, trial.limit_s)
+            trouble = trouble if trial.scenario is None else trial.scenario
         made = World(
             network,
             faults=trouble,
             seed=seed,
-            limit_s=settings.limit_s,
+            limit_s=limit_s,
             wall=item.config.option.network_wall,
         )
     item.stash[WORLD], item.stash[_STRICT] = made, settings.strict

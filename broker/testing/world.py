@@ -147,6 +147,11 @@ class World:
         return self.loop.now_s
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """The nodes that run programs or are in the test's hands, in the order of their start."""
+        return tuple(self._crew.names)
+
+    @property
     def struck(self) -> tuple[Event, ...]:
         """The faults so far, every name filled in."""
         return tuple(self._troubles.applied)

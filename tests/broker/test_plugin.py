@@ -188,7 +188,7 @@ async def test_others_have_the_loop_they_always_had():
     before = time.monotonic()
     await asyncio.sleep(0.01)
     assert time.monotonic() - before >= 0.009
-    assert type(asyncio.get_running_loop()) is type(asyncio.new_event_loop())
+    assert "Virtual" not in type(asyncio.get_running_loop()).__name__
 
 
 def test_plain():

@@ -149,8 +149,8 @@ def _report(
     before = len(trial.scenario.timeline) if trial.scenario else 0
     after = len(smallest.scenario.timeline) if smallest.scenario else 0
     how = (
-        f"{_tried(found)}; seed {trial.seed} failed. Shrunk from {before} faults to {after}, "
-        f"from {len(topology.nodes)} nodes to {len(smallest.topology.nodes)}{_coverage(found)}"
+        f"{_tried(found)}; seed {trial.seed} failed. Shrunk from {_count(before)} to {after}, "
+        f"and from {len(topology.nodes)} nodes to {len(smallest.topology.nodes)}{_coverage(found)}"
     )
     text = f"{said}\n{how}\nrepeat it with:\n  pytest {_short(files[-1])}"
     reports = _told(runs.reports, text)
@@ -163,6 +163,10 @@ def _report(
 def _short(path: Path) -> Path:
     """Relative to where we are, if it lies below."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def _count(faults: int) -> str:
+    return f"{faults} fault" + ("" if faults == 1 else "s")
 
 
 def _tried(found: Exploration) -> str:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 from broker.exploring import drawing
 from broker.exploring.trial import Attempt, Failure, Outcome, Trial, limit_s
+from broker.guard import guarded
 from topologies import Topology
 
 _CHUNK = 8
@@ -105,10 +106,11 @@ def explore(
 
     def run(seeds: range) -> list[tuple[int, Outcome]]:
         outcomes: list[tuple[int, Outcome]] = []
-        for seed in seeds:
-            outcomes.append((seed, attempt(trial(seed))))
-            if outcomes[-1][1].failure or time.monotonic() > until_s:
-                break
+        with guarded():  # once for all of them
+            for seed in seeds:
+                outcomes.append((seed, attempt(trial(seed))))
+                if outcomes[-1][1].failure or time.monotonic() > until_s:
+                    break
         return outcomes
 
     jobs = min(settings.jobs or len(os.sched_getaffinity(0)), len(chunks))

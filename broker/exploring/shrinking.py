@@ -137,6 +137,8 @@ def _rounder_times(fault: Fault) -> Iterator[Fault]:
         lasts_ns = None if fault.for_ is None else -(-fault.for_ // unit_ns) * unit_ns
         if (at_ns, lasts_ns) == (fault.at, fault.for_):
             return
+        if lasts_ns is not None and fault.for_ is not None and lasts_ns > 2 * fault.for_:
+            continue
         rounder = said | {"at": units.show_nanoseconds(at_ns)}
         if lasts_ns is not None:
             rounder["for"] = units.show_nanoseconds(lasts_ns)

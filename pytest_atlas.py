@@ -138,9 +138,9 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     )
     if not asked:
         return None
-    from broker.exploring import item as exploring  # noqa: PLC0415 - as above
+    from broker.exploring.item import protocol  # noqa: PLC0415 - as above
 
-    return exploring.protocol(item, nextitem)
+    return protocol(item, nextitem)
 
 
 @pytest.hookimpl(wrapper=True)

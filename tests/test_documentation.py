@@ -358,7 +358,13 @@ def _is_one_of(figure: str, measured: list[float]) -> bool:
 
 @pytest.mark.parametrize(
     ("script", "name"),
-    [("fidelity", "measurements"), ("bus", "measurements"), ("codec", "learning")],
+    [
+        ("fidelity", "measurements"),
+        ("bus", "measurements"),
+        ("codec", "learning"),
+        ("pytest_plugin", "testing"),
+        ("virtual_loop", "testing"),
+    ],
 )
 def test_the_tables_of_measurements_are_what_the_scripts_print(script, name):
     command = [sys.executable, f"benchmarks/{script}.py", "--table"]

@@ -96,12 +96,14 @@ class _Runs:
 
     def attempt(self, trial: Trial) -> Outcome:
         item = self._item
-        item.stash[session.TRIAL] = trial
+        item.stash[session.INSTEAD] = session.Instead(
+            trial.seed, trial.scenario, trial.topology, trial.limit_s
+        )
         try:
             # What is needed next is what is needed by all of the test's own neighbors.
             reports = runtestprotocol(item, log=False, nextitem=item.parent)  # type: ignore[arg-type]
         finally:
-            del item.stash[session.TRIAL]
+            del item.stash[session.INSTEAD]
         self.reports = reports
         world = item.stash.get(session.WORLD, None)
         failure = next((_failure(report) for report in reports if report.failed), None)

@@ -12,6 +12,7 @@ import contextlib
 import inspect
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,22 @@ from broker.errors import BrokerError
 from broker.testing import marks, report
 from broker.testing.loop import VirtualLoop
 from broker.testing.world import World
+from faults import Scenario
 from topologies import InputError, Topology
 
+
+@dataclass(frozen=True)
+class Instead:
+    """What a run of a test is to have, whatever its marks say; `faults` None: what they say."""
+
+    seed: int
+    faults: Scenario | None
+    topology: Topology
+    limit_s: float
+
+
 WORLD = pytest.StashKey[World]()
-TRIAL = pytest.StashKey["Trial"]()
-"""What an exploration tries: a seed, faults and a topology, whatever the marks say."""
+INSTEAD = pytest.StashKey[Instead]()
 _STRICT = pytest.StashKey[bool]()
 _UNNOTICED = ("TestRunner._run_tests_and_fixtures",)  # anyio's own, which ends with its runner
 _current: World | None = None
@@ -41,9 +53,9 @@ def loop_of_the_test() -> asyncio.AbstractEventLoop:
 def topology(request: pytest.FixtureRequest) -> Topology:
     """The topology that a test is to have."""
     item: pytest.Item = request.node
-    trial = item.stash.get(TRIAL, None)
-    if trial is not None:
-        return trial.topology
+    instead = item.stash.get(INSTEAD, None)
+    if instead is not None:
+        return instead.topology
     found: Topology
     with _readable():
         found = marks.topology(item, getattr(request, "param", None))
@@ -60,10 +72,10 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
     with _readable():
         settings = marks.read(item)
         seed, trouble, limit_s = settings.seed, settings.faults, settings.limit_s
-        trial = item.stash.get(TRIAL, None)
-        if trial is not None:
-            seed, limit_s = trial.seed, min(limit_s, trial.limit_s)
-            trouble = trouble if trial.scenario is None else trial.scenario
+        instead = item.stash.get(INSTEAD, None)
+        if instead is not None:
+            seed, limit_s = instead.seed, min(limit_s, instead.limit_s)
+            trouble = trouble if instead.faults is None else instead.faults
         made = World(
             network,
             faults=trouble,
@@ -78,7 +90,7 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
     finally:
         _current = None
         folder = item.config.option.network_trace
-        if folder and trial is None:
+        if folder and instead is None:
             _write_trace(made, Path(folder), item.nodeid)
         made.close()
 

@@ -195,6 +195,9 @@ def _refuse_longer_lives(item: Any) -> None:
         "would live longer than the test. The mark network asks for function scope, because a "
         "clock that lives longer would make a test depend on those that ran before it"
     )
+    if hasattr(getattr(item, "obj", None), "hypothesis") and _is_coroutine(item):
+        remedy = "make a World in each example (broker.testing), in a plain function"
+        _fail(item, f"its network would live longer than an example of Hypothesis: {remedy}")
     marker = item.get_closest_marker("asyncio")
     if marker is not None and _is_coroutine(item):
         scope = marker.kwargs.get("loop_scope") or marker.kwargs.get("scope")

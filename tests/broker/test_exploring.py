@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -116,6 +117,7 @@ def test_the_command_explores_a_test_that_has_only_the_mark_network(pytester):
          "test_commanded.py::test_there_are_never_two_leaders", "--seeds", "12", "--jobs", "2",
          "--kind", "partition", "--kind", "cut", "--out", "here"],
         cwd=pytester.path, capture_output=True, text=True, check=False, timeout=120,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
     )  # fmt: skip
     assert done.returncode == 1, done.stdout + done.stderr
     assert "test_there_are_never_two_leaders fails under seed" in done.stdout

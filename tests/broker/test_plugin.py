@@ -305,6 +305,14 @@ import asyncio
 
 import pytest
 import pytest_asyncio
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+@pytest.mark.asyncio
+@pytest.mark.network(topology="edge-clusters")
+@given(st.integers())
+async def test_examples(bus, number): ...
 
 
 @pytest.mark.network(topology="edge-cluster")
@@ -353,7 +361,7 @@ async def test_fixture(bus, shared): ...
 """,
     )
     printed = project.run("-rN", fails=True)
-    assert "10 errors" in printed
+    assert "11 errors" in printed
     for test, says in {
         "test_topology: mark network, topology": 'Did you mean "edge-clusters"?',
         "test_faults: mark network, faults": 'Did you mean "host-churn"?',
@@ -364,6 +372,7 @@ async def test_fixture(bus, shared): ...
         "test_nothing: mark network, topology": "there is none",
         "test_no_mark": "the fixture bus is for tests that are marked",
         "test_scope": "its event loop has module scope",
+        "test_examples": "longer than an example of Hypothesis: make a World in each example",
         "test_fixture": "the asynchronous fixture shared has module scope",
     }.items():
         lines = [line for line in printed.splitlines() if f"test_marks.py::{test}:" in line]

@@ -124,7 +124,7 @@ def _explored(item: pytest.Item) -> list[pytest.TestReport]:
         return runs.reports
     passed = runs.reports
     begin = _Quiet(item.config)
-    found = explore(runs.attempt, topology, calm, settings, first_seed=own.seed, begin=begin)
+    found = explore(runs.attempt, topology, settings, calm=calm, first_seed=own.seed, begin=begin)
     if found.trial is None or found.failure is None:
         return _told(passed, f"{item.nodeid}: {_tried(found)}; none failed{_coverage(found)}")
     return _report(item, runs, found, found.trial, found.failure, topology)

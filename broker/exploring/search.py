@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from broker.exploring import drawing
 from broker.exploring.trial import Attempt, Failure, Outcome, Trial, limit_s
 from broker.guard import guarded
+from faults import Scenario
 from topologies import Topology
 
 _CHUNK = 8
@@ -71,16 +72,23 @@ class Exploration:
 def explore(
     attempt: Attempt,
     topology: Topology,
-    calm: Outcome,
     settings: Settings,
     *,
+    calm: Outcome | None = None,
     first_seed: int = 0,
     begin: Callable[[], None] = lambda: None,
 ) -> Exploration:
-    """Tries seeds and faults. `calm` is what came of it without any.
+    """Tries seeds and faults.
 
-    `begin` is called in each further process before its first trial.
+    Args:
+        calm: what came of it without any; tried first, if it is not known.
+        begin: called in each further process before its first trial.
+
+    Raises ValueError where it fails without any fault, so that there is nothing to look for.
     """
+    calm = calm or attempt(Trial(first_seed, Scenario("nothing"), topology))
+    if calm.failure is not None:
+        raise ValueError(f"it fails without any fault: {calm.failure.text}")
     where = drawing.around(topology, calm.nodes)
     lasts_s = calm.virtual_s
 

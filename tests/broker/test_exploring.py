@@ -14,7 +14,7 @@ import pytest
 import broker.exploring.item
 import faults
 import topologies
-from broker.exploring import Settings, Trial, drawing, explore, in_world, shrink
+from broker.exploring import Settings, drawing, explore, in_world, shrink
 from broker.exploring.search import Exploration
 from faults import Scenario
 from tests.broker.worlds import network
@@ -97,6 +97,41 @@ def test_a_mended_program_passes_and_says_what_was_tried(name, run, pytester):
     printed = run(fails=False)
     assert f"{SEEDS[name]} scenarios in" in printed
     assert "none failed. Scenarios in which it struck: " in printed
+
+
+def test_what_is_written_of_a_method_with_fixtures_and_parameters_repeats_it(run, pytester):
+    (pytester.path / "test_of_a_class.py").write_text("""
+import pytest
+import pytest_asyncio
+
+
+@pytest_asyncio.fixture
+async def client(bus, node):
+    async def answer(host):
+        async for message in host:
+            await message.reply({})
+
+    bus.start("host-0", answer)
+    yield node("client-0")
+
+
+@pytest.mark.asyncio
+@pytest.mark.network(strict=True, limit="1 h")
+class TestOfAClass:
+    @pytest.mark.parametrize("network", ["tiny-clusters"], indirect=True)
+    @pytest.mark.parametrize("times", [40])
+    @pytest.mark.explore(seeds=40, jobs=1, kinds=["cut", "partition"])
+    async def test_asks(self, client, network, times):
+        for _ in range(times):
+            await client.request("host-0", {}, timeout=0.5)
+""")
+    assert "test_asks[40-tiny-clusters] fails under seed" in run(fails=True)
+    (test,) = (pytester.path / "found").glob("*.py")
+    text = test.read_text(encoding="utf-8")
+    assert "from test_of_a_class import client, TestOfAClass as _TestOfAClass" in text
+    assert "strict=True" in text
+    assert "times=40" in text
+    assert "1 failed" in run(str(test), fails=True)
 
 
 def test_without_exploration_the_examples_pass(run, pytester):
@@ -182,10 +217,15 @@ async def impatient(world):
 
 
 def explored(**settings):
-    attempt = in_world(impatient)
-    calm = attempt(Trial(0, CALM, PAIR))
-    assert calm.failure is None
-    return explore(attempt, PAIR, calm, Settings(**settings))
+    return explore(in_world(impatient), PAIR, Settings(**settings))
+
+
+def test_what_fails_without_any_fault_is_not_explored():
+    async def fail(_):
+        raise ValueError("always")
+
+    with pytest.raises(ValueError, match="fails without any fault: ValueError: always"):
+        explore(in_world(fail), PAIR, Settings())
 
 
 def test_what_is_found_does_not_depend_on_how_many_cores_look():

@@ -55,6 +55,7 @@ class VirtualLoop(NodeLoop):
         self._no_more_generators = False
         self._home = threading.get_ident()
         self._debug = False
+        self._default_executor = None  # not asyncio's promise, but many look at it
 
     # Driving.
 

@@ -98,7 +98,7 @@ class Split(_Section):
 
 class Privacy(_Section):
     """How far signatures hide the single examples that they are made of: (epsilon, delta)-privacy
-    of a client's whole signature. Activations and adapters are not protected by it.
+    of all signatures that a client sends in a run. Activations and adapters are not protected.
     """
 
     epsilon: float = Field(gt=0, le=1e4)
@@ -115,6 +115,20 @@ class SignatureSettings(_Section):
     batch: int = Field(8, ge=1, description="examples in each of the two halves")
     privacy: Privacy | None = Field(
         None, description="noise for it; each example then goes through the hosts by itself"
+    )
+
+
+class Drift(_Section):
+    """Whether clients' text is still of the kind that they were divided by."""
+
+    every: int = Field(
+        0, ge=0, description="rounds between new signatures of all clients; 0: none are taken"
+    )
+    significance: float = Field(
+        0.05,
+        gt=0,
+        lt=1,
+        description="the chance that any client is moved in a run although no text has changed",
     )
 
 
@@ -211,6 +225,7 @@ class Config(_Section):
     training: Training = Training()
     split: Split = Split()
     signature: SignatureSettings = SignatureSettings()
+    drift: Drift = Drift()
     aggregation: Aggregation = Aggregation()
     membership: Membership = Membership()
     recovery: Recovery = Recovery()

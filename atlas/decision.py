@@ -27,7 +27,9 @@ class Office(_Plain):
 
 
 class Closed(_Plain):
-    """A round's end: in which term of office, and without whom."""
+    """A round's end: in which term of office, and without whom. Term 0: it was over before the
+    neighborhood began.
+    """
 
     term: int
     dropped: tuple[str, ...] = ()
@@ -58,6 +60,8 @@ class Decision(_Plain):
     p_value: float
     landmarks: dict[str, Any]
     """`atlas.semantics.Landmarks` as plain data. Told to voters, not to members."""
+    signed: dict[str, bytes] = {}
+    """Signatures of a round in which drift is measured, as far as it is closed. Told to voters."""
 
     def members(self, neighborhood: str, round_: int) -> dict[str, int]:
         """Who belongs to a neighborhood in a round, with examples, in the order of the clients."""
@@ -75,6 +79,14 @@ class Decision(_Plain):
     def running(self, neighborhood: str) -> int:
         """The round that a neighborhood is in; the number of rounds where it is through."""
         return len(self.closed[neighborhood])
+
+    def began(self, neighborhood: str) -> int:
+        """The first round of a neighborhood: not 0 for one that was founded later."""
+        return sum(each.term == 0 for each in self.closed[neighborhood])
+
+    def passed(self, round_: int) -> bool:
+        """Whether that round is closed in all neighborhoods."""
+        return all(len(closed) > round_ for closed in self.closed.values())
 
     def home(self, client: str, round_: int | None = None) -> Stay | None:
         """Where a client belongs in a round, or lastly; None where it belongs nowhere."""
@@ -148,19 +160,63 @@ def appoint(decision: Decision, neighborhood: str, aggregator: str, instead_of: 
 
 
 def settle(
-    decision: Decision, client: str, neighborhood: str, examples: int, order: Sequence[str]
+    decision: Decision,
+    client: str,
+    neighborhood: str,
+    examples: int,
+    order: Sequence[str],
+    *,
+    since: int | None = None,
 ) -> Decision:
     """A client belongs to a neighborhood from the next round on that has not begun there, nor
-    where it was before.
+    where it was before; or from round `since`.
     """
     home = decision.home(client)
     if home is not None and home.neighborhood == neighborhood:
         return decision
-    since = decision.running(neighborhood) + 1
+    since = decision.running(neighborhood) + 1 if since is None else since
     if home is not None:
         since = max(since, decision.running(home.neighborhood) + 1, home.since + 1)
     stay = Stay(client=client, neighborhood=neighborhood, since=since, examples=examples)
     return decision.model_copy(update={"stays": _in_order([*decision.stays, stay], order)})
+
+
+def move(
+    decision: Decision, client: str, neighborhood: str, since: int, order: Sequence[str]
+) -> Decision:
+    """A client belongs to another neighborhood from round `since` on, which has not begun anywhere.
+
+    The last one of a neighborhood stays. Who aggregates for its neighborhood leaves that to the
+    first who stay.
+    """
+    home = decision.home(client)
+    assert home is not None, "who moves belongs somewhere"
+    staying = [name for name in decision.members(home.neighborhood, since) if name != client]
+    if home.neighborhood == neighborhood or not staying:
+        return decision
+    office = decision.offices[home.neighborhood]
+    if office.aggregator == client:
+        decision = appoint(decision, home.neighborhood, staying[0], office)
+    stay = home.model_copy(update={"neighborhood": neighborhood, "since": since})
+    return decision.model_copy(update={"stays": _in_order([*decision.stays, stay], order)})
+
+
+def found(decision: Decision, aggregator: str, since: int, landmarks: dict[str, Any]) -> Decision:
+    """One more neighborhood, like none of the others, from round `since` on; nobody is in it yet.
+
+    `landmarks` have it last.
+    """
+    name = f"neighborhood-{len(decision.offices)}"
+    apart = [(*row, 0.0) for row in decision.similarity]
+    alone = (*(0.0 for _ in decision.offices), 1.0)
+    return decision.model_copy(
+        update={
+            "offices": decision.offices | {name: Office(aggregator=aggregator, term=1)},
+            "closed": decision.closed | {name: (Closed(term=0),) * since},
+            "similarity": (*apart, alone),
+            "landmarks": landmarks,
+        }
+    )
 
 
 def _in_order(stays: Sequence[Stay], order: Sequence[str]) -> tuple[Stay, ...]:

@@ -259,6 +259,7 @@ def prepare(config: Config, view: View) -> Prepared:
             training=config.training,
             split=config.split,
             signature=config.signature,
+            drift=config.drift,
             aggregation=config.aggregation,
             membership=config.membership,
             recovery=config.recovery,

@@ -143,13 +143,17 @@ class Orders(_Body):
 
 
 class Over(_Body):
-    """The round may be closed: the adapters of `present` are here, in my `office`th term."""
+    """The round may be closed: the adapters of `present` are here, in my `office`th term.
+
+    With `signatures`, as in `signature`, where they were taken again in that round.
+    """
 
     kind: Literal["over"] = "over"
     neighborhood: str
     round: int
     office: int
     present: list[str]
+    signatures: dict[str, bytes] = {}
 
 
 class AskThere(_Body):
@@ -328,18 +332,23 @@ class Close(_Step):
 
 
 class Update(_Body):
-    """What a member hands in after a round (payload), for the aggregator in its `office`th term."""
+    """What a member hands in after a round (payload), for the aggregator in its `office`th term;
+    with its `signature`, as in `signature`, where it was taken again in that round.
+    """
 
     kind: Literal["update"] = "update"
+    neighborhood: str
     round: int
     office: int
     manifest: Manifest
+    signature: bytes | None = None
 
 
 class AskMean(_Body):
     """The mean of your neighborhood after a round?"""
 
     kind: Literal["mean?"] = "mean?"
+    neighborhood: str
     round: int
 
 
@@ -358,9 +367,10 @@ class AskOwn(_Body):
 
 
 class AskMerged(_Body):
-    """Our neighborhood's adapter after that round, or after a later one?"""
+    """A neighborhood's adapter after that round, or after a later one?"""
 
     kind: Literal["merged?"] = "merged?"
+    neighborhood: str
     round: int
 
 

@@ -27,7 +27,7 @@ import torch  # noqa: E402
 
 from atlas import assets  # noqa: E402
 from atlas.models import Stage  # noqa: E402
-from benchmarks.clustering import gradients, studies, text, warming  # noqa: E402
+from benchmarks.clustering import gradients, ranks, studies, text, warming  # noqa: E402
 
 MODEL = "smollm2-135m-instruct"
 RESULT = REPOSITORY / "benchmarks" / "results" / "clustering.json"
@@ -81,6 +81,7 @@ def study(folder: Path, only: Sequence[str]) -> None:
         keep(name, partial(studies.controls, dealt))
         if name in {"easy", "hard"}:
             keep(f"settings, {name}", partial(studies.settings, dealt))
+            keep(f"drift, {name}", partial(studies.drift, dealt))
         if name == "labels":
             keep("labels, twice the text", partial(studies.controls, dealt, each=2, batch=16))
         files = [folder / f"warm-{kind}.npy" for kind in kinds]
@@ -96,7 +97,8 @@ def study(folder: Path, only: Sequence[str]) -> None:
     courses = [f"drift-{name}-{warming.STOPS[-1]}" for name in warming.COURSES]
     trained = pools(courses)
     if trained is not None:
-        keep("drift", partial(studies.drift, dict(zip(courses, trained, strict=True))))
+        pooled = dict(zip(courses, trained, strict=True))
+        keep("drift by training's gradients", partial(ranks.training, pooled))
 
 
 if __name__ == "__main__":

@@ -217,6 +217,17 @@ class Placed(Event):
     p_value: float
 
 
+class Drifted(Event):
+    """A client's text is no longer of the kind of the neighborhood that it has `left`: it trains
+    elsewhere from `round` on.
+    """
+
+    client: str
+    left: str
+    neighborhood: str
+    round: int
+
+
 class Fault(Event):
     """The scenario broke something, or ended a fault."""
 
@@ -269,6 +280,7 @@ EVENTS: MappingProxyType[str, type[Event]] = MappingProxyType(
         "dropped": Dropped,
         "left out": LeftOut,
         "placed": Placed,
+        "drifted": Drifted,
         "fault": Fault,
         "evaluated": Evaluated,
         "finished": Finished,

@@ -19,11 +19,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from atlas.results.events import (
+    Drifted,
     Evaluated,
     Event,
     Fault,
     Finished,
     NeighborhoodsFound,
+    Placed,
     Registered,
     Repaired,
     Resumed,
@@ -86,6 +88,8 @@ class Tally:
                 self.devices[note.node] = event
             case NeighborhoodsFound():
                 self.neighborhoods = event
+            case Placed() | Drifted():
+                self._settled(event)
             case Step():
                 self._step(event)
             case Resumed():
@@ -103,6 +107,17 @@ class Tally:
             case _:
                 pass
         return event
+
+    def _settled(self, event: Placed | Drifted) -> None:
+        """A client that belongs elsewhere from now on."""
+        if self.neighborhoods is not None:
+            members = {
+                name: tuple(client for client in clients if client != event.client)
+                for name, clients in self.neighborhoods.members.items()
+            }
+            here = members.get(event.neighborhood, ())
+            members[event.neighborhood] = (*here, event.client)
+            self.neighborhoods = self.neighborhoods.model_copy(update={"members": members})
 
     def _step(self, event: Step) -> None:
         key = (event.client, event.round, event.step)

@@ -19,6 +19,7 @@ from atlas.results.display import (
 )
 from atlas.results.events import (
     Aggregated,
+    Drifted,
     Dropped,
     Elected,
     Evaluated,
@@ -86,7 +87,7 @@ def tell(event: Event | None) -> Sentence | None:  # noqa: PLR0911, PLR0912
             )
         case Aggregated():
             return Sentence(_aggregated(event), "plain")
-        case Elected() | Replaced() | Dropped() | LeftOut() | Placed():
+        case Elected() | Replaced() | Dropped() | LeftOut() | Placed() | Drifted():
             return _membership(event)
         case Fault():
             return _fault(event)
@@ -98,7 +99,9 @@ def tell(event: Event | None) -> Sentence | None:  # noqa: PLR0911, PLR0912
             return None
 
 
-def _membership(event: Elected | Replaced | Dropped | LeftOut | Placed) -> Sentence:
+def _membership(
+    event: Elected | Replaced | Dropped | LeftOut | Placed | Drifted,
+) -> Sentence:
     match event:
         case Elected():
             return Sentence(f"{event.coordinator} coordinates now, in term {event.term}", "mended")
@@ -123,6 +126,12 @@ def _membership(event: Elected | Replaced | Dropped | LeftOut | Placed) -> Sente
         case Placed():
             return Sentence(
                 f"{event.client} belongs to {event.neighborhood} from round {event.round} on",
+                "plain",
+            )
+        case Drifted():
+            return Sentence(
+                f"{event.client} has other text by now and leaves {event.left} for "
+                f"{event.neighborhood}, from round {event.round} on",
                 "plain",
             )
 

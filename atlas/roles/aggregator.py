@@ -14,8 +14,11 @@ closed, it asks the members for what it has not: the merged adapter, or their ow
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
+from collections import defaultdict
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import msgpack
 import numpy as np
@@ -65,18 +68,29 @@ round takes up each round after it once more.
 """
 
 
+@dataclass
+class _Book:
+    """What is known of a neighborhood's rounds: what was handed in, and what came of it."""
+
+    updates: dict[int, dict[str, AdapterState]] = field(default_factory=dict)
+    signatures: dict[int, dict[str, bytes]] = field(default_factory=dict)
+    means: dict[int, AdapterState] = field(default_factory=dict)
+    merged: dict[int, AdapterState] = field(default_factory=dict)
+
+
 class Aggregator:
-    """Aggregates for one neighborhood, while this node is appointed to."""
+    """Aggregates for one neighborhood, while this node is appointed to.
+
+    Who has been moved may come to aggregate for another one: each has a book of its own.
+    """
 
     def __init__(self, node: Node, settings: RunSettings, member: Member) -> None:
         self._node = node
         self._settings = settings
         self._method = settings.aggregation.method
         self._member = member
-        self._updates: dict[int, dict[str, AdapterState]] = {}
-        self._means: dict[int, AdapterState] = {}
-        self._merged: dict[int, AdapterState] = {}
-        self._waiting: dict[tuple[str, int], dict[tuple[str, str], Message]] = {}
+        self._books: defaultdict[str, _Book] = defaultdict(_Book)
+        self._waiting: dict[tuple[str, str, int], dict[tuple[str, str], Message]] = {}
         self._came = asyncio.Event()
 
     async def run(self) -> None:
@@ -114,25 +128,32 @@ class Aggregator:
             case Update():
                 await self._update(message, request)
             case AskMean():
-                await self._tell(message, "mean", request.round, self._means)
+                await self._tell(message, "mean", request.neighborhood, request.round)
             case AskMerged():
-                await self._tell_merged(message, request.round)
+                await self._tell_merged(message, request.neighborhood, request.round)
 
     async def _update(self, message: Message, request: Update) -> None:
         held, number = self._office(), request.round
-        if held is None or held[1].term != request.office:
-            await self._redirect(message, newer=held is None or request.office > held[1].term)
+        if held is None or (held[0], held[1].term) != (request.neighborhood, request.office):
+            behind = held is None or held[0] != request.neighborhood
+            await self._redirect(
+                message, newer=behind or (held is not None and request.office > held[1].term)
+            )
             return
         decision = self._member.decision
         if message.source not in decision.members(held[0], number):
             await self._redirect(message, newer=True)
             return
-        if number not in self._merged and number >= decision.running(held[0]) - 1:
-            updates = self._updates.setdefault(number, {})
+        book = self._books[held[0]]
+        if number not in book.merged and number >= decision.running(held[0]) - 1:
+            updates = book.updates.setdefault(number, {})
             if message.source not in updates:
                 adapter = unpack(request.manifest, message.payload)
                 self._settings.require_state(adapter, handed_in)
                 updates[message.source] = adapter
+                if request.signature is not None:
+                    signatures = book.signatures.setdefault(number, {})
+                    signatures[message.source] = request.signature
         await message.reply(Accepted().header())
         self._came.set()
 
@@ -145,47 +166,69 @@ class Aggregator:
         else:
             await message.reply(Refused(reason="nothing is decided here").header())
 
-    async def _tell(
-        self, message: Message, what: str, number: int, known: Mapping[int, AdapterState]
-    ) -> None:
+    async def _tell(self, message: Message, what: str, name: str, number: int) -> None:
         """Answers now, or as soon as it is known; not where that is not this node's office."""
+        held, book = self._office(), self._books.get(name, _Book())
+        known = book.means if what == "mean" else book.merged
         if number in known:
             manifest, buffers = pack(known[number])
             body = Tensors(manifest=manifest, round=number)
             await message.reply(body.header(), buffers, purpose=ADAPTERS)
-        elif self._office() is None:
-            await self._redirect(message)
+        elif held is None or held[0] != name:
+            await self._redirect(message, newer=held is not None)
         else:
             asker = message.source, message.purpose  # a client may coordinate, too
-            self._waiting.setdefault((what, number), {})[asker] = message
+            self._waiting.setdefault((what, name, number), {})[asker] = message
 
-    async def _tell_merged(self, message: Message, number: int) -> None:
-        newest = max(self._merged, default=-1)
-        if number in self._merged and self._method in PERSONAL:
-            await self._tell(message, "merged", number, self._merged)
+    async def _tell_merged(self, message: Message, name: str, number: int) -> None:
+        merged = self._books.get(name, _Book()).merged
+        newest = max(merged, default=-1)
+        given = number if number in merged and self._method in PERSONAL else max(number, newest)
+        if self._has_left(message.source, name, number, given):
+            await self._redirect(message, newer=True)
         elif newest >= number:
-            await self._tell(message, "merged", newest, self._merged)
-        elif await self._member.tell_merged(message, number):
+            await self._tell(message, "merged", name, given)
+        elif await self._member.tell_merged(message, name, number):
             return
-        elif self._misses(message.source, number):
+        elif self._misses(message.source, name, number):
             await message.reply(Refused(reason="your adapter is not here", missing=True).header())
         else:
-            await self._tell(message, "merged", number, self._merged)
+            await self._tell(message, "merged", name, number)
 
-    def _misses(self, source: str, number: int) -> bool:
+    def _settles(self, number: int) -> bool:
+        """Whether it is still to be decided, as far as it is known here, who is moved after the
+        last measured round up to this one.
+        """
+        measured = filter(self._settings.measures, range(number, -1, -1))
+        last = next(measured, None)
+        return last is not None and not self._member.decision.passed(last)
+
+    def _has_left(self, source: str, name: str, number: int, given: int) -> bool:
+        """Whether `source`, a member in round `number`, is elsewhere after round `given`."""
+        if not self._member.knows_decision or source not in self._member.decision.members(
+            name, number
+        ):
+            return False
+        home = self._member.decision.home(source, given + 1)
+        return home is not None and home.neighborhood != name
+
+    def _misses(self, source: str, name: str, number: int) -> bool:
         """Whether this round can't be merged here without `source`, who should know it."""
         held = self._office()
-        if held is None:
+        if held is None or held[0] != name:
             return False
-        decision, name = self._member.decision, held[0]
+        decision = self._member.decision
         running = number >= decision.running(name)
         members = decision.members(name, number) if running else decision.counted(name, number)
-        return source in members and source not in self._updates.get(number, {})
+        return source in members and source not in self._books[name].updates.get(number, {})
 
-    async def _announce(self, what: str, number: int, known: Mapping[int, AdapterState]) -> None:
+    async def _announce(self, what: str, name: str, number: int) -> None:
         """Answers each who waits, once: to its latest asking."""
-        for message in self._waiting.pop((what, number), {}).values():
-            await self._tell(message, what, number, known)
+        for message in self._waiting.pop((what, name, number), {}).values():
+            if what == "merged" and self._has_left(message.source, name, number, number):
+                await self._redirect(message)
+            else:
+                await self._tell(message, what, name, number)
 
     async def _send_away(self) -> None:
         """The office is another's: who waits is told so."""
@@ -200,29 +243,32 @@ class Aggregator:
         await self._read_back(name)
         decision = self._member.decision
         rounds = self._settings.training.rounds
+        first = max(decision.running(name) - 1, decision.began(name))
         async with asyncio.TaskGroup() as group:
-            for number in range(max(decision.running(name) - 1, 0), rounds):
+            for number in range(first, rounds):
                 await self._round(group, name, office, number)
 
     async def _round(
         self, group: asyncio.TaskGroup, name: str, office: Office, number: int
     ) -> None:
         """One round, from the first adapter that comes to the merged one that goes out."""
+        book = self._books[name]
         if self._member.decision.running(name) <= number:
             await self._close(name, office, number)
-        if number not in self._means:
+        await self._settled(number)
+        if number not in book.means:
             group.create_task(self._average(name, number))
-            if number not in self._merged:
+            if number not in book.merged:
                 looking = group.create_task(self._look_around(name, number))
-                await self._wait(lambda: number in self._means or number in self._merged)
+                await self._wait(lambda: number in book.means or number in book.merged)
                 looking.cancel()
-        if number not in self._merged:
-            self._merged[number] = await self._move(name, number)
+        if number not in book.merged:
+            book.merged[number] = await self._move(name, number)
             kept = {
                 "neighborhood": name,
                 "round": number,
-                "mean": plain(self._means[number]),
-                "merged": plain(self._merged[number]),
+                "mean": plain(book.means[number]),
+                "merged": plain(book.merged[number]),
             }
             await try_to_keep(self._node, MERGED, msgpack.packb(kept))
             self._node.note(
@@ -232,23 +278,28 @@ class Aggregator:
                 aggregator=self._node.name,
                 clients=list(self._member.decision.counted(name, number)),
             )
-        self._forget(number - REMEMBERED)
-        await self._announce("merged", number, self._merged)
+        _forget(book, number - REMEMBERED, merged=self._method not in PERSONAL)
+        await self._announce("merged", name, number)
 
-    def _forget(self, last: int) -> None:
-        """What was known of rounds up to `last`."""
-        merged = {} if self._method in PERSONAL else self._merged
-        for known in (self._updates, self._means, merged):
-            for past in [past for past in known if past <= last]:
-                del known[past]
+    async def _settled(self, number: int) -> None:
+        """Waits until it is decided who is moved after a measured round: no neighborhood goes on
+        before all have closed it.
+        """
+        pause_s = PAUSE_S
+        while self._settles(number):
+            self._member.look()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause_s):
+                    await self._member.until(lambda: not self._settles(number))
+            pause_s = min(2 * pause_s, MOST_AGAIN_S)
 
     async def _close(self, name: str, office: Office, number: int) -> None:
         """Waits for the adapters of a running round, and has it closed."""
         began_s, enough_s = self._node.now, None
-        membership = self._settings.membership
+        membership, book = self._settings.membership, self._books[name]
         while self._member.decision.running(name) <= number:
             members = self._member.decision.members(name, number)
-            present = [each for each in members if each in self._updates.get(number, {})]
+            present = [each for each in members if each in book.updates.get(number, {})]
             least = math.ceil(membership.least * len(members))
             now_s = self._node.now
             if enough_s is None and len(present) >= least:
@@ -266,7 +317,14 @@ class Aggregator:
     async def _ask_to_close(
         self, name: str, office: Office, number: int, present: list[str]
     ) -> None:
-        over = Over(neighborhood=name, round=number, office=office.term, present=present)
+        signatures = self._books[name].signatures.get(number, {})
+        over = Over(
+            neighborhood=name,
+            round=number,
+            office=office.term,
+            present=present,
+            signatures={each: signatures[each] for each in present if each in signatures},
+        )
         body, _ = await self._member.ask_leader(lambda: over)
         if isinstance(body, Orders):
             self._member.adopt(body)
@@ -280,7 +338,8 @@ class Aggregator:
     async def _average(self, name: str, number: int) -> None:
         """The mean of a closed round: of what was handed in, and what members are asked for."""
         counted = self._member.decision.counted(name, number)
-        updates = self._updates.setdefault(number, {})
+        book = self._books[name]
+        updates = book.updates.setdefault(number, {})
         pause_s = PAUSE_S
         while missing := [each for each in counted if each not in updates]:
             for each in missing:
@@ -298,11 +357,11 @@ class Aggregator:
         adapters = {each: updates[each] for each in counted}
         size = _size(next(iter(adapters.values())))
         flops = combining_flops(self._method, len(adapters), self._settings.lora.rank)
-        self._means[number] = await self._node.compute(
+        book.means[number] = await self._node.compute(
             lambda: self._combined(adapters, counted, start), flops=flops * size * len(adapters)
         )
         self._came.set()
-        await self._announce("mean", number, self._means)
+        await self._announce("mean", name, number)
 
     def _combined(
         self, adapters: Mapping[str, AdapterState], examples: Mapping[str, int], start: AdapterState
@@ -325,10 +384,10 @@ class Aggregator:
         """
         if self._method not in STARTED:
             return {}
-        if number == 0:
+        if number == self._member.decision.began(name):
             return self._settings.initial_adapter()
-        pause_s = PAUSE_S
-        while number - 1 not in self._merged:
+        merged, pause_s = self._books[name].merged, PAUSE_S
+        while number - 1 not in merged:
             for each in self._member.decision.counted(name, number):
                 got = await self._ask(each, AskUpdate(round=number, start=True))
                 if got is not None:
@@ -337,26 +396,27 @@ class Aggregator:
                 return None
             await self._more(pause_s)
             pause_s = min(2 * pause_s, MOST_AGAIN_S)
-        return self._merged[number - 1]
+        return merged[number - 1]
 
     def _is_over(self, name: str, number: int) -> bool:
         """Whether nobody needs the mean of this round any more."""
         decision = self._member.decision
         alone = len(decision.near(name)) == 1
-        return decision.running(name) > number + 1 or (alone and number in self._merged)
+        merged = self._books[name].merged
+        return decision.running(name) > number + 1 or (alone and number in merged)
 
     async def _look_around(self, name: str, number: int) -> None:
         """Whether a member already has what this closed round came to."""
-        counted = self._member.decision.counted(name, number)
-        while all(each in self._updates.get(number, {}) for each in counted):
+        counted, book = self._member.decision.counted(name, number), self._books[name]
+        while all(each in book.updates.get(number, {}) for each in counted):
             await self._more(PAUSE_S)
         others = [each for each in counted if each != self._node.name]
         pause_s = PAUSE_S
-        while number not in self._merged:
+        while number not in book.merged:
             for each in others:
-                got = await self._ask(each, AskMerged(round=number))
+                got = await self._ask(each, AskMerged(neighborhood=name, round=number))
                 if got is not None:
-                    self._merged[number] = got
+                    book.merged[number] = got
                     self._came.set()
                     return
             await asyncio.sleep(pause_s)
@@ -380,7 +440,7 @@ class Aggregator:
         """The neighborhood's mean, moved towards those of its like."""
         decision = self._member.decision
         near = decision.near(name)
-        means = {name: self._means[number]}
+        means = {name: self._books[name].means[number]}
         async with asyncio.TaskGroup() as group:
             for other in near:
                 if other != name:
@@ -398,7 +458,7 @@ class Aggregator:
         size = self._settings.adapter_bytes
         while other not in means:
             body, reply = await self._member.ask_office(
-                other, lambda _: AskMean(round=number), answer_bytes=size
+                other, lambda _: AskMean(neighborhood=other, round=number), answer_bytes=size
             )
             mean = self._member.read(body, reply, handed_back)
             if mean is None:
@@ -411,12 +471,13 @@ class Aggregator:
         if MERGED not in self._node.disk:
             return
         kept = msgpack.unpackb(await self._node.disk.read(MERGED))
-        number = kept["round"]
-        if kept["neighborhood"] == name and number not in self._merged:
-            self._means[number] = from_plain(kept["mean"])
-            self._merged[number] = from_plain(kept["merged"])
-            await self._announce("mean", number, self._means)
-            await self._announce("merged", number, self._merged)
+        number, book = kept["round"], self._books[name]
+        if kept["neighborhood"] == name and number not in book.merged:
+            await self._settled(number)
+            book.means[number] = from_plain(kept["mean"])
+            book.merged[number] = from_plain(kept["merged"])
+            await self._announce("mean", name, number)
+            await self._announce("merged", name, number)
 
     async def _wait(self, condition: Callable[[], bool]) -> None:
         while not condition():
@@ -430,6 +491,13 @@ class Aggregator:
                 await self._came.wait()
         except TimeoutError:
             pass
+
+
+def _forget(book: _Book, last: int, *, merged: bool) -> None:
+    """What was known of rounds up to `last`; of what was merged only where that is said."""
+    for known in (book.updates, book.signatures, book.means, book.merged if merged else {}):
+        for past in [past for past in known if past <= last]:
+            del known[past]
 
 
 def _size(state: AdapterState) -> int:

@@ -42,7 +42,7 @@ from atlas.roles.patience import try_to_keep
 from atlas.roles.settings import RunSettings
 from atlas.roles.span import SpanCaller
 from atlas.schedule import rate
-from atlas.semantics import noise_multiplier, private_sum, sketch
+from atlas.semantics import encode, noise_multiplier, private_sum, sketch
 from atlas.tasks import Batch, ClientData, step_batch
 from broker import Node
 from broker.disk import ACCESS_S, READ_BYTES_PER_SECOND
@@ -98,7 +98,9 @@ class Client:
         while standing.round < self._settings.training.rounds:
             self._adapter, self._neighborhood = standing.adapter, member.neighborhood
             self._round = standing.round
-            standing = await member.hand_in(self._round, await self._train(self._round))
+            signature = await self._sign_again(self._round)
+            adapter = await self._train(self._round)
+            standing = await member.hand_in(self._round, adapter, signature)
         await member.finish()
 
     async def _sign(self, chain: Chain) -> np.ndarray:
@@ -106,22 +108,35 @@ class Client:
         self._pair(chain)
         return np.stack([await self._half_signature(half) for half in (0, 1)])
 
-    async def _half_signature(self, half: int) -> np.ndarray:
+    async def _sign_again(self, number: int) -> bytes | None:
+        """The signature of the text as it is in this round, if it is measured then: taken as the
+        first one was, but through the chain of now.
+        """
+        if not self._settings.measures(number):
+            return None
+        raw = encode(np.stack([await self._half_signature(half, number) for half in (0, 1)]))
+        self._node.note("signature", bytes=len(raw))
+        return raw
+
+    async def _half_signature(self, half: int, number: int = SIGNATURE_ROUND) -> np.ndarray:
         """The sketch of LoRA's gradients on one batch, float64 [dimensions]; nothing is trained.
 
         With privacy it is the noisy sum of the clipped sketches of its examples, each by itself.
         """
         privacy = self._settings.signature.privacy
         session, _ = await self._begin(SIGNATURE_ROUND)
-        batch = self._batch(SIGNATURE_ROUND, half)
+        batch = self._signed(number, half)
         if privacy is None:
             total = await self._sketch(session, batch)
         else:
             total = private_sum(
                 np.stack([await self._sketch(session, one) for one in batch.singly()]),
                 clip=privacy.clip,
-                multiplier=noise_multiplier(privacy.epsilon, privacy.delta),
-                key=f"signature {self._settings.seed} {self._node.name} {half}",
+                multiplier=noise_multiplier(
+                    privacy.epsilon, privacy.delta, releases=self._settings.signatures
+                ),
+                key=f"signature {self._settings.seed} {self._node.name} {half}"
+                + (f" {number}" if number != SIGNATURE_ROUND else ""),
             )
         for span in self._spans:
             span.close()
@@ -207,12 +222,14 @@ class Client:
 
     async def _begin(self, number: int) -> tuple[Session, int]:
         """Opens a round at all hosts, side by side, and here; gives the step at which it begins."""
-        own, *spans = self._middle or self._beginning()
+        signs = number == SIGNATURE_ROUND
+        own, *spans = self._first() if signs else self._middle or self._beginning()
         settings = self._settings
         training, recovery = settings.training, settings.recovery
-        self._middle, self._own = None, {}
-        keeps = recovery.keep == "client" and number != SIGNATURE_ROUND
-        frozen = parted(self._adapter or {})[1]
+        if not signs:
+            self._middle, self._own = None, {}
+        keeps = recovery.keep == "client" and not signs
+        frozen = {} if signs else parted(self._adapter or {})[1]
         async with asyncio.TaskGroup() as group:
             for span, known in zip(self._spans, spans, strict=True):
                 kept = self._kept(span, known) if keeps else None
@@ -237,13 +254,16 @@ class Client:
     def _beginning(self) -> list[Known]:
         """What is known at the beginning of a round: of the client's own part, and of each span."""
         if self._adapter is None:
-            return [Known(0, self._settings.initial_adapter())] + [Known(0, None)] * len(
-                self._spans
-            )
+            return self._first()
         start = parted(self._adapter)[0]
         return [Known(0, start)] + [
             Known(0, slice_adapter(start, span.span)) for span in self._spans
         ]
+
+    def _first(self) -> list[Known]:
+        """The adapter that all start from, which every device can make."""
+        own = Known(0, self._settings.initial_adapter())
+        return [own] + [Known(0, None)] * len(self._spans)
 
     def _kept(self, span: SpanCaller, known: Known) -> FlatAdamW:
         """The span's parameters, where they are kept here."""
@@ -316,24 +336,35 @@ class Client:
     def _pack(self, name: str, tensor: Tensor, codec: Codec, rows: Tensor) -> Packed:
         return pack({name: tensor}, codec, rows if self._settings.split.packed else None)
 
-    def _batch(self, number: int, step: int, micro: int = 0) -> Batch:
-        """The text of a micro-batch; a half of the signature is a step of round -1. Halves share
-        no example, so a client with few takes half of them for each.
+    def _signed(self, number: int, half: int) -> Batch:
+        """The text of half a signature, as it is in round `number`. Halves share no example, so a
+        client with few takes half of them for each. Of the same text it is always the same.
         """
-        training, half = self._settings.training, len(self._data.examples) // 2
-        accumulate = 1 if number == SIGNATURE_ROUND else training.accumulate
+        data = self._data.at(number)
         return step_batch(
-            self._data,
+            data,
             tokenizer=self._settings.tokenizer,
-            size=training.batch
-            if number != SIGNATURE_ROUND
-            else min(self._settings.signature.batch, half),
+            size=min(self._settings.signature.batch, len(data.examples) // 2),
+            max_tokens=self._settings.training.tokens,
+            seed=self._settings.seed,
+            client=self._node.name,
+            round=SIGNATURE_ROUND,
+            step=half,
+        )
+
+    def _batch(self, number: int, step: int, micro: int) -> Batch:
+        """The text of a micro-batch."""
+        training = self._settings.training
+        return step_batch(
+            self._data.at(number),
+            tokenizer=self._settings.tokenizer,
+            size=training.batch,
             max_tokens=training.tokens,
             seed=self._settings.seed,
             client=self._node.name,
             round=number,
-            step=step * accumulate + micro,
-            steps_per_round=None if number == SIGNATURE_ROUND else training.steps * accumulate,
+            step=step * training.accumulate + micro,
+            steps_per_round=training.steps * training.accumulate,
         )
 
     def _own_parameters(self) -> int:

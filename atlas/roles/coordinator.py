@@ -27,11 +27,12 @@ from atlas.aggregation import PERSONAL, handed_back
 from atlas.decision import (
     Decision,
     Office,
+    Stay,
     appoint,
     close,
     first_decision,
-    settle,
 )
+from atlas.drift import joined, measured
 from atlas.models import ProtocolError
 from atlas.pairing import Capability, PairingError, Plan
 from atlas.protocol import (
@@ -114,6 +115,7 @@ class Desk:
         self._waiting: dict[tuple[str, str], Message] = {}
         self._provisional: Plan | None = None
         self._plan: Plan | None = None
+        self._moves: tuple[Stay, ...] = ()
 
     def _tell(self) -> None:
         """Wakes all who wait for something to change."""
@@ -166,6 +168,10 @@ class Desk:
         if is_theirs and 0 <= over.round < self._settings.training.rounds:
             await self._council.decide(lambda now: None if now is None else self._closed(now, over))
         await message.reply(self._orders().header())
+        is_measured = is_theirs and self._settings.measures(over.round)
+        if is_measured and self._member.decision.passed(over.round):
+            moved = self._note_moves(self._member.decision)
+            await self._proclaim(self._member.decision, aggregators=not moved)
 
     def _closed(self, decision: Decision, over: Over) -> Decision:
         members = decision.members(over.neighborhood, over.round)
@@ -174,7 +180,25 @@ class Desk:
         share = membership.least if membership.late == "drop" else 1.0
         if not present or len(present) < share * len(members):
             return decision
-        return close(decision, over.neighborhood, over.round, over.office, present)
+        closed = close(decision, over.neighborhood, over.round, over.office, present)
+        if closed == decision or not self._settings.measures(over.round):
+            return closed
+        settings = self._settings
+        size = 2 * settings.signature.dimensions
+        signed = {
+            name: over.signatures[name]
+            for name in present
+            if len(over.signatures.get(name, b"")) == size
+        }
+        return measured(
+            closed,
+            over.round,
+            signed,
+            settings.clients,
+            dimensions=settings.signature.dimensions,
+            significance=settings.drift.significance
+            / (len(settings.clients) * (settings.signatures - 1)),
+        )
 
     async def _decide(self, change: Callable[[Decision], Decision]) -> None:
         await self._stand(self._council.decide(lambda now: None if now is None else change(now)))
@@ -197,6 +221,7 @@ class Desk:
             else:
                 await self._stand(self._council.until_committed())
             decision = self._member.decision
+            self._moves = decision.stays
             self._note_neighborhoods(decision)
             self._declare_aggregators(decision)
             self._tell()
@@ -343,18 +368,20 @@ class Desk:
         )
 
     async def _place(self, name: str) -> None:
-        """Finds the nearest neighborhood for a client that comes late, and a chain of its own. The
-        others keep theirs.
+        """Finds the neighborhood that a client fits who comes late, or one of its own, and a chain
+        for it. The others keep theirs.
         """
         await self._until_joined()
-        decision = self._member.decision
-        found = place(self._halves[name], Landmarks.read(decision.landmarks))
+        halves = self._halves[name]
+        found = place(halves, Landmarks.read(self._member.decision.landmarks))
         change = functools.partial(
-            settle,
+            joined,
             client=name,
-            neighborhood=list(decision.offices)[found.nearest],
+            placement=found,
+            halves=halves,
             examples=self._hellos[name].examples,
             order=self._settings.clients,
+            rounds=self._settings.training.rounds,
         )
         self._plan = self._plan_neighborhoods(change(self._member.decision))
         await self._decide(change)
@@ -474,11 +501,15 @@ class Desk:
             await self._proclaim(decision)
             return
 
-    async def _proclaim(self, decision: Decision) -> None:
-        """Tells what is decided to all whom it concerns; who does not hear it will ask."""
+    async def _proclaim(self, decision: Decision, *, aggregators: bool = False) -> None:
+        """Tells what is decided to all whom it concerns, or to aggregators alone; who does not hear
+        it will ask.
+        """
         orders = self._member.orders()
+        presiding = {office.aggregator for office in decision.offices.values()}
         for client in self._settings.clients:
-            if decision.home(client) is not None and client != self._node.name:
+            concerned = decision.home(client) is not None
+            if client != self._node.name and (client in presiding if aggregators else concerned):
                 await self._node.send(client, orders.header(), purpose=CONTROL, datagram=True)
 
     # The end.
@@ -541,7 +572,7 @@ class Desk:
         while True:
             body, reply = await self._member.ask_office(
                 name,
-                lambda _: AskMerged(round=number),
+                lambda _: AskMerged(neighborhood=name, round=number),
                 purpose=ADAPTERS,
                 answer_bytes=self._settings.adapter_bytes,
             )
@@ -553,9 +584,13 @@ class Desk:
     # What is told to the experimenter.
 
     def _note_neighborhoods(self, decision: Decision) -> None:
+        latest = {stay.client: stay for stay in decision.stays}.values()
         self._node.note(
             "neighborhoods",
-            members={name: list(decision.members(name, 0)) for name in decision.offices},
+            members={
+                name: [stay.client for stay in latest if stay.neighborhood == name]
+                for name in decision.offices
+            },
             silhouette=decision.silhouette,
             p_value=decision.p_value,
         )
@@ -570,6 +605,24 @@ class Desk:
         for stay in decision.stays:
             aggregator = aggregators[stay.neighborhood]
             self._node.declare(f"the elected aggregator of {stay.client}", [aggregator])
+
+    def _note_moves(self, decision: Decision) -> bool:
+        """Tells who has been moved since it was told last, and whether anybody was."""
+        last, moves = dict[str, Stay](), len(self._moves)
+        for stay in decision.stays:
+            before = last.get(stay.client)
+            if before is not None and stay not in self._moves:
+                self._node.note(
+                    "drifted",
+                    client=stay.client,
+                    left=before.neighborhood,
+                    neighborhood=stay.neighborhood,
+                    round=stay.since,
+                )
+            last[stay.client] = stay
+        self._moves = decision.stays
+        self._declare_aggregators(decision)
+        return len(self._moves) > moves
 
     def _note_pairing(self, client: str, neighborhood: str, chain: Chain) -> None:
         self._node.note(

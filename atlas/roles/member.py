@@ -146,7 +146,7 @@ class Member:
 
     def orders(self) -> Orders:
         """What it has been told, for others."""
-        told = self.decision.model_copy(update={"landmarks": {}})
+        told = self.decision.model_copy(update={"landmarks": {}, "signed": {}})
         return Orders(term=self.term, number=self.number, decision=told)
 
     async def until(self, condition: Callable[[], bool]) -> None:
@@ -173,10 +173,12 @@ class Member:
                 else:
                     await self._give(message, standing.round - 1, standing.adapter)
 
-    async def tell_merged(self, message: Message, number: int) -> bool:
-        """Gives the neighborhood's adapter after round `number` or a later one, if it is here."""
+    async def tell_merged(self, message: Message, name: str, number: int) -> bool:
+        """Gives that neighborhood's adapter after round `number` or a later one, if it is here."""
         standing = self._standing
         if standing is None or standing.adapter is None or standing.round <= number:
+            return False
+        if self.neighborhood != name:  # it has been moved since, or was never there
             return False
         await self._give(message, standing.round - 1, handed_back(self._method, standing.adapter))
         return True
@@ -268,8 +270,27 @@ class Member:
         """The answer of a neighborhood's aggregator, whoever that is by then. Raises
         UnansweredError.
         """
+        answer = await self._ask_office_while(
+            lambda: True, neighborhood, make, payload, purpose=purpose, answer_bytes=answer_bytes
+        )
+        assert answer is not None, "it is asked for as long as it takes"
+        return answer
+
+    async def _ask_office_while(
+        self,
+        wanted: Callable[[], bool],
+        neighborhood: str,
+        make: Callable[[Office], Any],
+        payload: Sequence[bytes | memoryview] = (),
+        *,
+        purpose: str = CONTROL,
+        answer_bytes: int = 0,
+    ) -> Answer | None:
+        """As `ask_office`; None once that answer is not wanted any more."""
         until, doubled = self._node.now + PATIENCE_S, 0
         while self._node.now < until:
+            if not wanted():
+                return None
             office = self.decision.offices[neighborhood]
             to = office.aggregator
             within_s = answer_within_s(self._node, to, payload, answer_bytes) * 2**doubled
@@ -348,7 +369,8 @@ class Member:
             if home.since > 0:
                 number, came = await self._fetch(home.since - 1)
                 drawn = self._settings.initial_adapter()
-                adapter = completed(self._method, came, drawn, drawn)
+                if came is not None:
+                    adapter = completed(self._method, came, drawn, drawn)
                 home = home.model_copy(update={"since": number + 1})
             self._standing = Standing(home.since, adapter, assignment.chain)
             await self._save()
@@ -366,33 +388,42 @@ class Member:
 
     # Between rounds.
 
-    async def hand_in(self, number: int, adapter: AdapterState) -> Standing:
+    async def hand_in(
+        self, number: int, adapter: AdapterState, signature: bytes | None = None
+    ) -> Standing:
         """Hands in what came of round `number`, as far as it crosses, and waits for what to go on
         from.
 
-        That is the neighborhood's adapter after this round; after a later one, where this client
-        was away; or after the one before, in another neighborhood, where it has been moved.
+        That is the neighborhood's adapter after this round; or after a later one, where this client
+        was away. Who has been moved goes on from the adapter of its new neighborhood, or, alone,
+        from the one that all start from.
         """
         standing = self._standing
         assert standing is not None
         began = self.neighborhood
         drawn = self._settings.initial_adapter()
         start = drawn if standing.adapter is None else standing.adapter
-        before = {past: state for past, state in self._handed_in.items() if past == number - 1}
+        before = {
+            past: state
+            for past, state in self._handed_in.items()
+            if past == number - 1 or self._may_miss(past)
+        }
         self._handed_in = before | {number: handed_in(self._method, adapter)}
         if self._method in STARTED:
             before = {past: state for past, state in self._began.items() if past == number - 1}
             self._began = before | {number: start}
         manifest, buffers = pack(self._handed_in[number])
-        merged: tuple[int, AdapterState] | None = None
+        merged: tuple[int, AdapterState | None] | None = None
         while merged is None:
-            home = self.decision.home(self._node.name, number)
-            if home is not None and home.neighborhood != began:
-                merged = await self._try_to_fetch(number - 1)
-                continue
             body, _ = await self.ask_office(
                 began,
-                lambda office: Update(round=number, office=office.term, manifest=manifest),
+                lambda office: Update(
+                    neighborhood=began,
+                    round=number,
+                    office=office.term,
+                    manifest=manifest,
+                    signature=signature,
+                ),
                 buffers,
                 purpose=ADAPTERS,
             )
@@ -403,36 +434,71 @@ class Member:
                 await asyncio.sleep(PAUSE_S)
         own = adapter if merged[0] >= number else start
         standing.round = merged[0] + 1
-        standing.adapter = completed(self._method, merged[1], own, drawn)
+        came = merged[1]
+        standing.adapter = None if came is None else completed(self._method, came, own, drawn)
         await self._save()
         return standing
+
+    def _may_miss(self, past: int) -> bool:
+        """Whether a neighborhood that this client has left after that round may still need what it
+        handed in: as long as it may have to merge that round again.
+        """
+        home = self.decision.home(self._node.name, past)
+        after = self.decision.home(self._node.name, past + 1)
+        if home is None or after is None or home.neighborhood == after.neighborhood:
+            return False
+        return self.decision.running(home.neighborhood) <= past + 2
 
     async def finish(self) -> None:
         """Tells the coordinator that this client is through."""
         await self.introduce()
 
-    async def _fetch(self, number: int) -> tuple[int, AdapterState]:
+    async def _fetch(self, number: int) -> tuple[int, AdapterState | None]:
         while True:
             merged = await self._try_to_fetch(number)
             if merged is not None:
                 return merged
             await asyncio.sleep(PAUSE_S)
 
-    async def _try_to_fetch(self, number: int) -> tuple[int, AdapterState] | None:
-        """What to go on from after round `number`; None where this client's own is missing."""
-        home = self.decision.home(self._node.name, number + 1)
-        home = home or self.decision.home(self._node.name)
-        assert home is not None
-        body, reply = await self.ask_office(
-            home.neighborhood,
-            lambda _: AskMerged(round=number),
+    async def _try_to_fetch(self, number: int) -> tuple[int, AdapterState | None] | None:
+        """What to go on from after round `number`; None where this client's own is missing.
+
+        Without an adapter it is the one that all start from: in a neighborhood that begins then.
+        """
+        name, after = place = self._ahead(number)
+        if after + 1 == self.decision.began(name):
+            return after, None
+        answer = await self._ask_office_while(
+            lambda: self._ahead(number) == place,
+            name,
+            lambda _: AskMerged(neighborhood=name, round=after),
             answer_bytes=self._settings.adapter_bytes,
         )
+        if answer is None:
+            return await self._try_to_fetch(number)
+        body, reply = answer
         adapter = self.read(body, reply, handed_back)
         if adapter is None or not isinstance(body, Tensors) or body.round is None:
             await asyncio.sleep(PAUSE_S)
             return None
+        home = self.decision.home(self._node.name, body.round + 1)
+        if home is not None and home.neighborhood != name:
+            return await self._try_to_fetch(body.round)
         return body.round, adapter
+
+    def _ahead(self, number: int) -> tuple[str, int]:
+        """Where this client goes on, and after which round, who is through with round `number`:
+        later where its neighborhood is already past the round in which it was moved elsewhere.
+        """
+        decision, name = self.decision, self._node.name
+        home = decision.home(name, number + 1) or decision.home(name)
+        assert home is not None, "a client that trains belongs somewhere"
+        after = max(number, home.since - 1)
+        for stay in decision.stays:
+            later = stay.client == name and stay.since > home.since
+            if later and stay.since <= decision.running(home.neighborhood):
+                home, after = stay, stay.since - 1
+        return home.neighborhood, after
 
     def read(self, body: AnyBody, reply: Message, part: Part | None = None) -> AdapterState | None:
         """The state in an answer, or that part of one, as one's own; None where there is none, and

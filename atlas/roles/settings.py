@@ -16,7 +16,16 @@ import torch
 
 from atlas import assets
 from atlas.aggregation import Part, parted
-from atlas.config import Aggregation, Membership, Recovery, SignatureSettings, Split, Training
+from atlas.config import (
+    Aggregation,
+    Drift,
+    Membership,
+    Recovery,
+    SignatureSettings,
+    Split,
+    Training,
+)
+from atlas.drift import looks, measures
 from atlas.journal import Journal
 from atlas.models import (
     LoraSettings,
@@ -49,6 +58,7 @@ class RunSettings:
     training: Training
     split: Split
     signature: SignatureSettings
+    drift: Drift
     aggregation: Aggregation
     membership: Membership
     recovery: Recovery
@@ -94,6 +104,15 @@ class RunSettings:
     def initial_adapter(self) -> AdapterState:
         """What every client starts from: A seeded by parameter name, B zero."""
         return initial_adapter(self.spec, self.lora, self.seed)
+
+    def measures(self, round_: int) -> bool:
+        """Whether clients take their signatures again in this round."""
+        return measures(self.drift, round_, self.training.rounds)
+
+    @property
+    def signatures(self) -> int:
+        """How often a client takes its signature: before the first round, and in measured ones."""
+        return 1 + looks(self.drift, self.training.rounds)
 
     @property
     def fixed_a(self) -> bool:
@@ -192,7 +211,8 @@ class RunSettings:
         """Most labeled positions that a batch of this text can have."""
         rows = batch(data.examples, self.tokenizer, self.training.tokens)
         counts = (rows.targets >= 0).sum(dim=1)
-        return int(counts.max()) * self.training.batch
+        now = int(counts.max()) * self.training.batch
+        return max(now, self.most_labels(data.then)) if data.then else now
 
     def ends_bytes(self, labels: int) -> int:
         """Memory that a client's own part of a step takes, with what it keeps for its hosts."""

@@ -4,18 +4,17 @@
 `private_sum` does so for text of which no single example may be told from the signature.
 `cluster` finds, from two halves of each client's signature, whether there is more than one
 neighborhood, and which. With the landmarks that it leaves, `place` finds the neighborhood of who
-comes later, and `drifted` says who no longer belongs to his, by gradients that training makes.
+comes later, and `drifted` that of who no longer belongs to his.
 """
 
 from __future__ import annotations
 
 from atlas.semantics.clustering import Neighborhoods, cluster
-from atlas.semantics.placing import Drift, Landmarks, Placement, drifted, place
+from atlas.semantics.placing import Landmarks, Placement, drifted, place
 from atlas.semantics.privacy import noise_multiplier, private_sum, spent
 from atlas.semantics.signature import decode, encode, sketch
 
 __all__ = [
-    "Drift",
     "Landmarks",
     "Neighborhoods",
     "Placement",

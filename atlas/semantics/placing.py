@@ -3,15 +3,16 @@
 A member's distance is 1 - cosine between its signature and the mean of the *other* members'
 signatures. For a later joiner the spread of these distances, each about the mean of its own
 neighborhood and pooled over all, gives a one-sided prediction interval (Student's t), so that a few
-members are not taken for many. For drift the distances change with the training, and only their
-ranks are used. Nothing here changes what is already decided for others.
+members are not taken for many. Drift is found by the same means, which stay as they were: of a new
+signature of a client's text, taken as its first one was. Nothing here changes what is already
+decided for others.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -59,6 +60,26 @@ class Landmarks:
             freedom=freedom,
         )
 
+    def p_value(self, number: int, similarity: float) -> float:
+        """How likely a member of that neighborhood would lie as far off its mean."""
+        return tail(
+            1.0 - similarity, self.within[number], self.sizes[number], self.spread, self.freedom
+        )
+
+    def alone(self, halves: NDArray[np.floating]) -> Self:
+        """These, and behind them those of a neighborhood of one client, [2, dimensions], who is
+        thought to differ from its like as clients usually do.
+        """
+        rows = unit(np.asarray(halves, dtype=np.float64))
+        signature = unit(rows.mean(axis=0) - np.array(self.center))
+        weights = [max(size, 1) for size in self.sizes]
+        return replace(
+            self,
+            centroids=(*self.centroids, tuple(signature.tolist())),
+            sizes=(*self.sizes, 1),
+            within=(*self.within, float(np.average(self.within, weights=weights))),
+        )
+
     def plain(self) -> dict[str, Any]:
         """As data that JSON and msgpack can write."""
         return asdict(self)
@@ -93,20 +114,6 @@ class Placement:
     similarity: tuple[float, ...]
 
 
-@dataclass(frozen=True)
-class Drift:
-    """A client that no longer belongs where it is.
-
-    Attributes:
-        p_value: probability that a member would lie as far off, before correction for how many
-            clients were looked at.
-        neighborhood: the one that it belongs to now; None if it fits none.
-    """
-
-    p_value: float
-    neighborhood: int | None
-
-
 def place(
     halves: NDArray[np.floating], landmarks: Landmarks, *, significance: float = 0.01
 ) -> Placement:
@@ -125,13 +132,7 @@ def place(
     signature = unit(unit(rows).mean(axis=0) - np.array(landmarks.center))
     similarity = unit(np.array(landmarks.centroids)) @ signature
     nearest = int(similarity.argmax())
-    p_value = tail(
-        1.0 - similarity[nearest],
-        landmarks.within[nearest],
-        landmarks.sizes[nearest],
-        landmarks.spread,
-        landmarks.freedom,
-    )
+    p_value = landmarks.p_value(nearest, float(similarity[nearest]))
     return Placement(
         nearest if p_value >= significance else None,
         nearest,
@@ -141,54 +142,25 @@ def place(
 
 
 def drifted(
-    rounds: Sequence[Mapping[str, NDArray[np.floating]]],
-    members: Sequence[Sequence[str]],
+    halves: NDArray[np.floating],
+    landmarks: Landmarks,
+    home: int,
     *,
-    significance: float = 0.05,
-) -> dict[str, Drift]:
-    """Which clients no longer belong to their neighborhood, by sketches out of training.
+    significance: float,
+    fitting: float = 0.01,
+) -> Placement | None:
+    """Where a client belongs now, if it no longer belongs to neighborhood number `home`.
 
-    `rounds` are the rounds that were measured since clustering or the last move, each with every
-    client's sketch, [dimensions], of the gradients of its first step: there all members of a
-    neighborhood start from the same adapter. In each round a client has a rank among its
-    neighborhood by its distance to the mean of the others. If all have text of one kind every rank
-    is as likely as any other, whatever the distances are like, so the chance of a sum of ranks is
-    known exactly; the chance that anybody is named although nobody has drifted is at most
-    `significance` (Holm, 1979). One of m members can be named after no fewer rounds than make
-    m to the power of rounds exceed clients / `significance`.
-
-    What a client that drifted belongs to now is the other neighborhood whose mean is nearest in
-    these rounds, if it isn't farther off than all members there, and none otherwise. Raises
-    ValueError if a client is missing in a round.
+    `halves` are a new signature, [2, dimensions], taken as the first one was: from the adapter that
+    all start from. None if it still belongs there: a member of `home`, as that was when the clients
+    were divided, would lie as far off with a probability of at least `significance`, or who joined
+    by this signature would come there (`fitting`). Raises ValueError as `place` does.
     """
-    names = [name for group in members for name in group]
-    if not rounds or any(name not in found for found in rounds for name in names):
-        raise ValueError("drift is measured by sketches of every member, from one round or more")
-    groups: list[list[int]] = []
-    for some in members:
-        start = sum(map(len, groups))
-        groups.append(list(range(start, start + len(some))))
-    stacked = np.stack(
-        [unit(np.stack([np.asarray(found[name], float) for name in names])) for found in rounds]
-    )
-    p_values: dict[int, float] = {}
-    for group in groups:
-        if len(group) > 2:
-            distances = np.stack([_distances(rows, [group])[0] for rows in stacked])
-            ranks = (distances[:, None, :] >= distances[:, :, None]).sum(axis=2).sum(axis=0)
-            chances = _chances_of_rank_sums(len(group), len(rounds))
-            for row, rank in zip(group, ranks, strict=True):
-                p_values[row] = float(chances[: rank + 1].sum())
-    named: dict[int, float] = {}
-    for position, row in enumerate(sorted(p_values, key=lambda row: (p_values[row], row))):
-        if p_values[row] * (len(p_values) - position) > significance:
-            break
-        named[row] = p_values[row]
-    staying = [[row for row in group if row not in named] for group in groups]
-    return {
-        names[row]: Drift(p_value, _where(stacked, row, groups, staying))
-        for row, p_value in named.items()
-    }
+    found = place(halves, landmarks, significance=fitting)
+    p_value = landmarks.p_value(home, found.similarity[home])
+    if p_value >= significance or found.neighborhood == home:
+        return None
+    return replace(found, p_value=p_value)
 
 
 def unit(rows: Floats) -> Floats:
@@ -196,30 +168,6 @@ def unit(rows: Floats) -> Floats:
     lengths = np.linalg.norm(rows, axis=-1, keepdims=True)
     scaled: Floats = rows / np.where(lengths > 0, lengths, 1.0)
     return scaled
-
-
-def _chances_of_rank_sums(members: int, rounds: int) -> Floats:
-    """Chance of each sum, from 0 on, of as many ranks as rounds, each 1 … members."""
-    chances: Floats = np.ones(1)
-    for _ in range(rounds):
-        chances = np.convolve(chances, np.concatenate([[0.0], np.full(members, 1.0 / members)]))
-    return chances
-
-
-def _where(
-    stacked: Floats, row: int, groups: Sequence[Sequence[int]], staying: Sequence[Sequence[int]]
-) -> int | None:
-    """The nearest other neighborhood, None if `row` is farther off than all members there."""
-    apart = {}
-    for number, group in enumerate(staying):
-        if len(group) > 1 and row not in groups[number]:
-            means = unit(stacked[:, list(group)].sum(axis=1))
-            apart[number] = float(np.mean(1.0 - (means * stacked[:, row]).sum(axis=1)))
-    if not apart:
-        return None
-    nearest = min(apart, key=lambda number: apart[number])
-    own = np.mean([_distances(rows, [staying[nearest]])[0] for rows in stacked], axis=0)
-    return nearest if apart[nearest] <= own.max() else None
 
 
 def _distances(rows: Floats, groups: Sequence[Sequence[int]]) -> list[Floats]:

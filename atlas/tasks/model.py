@@ -70,10 +70,19 @@ class Task:
 
 @dataclass(frozen=True)
 class ClientData:
-    """The part of one task's training examples that one client holds."""
+    """The part of one task's training examples that one client holds.
+
+    With `then`, it holds that from round `until` on instead: its text has changed.
+    """
 
     task: str
     examples: tuple[Example, ...]
+    then: ClientData | None = None
+    until: int = 0
+
+    def at(self, round_: int) -> ClientData:
+        """What it holds in that round."""
+        return self.then.at(round_) if self.then and round_ >= self.until else self
 
 
 class TaskSpec(BaseModel):

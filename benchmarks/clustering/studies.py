@@ -8,6 +8,7 @@ the product's sketch but for where the buckets lie. Every client has examples of
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,6 @@ from atlas.semantics import (
 )
 from benchmarks.clustering import text
 from benchmarks.clustering.gradients import Pool
-from benchmarks.clustering.warming import COURSES, OWN, STOPS
 
 Halves = dict[str, NDArray[np.float32]]
 SEEDS = 10
@@ -273,54 +273,40 @@ def joining(pools: Sequence[Pool]) -> dict[str, Any]:
     }
 
 
-def drift(pools: Mapping[str, Pool]) -> dict[str, Any]:
-    """In training: false alarms where nobody drifts, and whether who does is found and moved.
-
-    Five clients of each of four tasks, whose adapters have had six steps; gradients are of batches
-    of eight. Clients that drift have the next task's text.
+def drift(pools: Sequence[Pool], *, others: int = 160) -> dict[str, Any]:
+    """Seven kinds are clustered, four clients each; then each client signs again: with other text
+    of its kind, of another one, and of the eighth, which nobody knows. `others`: for how many looks
+    at a client the chance of five in a hundred is shared.
     """
-    trials = 50
-    found: dict[str, Any] = {}
-    for rounds in (4, 8):
-        alarms = noticed = moved = 0
-        for trial in range(trials):
-            generator = np.random.default_rng(trial)
-            for drifting in (None, trial % len(COURSES)):
-                measured = [_training(pools, generator, drifting) for _ in range(rounds)]
-                members = [[f"{k}-{n}" for n in range(5)] for k in range(len(COURSES))]
-                named = drifted(measured, members)
-                if drifting is None:
-                    alarms += bool(named)
-                else:
-                    noticed += f"{drifting}-0" in named
-                    right = (drifting + 1) % len(COURSES)
-                    moved += f"{drifting}-0" in named and (
-                        named[f"{drifting}-0"].neighborhood == right
-                    )
-        found[f"{rounds} rounds measured"] = {
-            "trials": trials,
-            "false alarms": alarms,
-            "drift noticed": noticed,
-            "moved to its task": moved,
+    counts: Counter[str] = Counter()
+    for seed in range(SEEDS):
+        sketches, true, _ = deal(pools, seed, each=7)
+        halves = signatures(sketches)
+        unknown = seed % len(pools)
+        members = [n for n in range(len(true)) if n % 7 < 4 and true[n] != unknown]
+        found = cluster({f"{n}": halves[f"{n}"] for n in members}, seed)
+        home = {int(name): place for place, group in enumerate(found.members) for name in group}
+        kinds = {
+            true[int(group[0])]: place
+            for place, group in enumerate(found.members)
+            if len(group) > 1
         }
-    return found
-
-
-def _training(
-    pools: Mapping[str, Pool], generator: np.random.Generator, drifting: int | None
-) -> dict[str, NDArray[np.float32]]:
-    """One sketch of each client, at its own neighborhood's adapter."""
-    sketched = {}
-    for number, name in enumerate(COURSES):
-        pool = pools[f"drift-{name}-{STOPS[-1]}"]
-        rows = fold(pool.sketches, WEIGHTINGS["by depth"], 256)
-        order = generator.permutation(OWN)
-        for client in range(5):
-            drawn = order[client * BATCH : (client + 1) * BATCH]
-            if client == 0 and number == drifting:
-                drawn = OWN + generator.permutation(len(pool) - OWN)[:BATCH]
-            sketched[f"{number}-{client}"] = rows[drawn].mean(axis=0)
-    return sketched
+        for member in members:
+            if len(found.members[home[member]]) < 2:
+                continue
+            for now in (n for n in range(len(true)) if n % 7 in {5, 6}):
+                kind = true[now]
+                said = "same" if kind == true[member] else "unknown" if kind == unknown else "other"
+                moved = drifted(
+                    halves[f"{now}"], found.landmarks, home[member], significance=0.05 / others
+                )
+                counts[f"{said} kind"] += 1
+                counts[f"{said} kind, noticed"] += moved is not None
+                if moved is not None:
+                    there = moved.neighborhood
+                    counts[f"{said} kind, then alone"] += there is None
+                    counts[f"{said} kind, then with it"] += there == kinds.get(kind, -1)
+    return dict(sorted(counts.items()))
 
 
 def load(folder: Path, name: str) -> Pool | None:

@@ -180,7 +180,10 @@ def test_what_nobody_would_send_ends_no_program(prepared: Prepared, calm: Life) 
         for name in ("coordinator", "client-1", "host-1"):
             for header in ({"kind": "hello"}, {}, over.header(), Accepted().header()):
                 await node.send(name, header)
-            for header in (over.header(), {"kind": "merged?", "round": 7}):
+            for header in (
+                over.header(),
+                {"kind": "merged?", "neighborhood": "neighborhood-0", "round": 7},
+            ):
                 task = node.request(name, header, timeout=3.0)
                 node._loop.create_task(_ignored(task))
         return await train(node, **given)  # type: ignore[arg-type]
@@ -207,17 +210,22 @@ def test_what_is_well_formed_and_not_theirs_to_send_ends_no_program(
     members = calm.events("neighborhoods")[0].fields["members"].values()
     liar = next(iter(members))[-1]
 
-    async def half(member: Member, number: int, adapter: AdapterState) -> object:
+    async def half(member: Member, number: int, adapter: AdapterState, *rest: object) -> object:
         name = member._node.name
         if name == liar and not handed:
             handed.append(name)
             few = pack(dict(list(adapter.items())[::2]))
             await member.ask_office(
                 member.neighborhood,
-                lambda office: Update(round=number, office=office.term, manifest=few.manifest),
+                lambda office: Update(
+                    neighborhood=member.neighborhood,
+                    round=number,
+                    office=office.term,
+                    manifest=few.manifest,
+                ),
                 few.buffers,
             )
-        return await hand_in(member, number, adapter)
+        return await hand_in(member, number, adapter, *rest)  # type: ignore[arg-type]
 
     async def broken(host: Host, message: Message, packed: Packed, **norms: object) -> None:
         if not answered:

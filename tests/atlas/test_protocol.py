@@ -30,7 +30,7 @@ def message(header: dict[str, object], flags: int = REQUEST) -> Message:
     [
         Accepted(),
         Refused(reason="no room"),
-        AskMerged(round=3),
+        AskMerged(neighborhood="neighborhood-0", round=3),
         Commit(attempt=1, first=2, last=16, step=4, scale=0.5),
     ],
     ids=lambda body: str(body.kind),
@@ -45,7 +45,7 @@ def test_a_message_comes_back_as_what_it_was(body: Accepted | Refused | AskMerge
         {},
         {"kind": "dance"},
         {"kind": "commit"},
-        {"kind": "merged?", "round": "soon"},
+        {"kind": "merged?", "neighborhood": "neighborhood-0", "round": "soon"},
         {"kind": "accepted", "more": 1},
     ],
     ids=str,
@@ -59,7 +59,7 @@ def test_a_malformed_message_is_refused_by_the_name_of_its_sender(
 
 def test_a_question_that_asks_for_no_answer_is_malformed_and_what_has_none_is_not() -> None:
     with pytest.raises(InputError, match="'merged\\?' asks for no answer"):
-        parse(message(AskMerged(round=0).header(), flags=0))
+        parse(message(AskMerged(neighborhood="neighborhood-0", round=0).header(), flags=0))
 
     for body in (Commit(attempt=1, first=2, last=16, step=4, scale=1.0), Accepted()):
         assert parse(message(body.header(), flags=0)) == body
@@ -73,7 +73,7 @@ def test_a_question_is_asked_again_until_it_is_answered() -> None:
                 await question.reply(Accepted().header())
 
     async def asker(node: Node) -> float:
-        await ask(node, "asked", AskMerged(round=0))
+        await ask(node, "asked", AskMerged(neighborhood="neighborhood-0", round=0))
         return node.now
 
     run = broker.run({"asker": asker, "asked": asked}, topology=NETWORK)
@@ -88,7 +88,7 @@ def test_whoever_never_answers_is_named_when_patience_ends() -> None:
 
     async def asker(node: Node) -> str:
         try:
-            await ask(node, "asked", AskMerged(round=0))
+            await ask(node, "asked", AskMerged(neighborhood="neighborhood-0", round=0))
         except UnansweredError as error:
             return str(error)
         return ""

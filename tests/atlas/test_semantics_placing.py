@@ -26,20 +26,6 @@ def found_of(kinds: int, each: int = 5) -> Neighborhoods:
     return cluster(clients, seed=0)
 
 
-def round_of(number: int, kinds: dict[str, int], noise: float = 1.0) -> dict[str, np.ndarray]:
-    """One sketch of each client: its own persistent part, and what its batch happens to be."""
-    return {
-        name: center_of(kind)
-        + 0.3 * np.random.default_rng([7, *map(ord, name)]).normal(size=DIMENSIONS)
-        + noise * np.random.default_rng([number, *map(ord, name)]).normal(size=DIMENSIONS)
-        for name, kind in kinds.items()
-    }
-
-
-MEMBERS = tuple(tuple(f"{k}-{n}" for n in range(5)) for k in range(3))
-HOME = {name: k for k, group in enumerate(MEMBERS) for name in group}
-
-
 @pytest.mark.parametrize("kinds", [1, 2, 4])
 def test_a_later_joiner_comes_to_its_own_kind(kinds: int) -> None:
     landmarks = found_of(kinds).landmarks
@@ -78,34 +64,37 @@ def test_placing_needs_halves_of_the_same_size() -> None:
         place(np.zeros((2, 8)), found_of(1).landmarks)
 
 
-def test_clients_that_have_not_drifted_are_left_where_they_are() -> None:
-    alarms = sum(
-        bool(drifted([round_of(10 * trial + r, HOME) for r in range(4)], MEMBERS))
-        for trial in range(60)
-    )
-    assert alarms <= 6
+def test_clients_whose_text_is_of_the_kind_it_was_stay_where_they_are() -> None:
+    landmarks = found_of(4).landmarks
+    away = [
+        drifted(halves_of(client % 4, client), landmarks, client % 4, significance=0.001)
+        for client in range(100, 500)
+    ]
+    assert len([one for one in away if one is not None]) <= 2
 
 
-def test_a_client_whose_text_has_become_another_kind_is_moved_there() -> None:
-    now = {**HOME, "0-2": 2}
-    moved = drifted([round_of(r, now) for r in range(6)], MEMBERS)
-    assert {name: one.neighborhood for name, one in moved.items()} == {"0-2": 2}
-    assert moved["0-2"].p_value < 0.01
+def test_a_client_whose_text_has_become_another_kind_belongs_there() -> None:
+    landmarks = found_of(3).landmarks
+    for client in range(100, 110):
+        now = drifted(halves_of(2, client), landmarks, 0, significance=0.001)
+        assert now is not None
+        assert now.neighborhood == 2
+        assert now.p_value < 0.001
 
 
 def test_a_client_whose_text_is_like_nobodys_is_to_be_alone() -> None:
-    now = {**HOME, "1-0": 8}
-    moved = drifted([round_of(r, now) for r in range(6)], MEMBERS)
-    assert {name: one.neighborhood for name, one in moved.items()} == {"1-0": None}
+    now = drifted(halves_of(8, 0), found_of(3).landmarks, 1, significance=0.001)
+    assert now is not None
+    assert now.neighborhood is None
 
 
-def test_with_too_few_to_compare_nobody_has_drifted() -> None:
-    members = (("0-0", "0-1"), ("1-0",))
-    assert not drifted([round_of(0, {"0-0": 0, "0-1": 2, "1-0": 1})], members)
+def test_who_is_alone_is_found_by_its_like() -> None:
+    landmarks = found_of(3).landmarks.alone(halves_of(8, 0))
+    assert place(halves_of(8, 1), landmarks).neighborhood == 3
+    assert place(halves_of(9, 1), landmarks).neighborhood is None
+    assert place(halves_of(1, 77), landmarks).neighborhood == 1
 
 
-def test_drift_needs_a_sketch_of_every_member() -> None:
-    with pytest.raises(ValueError, match="every member"):
-        drifted([round_of(0, {"0-0": 0})], MEMBERS)
-    with pytest.raises(ValueError, match="every member"):
-        drifted([], MEMBERS)
+def test_with_one_client_nothing_is_known_of_how_far_members_lie_apart() -> None:
+    landmarks = cluster({"0": halves_of(0, 0)}, seed=0).landmarks
+    assert drifted(halves_of(1, 0), landmarks, 0, significance=0.5) is None

@@ -43,6 +43,18 @@ def test_the_figures_of_a_run_are_exact(story):
     assert (maths.choice_loss_before, maths.choice_loss_after) == (None, None)
 
 
+def test_clients_who_come_late_or_move_count_where_they_are_at_the_end(say):
+    notes = [
+        say(1.0, "neighborhoods", members={"n-0": ["a", "b", "c"], "n-1": ["d", "e"]}),
+        say(2.0, "placed", client="f", neighborhood="n-2", round=1, p_value=0.0),
+        say(3.0, "drifted", client="b", left="n-0", neighborhood="n-1", round=2),
+    ]
+    found = summarize(notes, truth={}, steps_expected=0).neighborhoods
+
+    assert found.members == {"n-0": ("a", "c"), "n-1": ("d", "e", "b"), "n-2": ("f",)}
+    assert found.count == 3
+
+
 def test_the_summary_has_the_keys_that_others_rely_on(story):
     summary = summarize(
         story.notes, truth=story.truth, steps_expected=240, bytes_by_purpose={"x": 1}

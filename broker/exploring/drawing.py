@@ -8,11 +8,11 @@ else see one fault at most. It is a function of topology, seed, intensity and th
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 
 import faults
 from broker.network import Network
 from faults import Scenario
+from faults.entries import Fault
 from faults.patterns import Dice
 from topologies import Topology
 
@@ -36,18 +36,14 @@ def draw(
     dice = Dice(seed, topology.name, "explore")
     parts = dice.between(1, 1 + round(_MOST_PARTS * intensity))
     lasts_s = max(lasts_s, _SHORTEST_S)
-    drawn: list[faults.entries.Fault] = []
+    drawn: list[Fault] = []
     for _ in range(parts):
         window_s = lasts_s * dice.between(50, 500) / 100
         part = faults.random(topology, dice.below(2**31), intensity=intensity, duration_s=window_s)
         drawn += [fault for fault in part.timeline if not kinds or fault.kind in kinds]
     timeline = tuple(sorted(drawn, key=lambda fault: fault.at))
-    scenario = faults.random(topology, seed, intensity=0, duration_s=lasts_s)
-    return replace(
-        scenario,
-        name=f"explored-{seed}",
-        description=f"drawn for {topology.name} by seed {seed}",
-        timeline=timeline,
+    return Scenario(
+        f"explored-{seed}", f"drawn for {topology.name} by seed {seed}", False, timeline
     )
 
 

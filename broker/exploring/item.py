@@ -23,7 +23,7 @@ from broker.exploring.trial import Failure, Outcome, Trial, seen
 from broker.exploring.writing import sentence, write
 from broker.testing import marks, session
 from faults import KINDS, Scenario
-from topologies import InputError, Topology, units
+from topologies import InputError, units
 from topologies.errors import did_you_mean
 
 _KNOWN = ("seeds", "faults", "intensity", "kinds", "budget", "jobs")
@@ -100,7 +100,7 @@ class _Runs:
             trial.seed, trial.scenario, trial.topology, trial.limit_s
         )
         try:
-            # What is needed next is what is needed by all of the test's own neighbors.
+            # The test itself is torn down; what it shares with its neighbors stays.
             reports = runtestprotocol(item, log=False, nextitem=item.parent)  # type: ignore[arg-type]
         finally:
             del item.stash[session.INSTEAD]
@@ -127,21 +127,22 @@ def _explored(item: pytest.Item) -> list[pytest.TestReport]:
     found = explore(runs.attempt, topology, settings, calm=calm, first_seed=own.seed, begin=begin)
     if found.trial is None or found.failure is None:
         return _told(passed, f"{item.nodeid}: {_tried(found)}; none failed{_coverage(found)}")
-    return _report(item, runs, found, found.trial, found.failure, topology)
+    smallest = shrinking.shrink(
+        found.trial,
+        found.failure,
+        runs.attempt,
+        nodes=runs.attempt(found.trial).nodes,
+        budget_s=settings.budget_s,
+    )
+    return _report(item, runs, found, found.trial, smallest)
 
 
 def _report(
-    item: pytest.Item,
-    runs: _Runs,
-    found: Exploration,
-    trial: Trial,
-    failure: Failure,
-    topology: Topology,
+    item: pytest.Item, runs: _Runs, found: Exploration, trial: Trial, smallest: Trial
 ) -> list[pytest.TestReport]:
     """The smallest trial that fails, written down; its reports."""
-    nodes = runs.attempt(trial).nodes
-    smallest = shrinking.shrink(trial, failure, runs.attempt, nodes=nodes)
-    last = runs.attempt(smallest).failure or failure
+    last = runs.attempt(smallest).failure or found.failure
+    assert last is not None
     own = marks.read(item)
     if smallest.scenario is None and isinstance(own.faults, Scenario):
         smallest = replace(smallest, scenario=own.faults)
@@ -150,9 +151,10 @@ def _report(
     files = write(item, smallest, said, folder)
     before = len(trial.scenario.timeline) if trial.scenario else 0
     after = len(smallest.scenario.timeline) if smallest.scenario else 0
+    nodes = f"{len(trial.topology.nodes)} nodes to {len(smallest.topology.nodes)}"
     how = (
         f"{_tried(found)}; seed {trial.seed} failed. Shrunk from {_count(before)} to {after}, "
-        f"and from {len(topology.nodes)} nodes to {len(smallest.topology.nodes)}{_coverage(found)}"
+        f"and from {nodes}{_coverage(found)}"
     )
     text = f"{said}\n{how}\nrepeat it with:\n  pytest {_short(files[-1])}"
     reports = _told(runs.reports, text)
@@ -192,10 +194,7 @@ def _failure(report: pytest.TestReport) -> Failure:
     """How a report failed: by the line that raised and the type of what it raised."""
     crash = getattr(report.longrepr, "reprcrash", None)
     if crash is None:
-        text = str(report.longrepr).partition("\n")[0]
-        kind = text.split(": ")[1] if text.count(": ") > 1 else text
-        kind = "".join(letter for letter in kind if not letter.isdigit())
-        return Failure(f"{report.when}: {kind}", text)
+        return _failure_in_words(report.when, str(report.longrepr).splitlines())
     text = crash.message.partition("\n")[0]
     traceback = getattr(report.longrepr, "reprtraceback", None)
     own = [entry.reprfileloc for entry in getattr(traceback, "reprentries", ())
@@ -203,6 +202,17 @@ def _failure(report: pytest.TestReport) -> Failure:
     where = own[0] if own else crash
     kind = text.partition(":")[0].split(" ")[0]
     return Failure(f"{report.when}: {kind} by {where.path}:{where.lineno}", text)
+
+
+def _failure_in_words(when: str | None, lines: list[str]) -> Failure:
+    """One that has no traceback of its own: a network that is stuck, or a program that failed."""
+    text = lines[0].partition(": ")[2] or lines[0]
+    kind = "".join(letter for letter in text.partition(":")[0] if not letter.isdigit())
+    places = [line.strip() for line in lines if line.strip().startswith("File ")]
+    if kind != "ProgramError" or not places:
+        return Failure(f"{when}: {kind}", text)
+    raised = next(line for line in reversed(lines) if line.strip()).strip()
+    return Failure(f"{when}: {kind} {raised.partition(':')[0]} by {places[-1]}", f"{text} {raised}")
 
 
 class _Quiet:

@@ -121,7 +121,7 @@ def explore(
                     break
         return outcomes
 
-    jobs = min(settings.jobs or len(os.sched_getaffinity(0)), len(chunks))
+    jobs = min(settings.jobs or cores(), len(chunks))
     results = _here(run, chunks) if jobs <= 1 else _over_cores(run, chunks, jobs, begin)
     for outcomes in results:
         for seed, outcome in outcomes:
@@ -134,6 +134,13 @@ def explore(
             break
     found.seconds = time.monotonic() - began_s
     return found
+
+
+def cores() -> int:
+    """How many processes can run at once here."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 _Run = Callable[[range], list[tuple[int, Outcome]]]

@@ -6,6 +6,8 @@ rounder times; again, until nothing gets smaller or too much was tried. Nothing 
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -31,9 +33,12 @@ def shrink(
     *,
     nodes: Sequence[str] = (),
     most_trials: int = MOST_TRIALS,
+    budget_s: float = math.inf,
 ) -> Trial:
-    """The smallest trial found that fails as this one does. `nodes` have a part in it."""
-    search = _Search(attempt, failure, most_trials)
+    """The smallest trial found that fails as this one does, after so many trials or real seconds at
+    most. `nodes` have a part in it.
+    """
+    search = _Search(attempt, failure, most_trials, time.monotonic() + budget_s)
     before = ""
     while before != (now := _size(trial)) and search.left > 0:
         before = now
@@ -47,14 +52,17 @@ def shrink(
 class _Search:
     """What may still be tried."""
 
-    def __init__(self, attempt: Attempt, failure: Failure, most_trials: int) -> None:
+    def __init__(
+        self, attempt: Attempt, failure: Failure, most_trials: int, until_s: float
+    ) -> None:
         self._attempt = attempt
+        self._until_s = until_s
         self._signature = failure.signature
         self.left = most_trials
 
     def fails(self, trial: Trial) -> bool:
         """Whether this fails in the same way; not, once too much was tried."""
-        if self.left <= 0:
+        if self.left <= 0 or time.monotonic() > self._until_s:
             return False
         self.left -= 1
         try:

@@ -25,8 +25,10 @@ MOST_NODES = 12
 _NS = 10**9
 
 
-def describe(world: World, nodeid: str, item: pytest.Item | None = None) -> str:
-    """All of it."""
+def describe(
+    world: World, nodeid: str, item: pytest.Item | None = None, *, explored: bool = False
+) -> str:
+    """All of it. What an exploration tries, it says by itself how to repeat."""
     entries = list(world.ledger)
     parts = [
         f"virtual time {_seconds(world.loop._now_ns)}, seed {world.seed}, topology "
@@ -35,7 +37,7 @@ def describe(world: World, nodeid: str, item: pytest.Item | None = None) -> str:
         _timeline(world, entries),
         _by_node(world, entries),
         "waiting:\n" + "\n".join(f"  {name}: {what}" for name, what in world.waiting().items()),
-        f"repeat it with:\n  {repeat(nodeid, world.seed, item)}",
+        "" if explored else f"repeat it with:\n  {repeat(nodeid, world.seed, item)}",
     ]
     return "\n\n".join(part for part in parts if part)
 

@@ -159,7 +159,8 @@ def sections(item: pytest.Item) -> list[tuple[str, str]]:
     made = item.stash.get(WORLD, None)
     if made is None:
         return []
-    return [("Captured network", report.describe(made, item.nodeid, item))]
+    said = report.describe(made, item.nodeid, item, explored=INSTEAD in item.stash)
+    return [("Captured network", said)]
 
 
 def _fail(item: pytest.Item, text: str) -> None:

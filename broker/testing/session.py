@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from _pytest.unittest import TestCaseFunction
 
 from broker.errors import BrokerError
 from broker.testing import marks, report
@@ -196,6 +197,8 @@ def _refuse_longer_lives(item: Any) -> None:
         "would live longer than the test. The mark network asks for function scope, because a "
         "clock that lives longer would make a test depend on those that ran before it"
     )
+    if isinstance(item, TestCaseFunction) and _is_coroutine(item):
+        _fail(item, "unittest makes loops of its own; write the test as a function")
     if hasattr(getattr(item, "obj", None), "hypothesis") and _is_coroutine(item):
         remedy = "make a World in each example (broker.testing), in a plain function"
         _fail(item, f"its network would live longer than an example of Hypothesis: {remedy}")

@@ -302,11 +302,17 @@ def test_what_a_mark_says_wrongly_is_told_with_the_mark_and_the_test(project):
         "test_marks.py",
         """
 import asyncio
+import unittest
 
 import pytest
 import pytest_asyncio
 from hypothesis import given
 from hypothesis import strategies as st
+
+
+@pytest.mark.network(topology="edge-clusters")
+class OfUnittest(unittest.IsolatedAsyncioTestCase):
+    async def test_unittest(self): ...
 
 
 @pytest.mark.asyncio
@@ -361,7 +367,7 @@ async def test_fixture(bus, shared): ...
 """,
     )
     printed = project.run("-rN", fails=True)
-    assert "11 errors" in printed
+    assert "12 errors" in printed
     for test, says in {
         "test_topology: mark network, topology": 'Did you mean "edge-clusters"?',
         "test_faults: mark network, faults": 'Did you mean "host-churn"?',
@@ -372,6 +378,7 @@ async def test_fixture(bus, shared): ...
         "test_nothing: mark network, topology": "there is none",
         "test_no_mark": "the fixture bus is for tests that are marked",
         "test_scope": "its event loop has module scope",
+        "OfUnittest::test_unittest": "unittest makes loops of its own",
         "test_examples": "longer than an example of Hypothesis: make a World in each example",
         "test_fixture": "the asynchronous fixture shared has module scope",
     }.items():

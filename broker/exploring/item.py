@@ -193,8 +193,12 @@ def _told(reports: list[pytest.TestReport], text: str) -> list[pytest.TestReport
 def _failure(report: pytest.TestReport) -> Failure:
     """How a report failed: by the line that raised and the type of what it raised."""
     crash = getattr(report.longrepr, "reprcrash", None)
+    said = str(report.longrepr) if crash is None else crash.message
+    before, named, words = said.partition(f"{report.nodeid}: ")
+    if named and before in ("", "Failed: "):
+        return _failure_in_words(report.when, words.splitlines())
     if crash is None:
-        return _failure_in_words(report.when, str(report.longrepr).splitlines())
+        return Failure(f"{report.when}: {said}", said.partition("\n")[0])
     text = crash.message.partition("\n")[0]
     traceback = getattr(report.longrepr, "reprtraceback", None)
     own = [entry.reprfileloc for entry in getattr(traceback, "reprentries", ())
@@ -206,13 +210,15 @@ def _failure(report: pytest.TestReport) -> Failure:
 
 def _failure_in_words(when: str | None, lines: list[str]) -> Failure:
     """One that has no traceback of its own: a network that is stuck, or a program that failed."""
-    text = lines[0].partition(": ")[2] or lines[0]
+    text = lines[0]
     kind = "".join(letter for letter in text.partition(":")[0] if not letter.isdigit())
-    places = [line.strip() for line in lines if line.strip().startswith("File ")]
+    places = [index for index, line in enumerate(lines) if line.lstrip(" |").startswith("File ")]
     if kind != "ProgramError" or not places:
         return Failure(f"{when}: {kind}", text)
-    raised = next(line for line in reversed(lines) if line.strip()).strip()
-    return Failure(f"{when}: {kind} {raised.partition(':')[0]} by {places[-1]}", f"{text} {raised}")
+    behind = [line for line in lines[places[-1] + 1 :] if line.strip(" |^~")]
+    raised = next((line for line in behind if not line[0].isspace()), behind[-1]).strip()
+    place = lines[places[-1]].strip(" |")
+    return Failure(f"{when}: {kind} {raised.partition(':')[0]} by {place}", f"{text} {raised}")
 
 
 class _Quiet:

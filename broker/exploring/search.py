@@ -13,11 +13,13 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
+from typing import get_args
 
 from broker.exploring import drawing
 from broker.exploring.trial import Attempt, Failure, Outcome, Trial, limit_s
 from broker.guard import guarded
 from faults import Scenario
+from faults.event import Kind
 from topologies import Topology
 
 _CHUNK = 8
@@ -63,10 +65,15 @@ class Exploration:
 
     @property
     def coverage(self) -> str:
-        """In how many scenarios each kind of fault struck while the test ran."""
-        return ", ".join(
-            f"{kind.replace('_', ' ')} {count}" for kind, count in self.kinds.most_common()
-        )
+        """In how many scenarios each kind of fault struck while the test ran, and which never."""
+        struck = [f"{_words(kind)} {count}" for kind, count in self.kinds.most_common()]
+        never = [_words(kind) for kind in get_args(Kind) if kind not in self.kinds]
+        missing = f"; never {', '.join(never)}" if never and struck else ""
+        return ", ".join(struck) + missing
+
+
+def _words(kind: str) -> str:
+    return kind.replace("_", " ")
 
 
 def explore(

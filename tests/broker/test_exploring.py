@@ -134,6 +134,40 @@ class TestOfAClass:
     assert "1 failed" in run(str(test), fails=True)
 
 
+def test_seeds_alone_are_explored_under_the_faults_of_the_mark(run, pytester):
+    (pytester.path / "test_seeds.py").write_text("""
+import pytest
+
+
+async def draw(node):
+    assert node.incarnation == 0 or node.random.random() < 0.95
+
+
+@pytest.mark.network(
+    topology="tiny-clusters", faults={"timeline": [{"at": "1 s", "crash": "host-0", "for": "1 s"}]}
+)
+@pytest.mark.explore(seeds=100, faults=None, jobs=1)
+def test_draws(bus):
+    async def wait(node):
+        await draw(node)
+        await node.receive()
+
+    bus.start("host-0", wait)
+
+    async def story():
+        import asyncio
+        await asyncio.sleep(3)
+
+    bus.run(story())
+""")
+    printed = run(fails=True)
+    (said,) = {line for line in printed.splitlines() if " fails under seed " in line}
+    assert "AssertionError" in said
+    assert "crash host-0 at 1 s for 1 s" in said
+    assert "crash: host-0" in (pytester.path / "found" / "draws.yaml").read_text()
+    assert "1 failed" in run("found", fails=True)
+
+
 def test_without_exploration_the_examples_pass(run, pytester):
     for name in MENDED:
         text = (EXAMPLES / name).read_text(encoding="utf-8")
@@ -279,7 +313,7 @@ def test_an_exploration_knows_its_rate_and_coverage():
     found = Exploration(tried=30, seconds=2.0)
     found.kinds.update({"crash": 3, "full_disk": 1})
     assert found.rate == 15
-    assert found.coverage == "crash 3, full disk 1"
+    assert found.coverage.startswith("crash 3, full disk 1; never stop, pause, ")
     assert broker.exploring.item._tried(found) == (
         "30 scenarios in 2.0 s (15 a second), 0 virtual seconds"
     )

@@ -70,6 +70,11 @@ def topology(item: pytest.Item, given: object = None) -> Topology:
         raise _error(item, "topology", _problem(error), error.remedy) from error
 
 
+def misfit(item: pytest.Item, error: InputError) -> InputError:
+    """The error where the faults of a mark do not fit its topology."""
+    return _error(item, "faults", _problem(error), error.remedy)
+
+
 def _faults(item: pytest.Item, given: Any) -> Scenario | tuple[Event, ...]:
     if isinstance(given, Scenario):
         return given

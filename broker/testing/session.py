@@ -40,6 +40,7 @@ class Instead:
 WORLD = pytest.StashKey[World]()
 INSTEAD = pytest.StashKey[Instead]()
 _STRICT = pytest.StashKey[bool]()
+_FAILED = pytest.StashKey[bool]()
 _UNNOTICED = ("TestRunner._run_tests_and_fixtures",)  # anyio's own, which ends with its runner
 _current: World | None = None
 
@@ -68,6 +69,7 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
     """The world of a test, until its loop is closed."""
     global _current  # noqa: PLW0603 - a process runs one test at a time
     item = request.node
+    item.stash[_FAILED] = False
     _refuse_longer_lives(item)
     network = request.getfixturevalue("network")
     with _readable():
@@ -77,13 +79,11 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
         if instead is not None:
             seed, limit_s = instead.seed, min(limit_s, instead.limit_s)
             trouble = trouble if instead.faults is None else instead.faults
-        made = World(
-            network,
-            faults=trouble,
-            seed=seed,
-            limit_s=limit_s,
-            wall=item.config.option.network_wall,
-        )
+        wall = item.config.option.network_wall
+        try:
+            made = World(network, faults=trouble, seed=seed, limit_s=limit_s, wall=wall)
+        except InputError as error:
+            raise marks.misfit(item, error) from error
     item.stash[WORLD], item.stash[_STRICT] = made, settings.strict
     _current = made
     try:
@@ -117,7 +117,6 @@ def checks(request: pytest.FixtureRequest, made: World) -> Iterator[None]:
             )
 
 
-_FAILED = pytest.StashKey[bool]()
 _OTHER_LOOP = (
     "the test does not run in virtual time: its loop is another's. pytest-asyncio has to be 1.4 or "
     "later, and a test's own `loop_factories` can't be honored beside the mark network"

@@ -329,6 +329,10 @@ def test_topology(bus): ...
 def test_faults(bus): ...
 
 
+@pytest.mark.network(topology="edge-clusters", faults={"timeline": [{"at": "1 s", "crash": "me"}]})
+def test_misfit(bus): ...
+
+
 @pytest.mark.network(topology="edge-clusters", sed=3)
 def test_setting(bus): ...
 
@@ -367,10 +371,11 @@ async def test_fixture(bus, shared): ...
 """,
     )
     printed = project.run("-rN", fails=True)
-    assert "12 errors" in printed
+    assert "13 errors" in printed
     for test, says in {
         "test_topology: mark network, topology": 'Did you mean "edge-clusters"?',
         "test_faults: mark network, faults": 'Did you mean "host-churn"?',
+        "test_misfit: mark network, faults": "me",
         "test_setting: mark network, sed": 'Did you mean "seed"?',
         "test_seed: mark network, seed": "'3' is no whole number from 0 on",
         "test_limit: mark network, limit": 'Write "10 min"',

@@ -128,16 +128,14 @@ def calling(item: pytest.Item) -> Iterator[None]:
     """A test is called. What ends its world from outside of it (a deadlock, a program that fails)
     has no line of the test to show, and so needs no traceback.
     """
-    problem = ""
     try:
         yield
     except BrokerError as error:
         made = item.stash.get(WORLD, None)
         if made is None or not any(map(_matters, made.loop.tasks())):
             raise
-        problem = f"{type(error).__name__}: {error}"
-    if problem:
-        _fail(item, problem)
+        problem = f"{item.nodeid}: {type(error).__name__}: {error}"
+        raise pytest.fail.Exception(problem, pytrace=False) from None
     check(item)
 
 
@@ -170,13 +168,10 @@ def _fail(item: pytest.Item, text: str) -> None:
 @contextlib.contextmanager
 def _readable() -> Iterator[None]:
     """Bad input fails the test with its sentence, and no traceback."""
-    problem = ""
     try:
         yield
     except InputError as error:
-        problem = str(error)
-    if problem:
-        pytest.fail(problem, pytrace=False)
+        raise pytest.fail.Exception(str(error), pytrace=False) from None
 
 
 def _matters(task: asyncio.Task[Any]) -> bool:

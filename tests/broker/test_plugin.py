@@ -390,6 +390,7 @@ async def test_fixture(bus, shared): ...
         lines = [line for line in printed.splitlines() if f"test_marks.py::{test}:" in line]
         assert says in lines[0]
     assert "Traceback" not in printed
+    assert "another exception" not in printed
 
 
 def test_the_command_line_sets_seeds_and_writes_traces_with_xdist_too(project):

@@ -155,13 +155,13 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
-    item: pytest.Item,
+    item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    if report.failed and report.when == "call" and item.get_closest_marker("network") is not None:
+    if report.failed and item.get_closest_marker("network") is not None:
         from broker.testing import session  # noqa: PLC0415 - as above
 
-        report.sections += session.sections(item)
+        session.failed(item, call, report)
     return report
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import traceback
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -94,19 +95,31 @@ class _Runs:
         self._item = item
         self.reports: list[pytest.TestReport] = []
 
-    def attempt(self, trial: Trial) -> Outcome:
+    def attempt(self, trial: Trial, *, brief: bool = True) -> Outcome:
+        """One run. A `brief` one has no report to be read: most of their time would go into it."""
         item = self._item
+        option = item.config.option
+        style = option.tbstyle
         item.stash[session.INSTEAD] = session.Instead(
-            trial.seed, trial.scenario, trial.topology, trial.limit_s
+            trial.seed, trial.scenario, trial.topology, trial.limit_s, brief
         )
+        if session.ERROR in item.stash:
+            del item.stash[session.ERROR]
+        if brief:
+            option.tbstyle = "native"
         try:
             # The test itself is torn down; what it shares with its neighbors stays.
             reports = runtestprotocol(item, log=False, nextitem=item.parent)  # type: ignore[arg-type]
         finally:
+            option.tbstyle = style
             del item.stash[session.INSTEAD]
         self.reports = reports
         world = item.stash.get(session.WORLD, None)
-        failure = next((_failure(report) for report in reports if report.failed), None)
+        failure = None
+        for report in reports:
+            if report.failed:
+                failure = _failure(item, report, item.stash.get(session.ERROR, None))
+                break
         return Outcome(failure) if world is None else seen(world, failure)
 
 
@@ -119,7 +132,9 @@ def _explored(item: pytest.Item) -> list[pytest.TestReport]:
     callspec = getattr(item, "callspec", None)
     topology = marks.topology(item, callspec.params.get("network") if callspec else None)
     runs = _Runs(item)
-    calm = runs.attempt(Trial(own.seed, _NOTHING if settings.random else None, topology))
+    calm = runs.attempt(
+        Trial(own.seed, _NOTHING if settings.random else None, topology), brief=False
+    )
     if calm.failure is not None or all(report.skipped for report in runs.reports[:1]):
         return runs.reports
     passed = runs.reports
@@ -141,7 +156,7 @@ def _report(
     item: pytest.Item, runs: _Runs, found: Exploration, trial: Trial, smallest: Trial
 ) -> list[pytest.TestReport]:
     """The smallest trial that fails, written down; its reports."""
-    last = runs.attempt(smallest).failure or found.failure
+    last = runs.attempt(smallest, brief=False).failure or found.failure
     assert last is not None
     own = marks.read(item)
     if smallest.scenario is None and isinstance(own.faults, Scenario):
@@ -190,22 +205,17 @@ def _told(reports: list[pytest.TestReport], text: str) -> list[pytest.TestReport
     return reports
 
 
-def _failure(report: pytest.TestReport) -> Failure:
-    """How a report failed: by the line that raised and the type of what it raised."""
-    crash = getattr(report.longrepr, "reprcrash", None)
-    said = str(report.longrepr) if crash is None else crash.message
-    before, named, words = said.partition(f"{report.nodeid}: ")
-    if named and before in ("", "Failed: "):
-        return _failure_in_words(report.when, words.splitlines())
-    if crash is None:
-        return Failure(f"{report.when}: {said}", said.partition("\n")[0])
-    text = crash.message.partition("\n")[0]
-    traceback = getattr(report.longrepr, "reprtraceback", None)
-    own = [entry.reprfileloc for entry in getattr(traceback, "reprentries", ())
-           if getattr(entry, "reprfileloc", None) is not None]  # fmt: skip
-    where = own[0] if own else crash
-    kind = text.partition(":")[0].split(" ")[0]
-    return Failure(f"{report.when}: {kind} by {where.path}:{where.lineno}", text)
+def _failure(item: pytest.Item, report: pytest.TestReport, error: BaseException | None) -> Failure:
+    """How a run failed: by the type of what was raised, and the test's own line it came through."""
+    said = str(error) if error is not None else str(report.longrepr)
+    _, named, words = said.partition(f"{item.nodeid}: ")
+    if error is None or (named and said.startswith(named)):
+        return _failure_in_words(report.when, (words or said).splitlines())
+    kind = type(error).__name__
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if frame.filename == str(item.path)] or frames
+    text = ": ".join(filter(None, (kind, said.partition("\n")[0])))
+    return Failure(f"{report.when}: {kind} by {own[-1].filename}:{own[-1].lineno}", text)
 
 
 def _failure_in_words(when: str | None, lines: list[str]) -> Failure:

@@ -20,8 +20,9 @@ import pytest
 from _pytest.unittest import TestCaseFunction
 
 from broker.errors import BrokerError
-from broker.testing import marks, report
+from broker.testing import marks
 from broker.testing.loop import VirtualLoop
+from broker.testing.report import describe, task_in_words
 from broker.testing.world import World
 from faults import Scenario
 from topologies import InputError, Topology
@@ -29,16 +30,21 @@ from topologies import InputError, Topology
 
 @dataclass(frozen=True)
 class Instead:
-    """What a run of a test is to have, whatever its marks say; `faults` None: what they say."""
+    """What a run of a test is to have, whatever its marks say; `faults` None: what they say. Where
+    it is to be `brief`, nobody reads its report.
+    """
 
     seed: int
     faults: Scenario | None
     topology: Topology
     limit_s: float
+    brief: bool = False
 
 
 WORLD = pytest.StashKey[World]()
 INSTEAD = pytest.StashKey[Instead]()
+ERROR = pytest.StashKey[BaseException]()
+"""What the test failed with."""
 _STRICT = pytest.StashKey[bool]()
 _FAILED = pytest.StashKey[bool]()
 _UNNOTICED = ("TestRunner._run_tests_and_fixtures",)  # anyio's own, which ends with its runner
@@ -108,12 +114,12 @@ def checks(request: pytest.FixtureRequest, made: World) -> Iterator[None]:
         yield
         left = [task for task in made.loop.tasks() if _matters(task)]
         if left and not item.stash.get(_FAILED, False):
-            lines = [f"  {report.task_in_words(task)}" for task in left]
+            lines = [f"  {task_in_words(task)}" for task in left]
             _fail(
                 item,
                 f"{len(left)} task{'s' if len(left) > 1 else ''} left over, which nobody awaits:\n"
                 + "\n".join(lines)
-                + f"\n\n{report.describe(made, item.nodeid)}",
+                + f"\n\n{describe(made, item.nodeid)}",
             )
 
 
@@ -151,14 +157,16 @@ def check(item: pytest.Item) -> None:
         _fail(item, f"messages that nobody has read: {nodes}")
 
 
-def sections(item: pytest.Item) -> list[tuple[str, str]]:
-    """What the report of a failed test says of its network."""
-    item.stash[_FAILED] = True
-    made = item.stash.get(WORLD, None)
-    if made is None:
-        return []
-    said = report.describe(made, item.nodeid, item, explored=INSTEAD in item.stash)
-    return [("Captured network", said)]
+def failed(item: pytest.Item, call: pytest.CallInfo[None], report: pytest.TestReport) -> None:
+    """Adds to the report of a test that failed what its network did."""
+    if report.when == "call":
+        item.stash[_FAILED] = True
+    if ERROR not in item.stash and call.excinfo is not None:
+        item.stash[ERROR] = call.excinfo.value
+    made, instead = item.stash.get(WORLD, None), item.stash.get(INSTEAD, None)
+    if report.when == "call" and made is not None and not (instead and instead.brief):
+        said = describe(made, item.nodeid, item, explored=instead is not None)
+        report.sections.append(("Captured network", said))
 
 
 def _fail(item: pytest.Item, text: str) -> None:

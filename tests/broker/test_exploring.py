@@ -119,18 +119,18 @@ async def client(bus, node):
 @pytest.mark.network(strict=True, limit="1 h")
 class TestOfAClass:
     @pytest.mark.parametrize("network", ["tiny-clusters"], indirect=True)
-    @pytest.mark.parametrize("times", [40])
+    @pytest.mark.parametrize("times", [20])
     @pytest.mark.explore(seeds=40, jobs=1, kinds=["cut", "partition"])
     async def test_asks(self, client, network, times):
         for _ in range(times):
             await client.request("host-0", {}, timeout=0.5)
 """)
-    assert "test_asks[40-tiny-clusters] fails under seed" in run(fails=True)
+    assert "test_asks[20-tiny-clusters] fails under seed" in run(fails=True)
     (test,) = (pytester.path / "found").glob("*.py")
     text = test.read_text(encoding="utf-8")
     assert "from test_of_a_class import client, TestOfAClass as _TestOfAClass" in text
     assert "strict=True" in text
-    assert "times=40" in text
+    assert "times=20" in text
     assert "1 failed" in run(str(test), fails=True)
 
 

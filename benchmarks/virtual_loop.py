@@ -59,6 +59,7 @@ def pytest_configure():
     asyncio.new_event_loop = VirtualLoop
 """
 REASONS = (
+    (r"test_loop_factory_parametrization\.py", "about the very hook by which the loop gets in"),
     (r"leaves the emulator|RealWorldError", "sockets, threads or processes, which it refuses"),
     (r"DeadlockError|deadlock at virtual", "waits for something that is not the loop's"),
     (r"_UnixSelectorEventLoop|BaseEventLoop|SelectorEventLoop|_selector|_ready\b|_csock",

@@ -71,7 +71,12 @@ class VirtualLoop(NodeLoop):
                 self.leave()
 
     def run_until_complete(self, future: Any) -> Any:
-        self._check()
+        try:
+            self._check()
+        except RuntimeError:
+            if asyncio.iscoroutine(future):
+                future.close()
+            raise
         made = not asyncio.isfuture(future)
         awaited = asyncio.ensure_future(future, loop=self)
 

@@ -171,7 +171,6 @@ def test_it_says_what_asyncio_says_where_it_is_used_wrongly():
     assert virtual.is_closed()
     with pytest.raises(RuntimeError, match="closed"):
         virtual.run_until_complete(forgotten)
-    forgotten.close()
 
 
 def test_handlers_and_factories_are_those_that_were_set():

@@ -146,13 +146,29 @@ class Aggregation(_Section):
         "median",
         "trimmed-mean",
         "clipped-mean",
+        "laplacian",
     ] = Field("fedit", description="how those of a neighborhood's clients become one")
     trim: float = Field(
         0.2, ge=0, le=0.5, description="trimmed-mean: the share of clients cut at each end"
     )
+    graph: Literal["random", "signatures"] = Field(
+        "random",
+        description="laplacian: how much each two clients pull at each other, a number drawn from "
+        "[0, 1) or how alike their signatures are",
+    )
+    pull: Annotated[float, Field(gt=0)] | None = Field(
+        None,
+        description="laplacian: how far they move, MIRA's eta times lambda; null: a tenth of what "
+        "would settle no more",
+    )
     between: float = Field(
         0.1, ge=0, le=1, description="how far a neighborhood moves towards those that are like it"
     )
+
+    @property
+    def weighs_signatures(self) -> bool:
+        """Whether clients are combined by how alike their signatures are."""
+        return self.method == "laplacian" and self.graph == "signatures"
 
 
 def _span_of_time(text: object) -> str:

@@ -20,7 +20,8 @@ def choose(topology: Topology, settings: RunSettings) -> dict[str, Codec]:
     """The codec of each client: the config's, or with `auto` what suits the client's ways.
 
     A step counts as the client's own part on its device, and all other layers on a device of the
-    median speed of all others, reached over ways of the median bandwidth in each direction.
+    median speed of the hosts, reached over ways of the median bandwidth in each direction. Where
+    all devices are clients, the others count as hosts.
     """
     chosen = settings.split.codec
     if chosen != "auto":
@@ -32,9 +33,10 @@ def choose(topology: Topology, settings: RunSettings) -> dict[str, Codec]:
     spans = 1 if settings.split.spans == "auto" else settings.split.spans
     cost = settings.step_cost(spans)
     hosted_flops = sum(span.step_flops for span in cost.spans)
+    hosts = [name for name in settings.devices if name not in settings.clients]
     found: dict[str, Codec] = {}
     for client in settings.clients:
-        others = [name for name in settings.devices if name != client]
+        others = hosts or [name for name in settings.devices if name != client]
         up = [way.bandwidth_bps for name in others if (way := ways.route(client, name))]
         down = [way.bandwidth_bps for name in others if (way := ways.route(name, client))]
         if not up or not down:  # pairing will say that it has no host

@@ -10,6 +10,7 @@ neighborhood when the round began, so nobody can come into one that runs.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -60,6 +61,10 @@ class Decision(_Plain):
     p_value: float
     landmarks: dict[str, Any]
     """`atlas.semantics.Landmarks` as plain data. Told to voters, not to members."""
+    alike: dict[str, tuple[float, ...]] = {}
+    """How alike the first clients' signatures are, by client, columns in the same order; where the
+    method of aggregation needs it.
+    """
     signed: dict[str, bytes] = {}
     """Signatures of a round in which drift is measured, as far as it is closed. Told to voters."""
 
@@ -105,6 +110,21 @@ class Decision(_Plain):
             if place == own or self.similarity[own][place] > 0
         }
 
+    def alikeness(self, neighborhood: str, clients: Sequence[str]) -> list[list[float]]:
+        """How alike the signatures of these members are. One that came late counts as like the
+        others as members are on the mean.
+        """
+        places = {name: place for place, name in enumerate(self.alike)}
+        own = list(self.offices).index(neighborhood)
+        usual = self.similarity[own][own]
+        return [
+            [
+                self.alike[one][places[other]] if one in places and other in places else usual
+                for other in clients
+            ]
+            for one in clients
+        ]
+
 
 def first_decision(
     members: Mapping[str, Mapping[str, int]],
@@ -115,6 +135,7 @@ def first_decision(
     silhouette: float | None,
     p_value: float,
     landmarks: dict[str, Any],
+    alike: Mapping[str, Sequence[float]] = MappingProxyType({}),
 ) -> Decision:
     """The decision that training begins with: `members` of each neighborhood with their examples,
     `order` that of all clients.
@@ -132,6 +153,7 @@ def first_decision(
         silhouette=silhouette,
         p_value=p_value,
         landmarks=landmarks,
+        alike={client: tuple(row) for client, row in alike.items()},
     )
 
 

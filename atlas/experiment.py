@@ -269,6 +269,7 @@ def prepare(config: Config, view: View) -> Prepared:
         )
         spec = ModelSpec.read(folder, DTYPES[dtype])
         _require_cut(config, spec)
+        _require_settling(settings)
         if config.split.codec != "auto":
             settings = replace(settings, codecs=crossings.choose(topology, settings))
         settings.initial_adapter()  # raises where a LoRA target is not one of the model's
@@ -404,6 +405,19 @@ def _require_cut(config: Config, spec: ModelSpec) -> None:
             f"{between} layers between the ends can't be cut into {split.spans} spans",
             key="split.spans",
             remedy=f"Cut them into {between} or fewer, or say auto",
+        )
+
+
+def _require_settling(settings: RunSettings) -> None:
+    """Raises ConfigError where clients would pull each other ever farther."""
+    aggregation = settings.aggregation
+    if aggregation.method == "laplacian" and settings.pull >= (most := settings.most_pull):
+        graph = "this random graph of" if aggregation.graph == "random" else "signatures of"
+        raise ConfigError(
+            f"steps of {settings.pull:g} along {graph} {len(settings.clients)} clients may "
+            "never settle",
+            key="aggregation.pull",
+            remedy=f"Take less than {most:.3g}, or null for a tenth of that",
         )
 
 

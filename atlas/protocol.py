@@ -1,6 +1,6 @@
-"""The messages between devices, as types, and how a message is asked until it is answered.
+"""The messages between devices, as types, and how long an answer may take.
 
-Every message has a `kind`. A question (`ask`) may be repeated: a device that has done a thing
+Every message has a `kind`. A question may be repeated: a device that has done a thing
 answers for it again, and one that has forgotten (it crashed) says so. What a host is asked carries
 the attempt and the step that it belongs to, and is refused at any other. Whoever sends keeps what
 it sent until the round is over, or a snapshot of what came of it.
@@ -33,6 +33,7 @@ from pydantic import (
     Field,
     TypeAdapter,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
@@ -53,6 +54,8 @@ SLOWER = 10.0
 """How much slower than the undisturbed way a payload may be before it is sent again."""
 PATIENCE_S = 24 * 3600.0
 """How long a device waits for anything before it gives up."""
+MOST_BEAT_S = 60.0
+"""The longest time between two signs of life of who coordinates."""
 PURPOSES = (SIGNATURES, ACTIVATIONS, GRADIENTS, ADAPTERS, RECOVERY, CONTROL)
 
 Manifest = list[dict[str, Any]]
@@ -202,8 +205,15 @@ class Lead(_Body):
     kind: Literal["lead"] = "lead"
     term: int
     version: tuple[int, int]
-    next_s: float
+    next_s: float = Field(ge=0, le=MOST_BEAT_S)
     decision: dict[str, Any] | None
+
+    @field_validator("decision")
+    @classmethod
+    def _is_one(cls, decision: dict[str, Any] | None) -> dict[str, Any] | None:
+        if decision:
+            Decision.model_validate(decision)
+        return decision
 
 
 class Follow(_Body):
@@ -448,29 +458,3 @@ def answer_within_s(
     size_bytes = sum(len(part) for part in payload)
     moving_s = size_bytes * 8 / way.bandwidth_bps + answer_bytes * 8 / back.bandwidth_bps
     return ASK_AGAIN_S + SLOWER * (moving_s + way.delay_s + back.delay_s)
-
-
-async def ask(
-    node: Node,
-    to: str,
-    body: _Body,
-    payload: Sequence[bytes | memoryview] = (),
-    *,
-    purpose: str = CONTROL,
-    answer_bytes: int = 0,
-) -> Message:
-    """Asks until there is an answer, each time waiting twice as long, up to `MOST_AGAIN_S`.
-
-    The first wait is `answer_within_s`. Raises UnansweredError after `PATIENCE_S`.
-    """
-    again_s = answer_within_s(node, to, payload, answer_bytes)
-    until = node.now + PATIENCE_S
-    while node.now < until:
-        try:
-            header = body.header()
-            return await node.request(to, header, payload, purpose=purpose, timeout=again_s)
-        except TimeoutError:
-            again_s = min(2 * again_s, MOST_AGAIN_S)
-    raise UnansweredError(
-        f"{to} has not answered {node.name}'s {body.header()['kind']!r} in {PATIENCE_S:,.0f} s"
-    )

@@ -52,7 +52,7 @@ IN_PROCESSES = 20
 CONFIGS: dict[str, tuple[str, ...]] = {
     "tiny": (
         *("training.rounds=2", "training.steps=2", "held_out=8"),
-        *("tasks=[stdlib-package,stdlib-unicode]",),
+        *("tasks=[stdlib-package,stdlib-docstring]",),  # two neighborhoods of six hosts each
     ),
     "quickstart": (
         *("training.rounds=2", "training.steps=3", "training.batch=4", "training.tokens=32"),
@@ -150,7 +150,7 @@ class Campaign:
         raise AssertionError(f"nothing drawn by seed {seed} could be lived through")
 
     def steps(self, life: Life) -> dict[str, int]:
-        """Steps lost, applied twice and repeated, and repairs."""
+        """Steps lost, applied twice and repeated, repairs, and what became of them."""
         found = summarize(life.notes, truth=self.prepared.truth, steps_expected=self.prepared.steps)
         return {
             "steps_lost": found.steps_lost,
@@ -158,6 +158,7 @@ class Campaign:
             "steps_repeated": found.steps_repeated,
             "repairs": found.repairings,
             "fallbacks": found.fallbacks,
+            "returns": sum(note.event == "returned" for note in life.notes),
         }
 
     def breaks_the_law(self, life: Life) -> bool:

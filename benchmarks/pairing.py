@@ -30,9 +30,9 @@ import torch
 from atlas import assets, config, experiment, foresight
 from atlas.pairing import (
     RULES,
+    Arrangement,
     Capability,
     PairingError,
-    Placement,
     Problem,
     SpanCost,
     StepCost,
@@ -245,7 +245,7 @@ def _life(prepared: experiment.Prepared, slower: int, lost: tuple[str, ...]) -> 
         cost = dataclasses.replace(cost, spans=pieces)
         clients = [caps[client] for client in settings.clients]
         drawn = Problem(clients, list(caps.values()), cost, known)
-        placement = Placement(drawn)
+        placement = Arrangement(drawn)
         place = {one.name: index for index, one in enumerate(drawn.hosts)}
         for index, client in enumerate(settings.clients):
             for span, part in enumerate(chains[client]["chain"]):
@@ -260,7 +260,7 @@ def _life(prepared: experiment.Prepared, slower: int, lost: tuple[str, ...]) -> 
     return row
 
 
-def _trips(drawn: Problem, placement: Placement, client: int) -> float:
+def _trips(drawn: Problem, placement: Arrangement, client: int) -> float:
     """Seconds of round trips in this client's round."""
     return float(drawn.trips[client, placement.host_of[client]].sum())
 

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from atlas.aggregation.means import (
@@ -26,6 +28,7 @@ from atlas.aggregation.means import (
     trimmed_mean,
     weighted_sum,
 )
+from atlas.aggregation.moving import laplacian
 from atlas.aggregation.pairs import (
     Pair,
     is_half,
@@ -50,6 +53,8 @@ class Round:
         fresh: what LoRA starts from when it begins anew: A drawn, B zero.
         scale: LoRA's factor for a rank; alpha / rank in PEFT.
         trim: share that a trimmed mean cuts at each end.
+        graph: how much each two clients pull at each other, [clients, clients]; None: not at all.
+        pull: how far they move, eta lambda.
     """
 
     adapters: Mapping[str, AdapterState]
@@ -58,6 +63,8 @@ class Round:
     fresh: AdapterState
     scale: Callable[[int], float]
     trim: float = 0.2
+    graph: NDArray[np.float64] | None = None
+    pull: float = 0.0
 
     @property
     def shares(self) -> dict[str, float]:
@@ -214,6 +221,13 @@ def by_clipped_mean(given: Round) -> Combined:
     return _same(given, clipped_mean(list(given.adapters.values()), _weights(given), given.start))
 
 
+def by_laplacian(given: Round) -> Combined:
+    """`laplacian` of A and of B, score head and all: each client keeps an adapter of its own."""
+    count = len(given.adapters)
+    graph = np.zeros((count, count)) if given.graph is None else given.graph
+    return Combined(laplacian(given.adapters, graph, given.pull))
+
+
 METHODS: Mapping[str, Method] = MappingProxyType(
     {
         "fedit": fedit,
@@ -226,6 +240,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         "median": by_median,
         "trimmed-mean": by_trimmed_mean,
         "clipped-mean": by_clipped_mean,
+        "laplacian": by_laplacian,
     }
 )
 """By the name that a config gives."""

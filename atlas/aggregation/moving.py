@@ -6,6 +6,9 @@ Neighborhoods are taken in the order of the mapping.
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+import json
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -13,8 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from atlas.aggregation.means import require_alike, weighted_sum
-from atlas.aggregation.pairs import sum_of
-from atlas.aggregation.sharing import joined, parted
+from atlas.aggregation.pairs import joined, parted, sum_of
 from atlas.models.adapters import AdapterState
 
 
@@ -69,11 +71,10 @@ def laplacian(
     np.fill_diagonal(weights, 0.0)
     if not np.allclose(weights, weights.T) or (weights < 0).any():
         raise ValueError("a task graph's weights are symmetric and not negative")
-    largest = float(np.linalg.eigvalsh(np.diag(weights.sum(axis=1)) - weights)[-1])
-    if not (strength >= 0 and strength * largest < 2):
+    if not 0 <= strength < (most := settling(weights)):
         raise ValueError(
             f"a step of {strength} along this graph's Laplacian does not settle: take at least 0 "
-            f"and less than {2 / largest if largest > 0 else float('inf'):.3g}"
+            f"and less than {most:.3g}"
         )
     moved: dict[str, AdapterState] = {}
     for row, (name, own) in enumerate(states.items()):
@@ -85,6 +86,27 @@ def laplacian(
         kept = 1.0 - sum(pull for pull, _ in pulls)
         moved[name] = _mixed([(kept, own), *pulls])
     return moved
+
+
+def settling(adjacency: NDArray[np.floating]) -> float:
+    """The strength below which steps along a graph's Laplacian settle, and so along those of all
+    its parts: 2 / lambda_max(L). `adjacency` is as `laplacian` has it, its diagonal zero.
+    """
+    degrees = np.diag(adjacency.sum(axis=1))
+    largest = float(np.linalg.eigvalsh(degrees - adjacency)[-1])
+    return 2 / largest if largest > 0 else float("inf")
+
+
+def random_graph(names: Sequence[str], seed: int) -> NDArray[np.float64]:
+    """A task graph as MIRA was published with, [names, names]: each two pull at each other with a
+    weight drawn from [0, 1), the same one whoever else is there.
+    """
+    weights = np.zeros((len(names), len(names)))
+    for row, column in itertools.combinations(range(len(names)), 2):
+        one, other = sorted((names[row], names[column]))
+        digest = hashlib.sha256(json.dumps(["task graph", seed, one, other]).encode()).digest()
+        weights[row, column] = weights[column, row] = int.from_bytes(digest[:7], "big") / 2.0**56
+    return weights
 
 
 def _mixed(terms: Sequence[tuple[float, Mapping[str, Tensor]]]) -> AdapterState:

@@ -19,7 +19,25 @@ from atlas.models.adapters import AdapterState
 Pair = tuple[Tensor, Tensor]
 """A [rank, in] and B [out, rank]."""
 
+FROZEN = "frozen."
+"""In front of the names of pairs that a base has taken over, beside an adapter."""
 _A, _B = ".lora_A.weight", ".lora_B.weight"
+
+
+def parted(state: Mapping[str, Tensor]) -> tuple[AdapterState, AdapterState]:
+    """The adapter, and the frozen pairs under the names of the parameters beside which they are."""
+    adapter = {name: tensor for name, tensor in state.items() if not name.startswith(FROZEN)}
+    frozen = {
+        name.removeprefix(FROZEN): tensor
+        for name, tensor in state.items()
+        if name.startswith(FROZEN)
+    }
+    return adapter, frozen
+
+
+def joined(adapter: Mapping[str, Tensor], frozen: Mapping[str, Tensor]) -> AdapterState:
+    """The inverse of `parted`."""
+    return {**adapter, **{FROZEN + name: tensor for name, tensor in frozen.items()}}
 
 
 def is_half(name: str) -> bool:

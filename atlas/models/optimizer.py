@@ -86,23 +86,6 @@ class FlatAdamW:
         return copied
 
 
-def join_snapshots(parts: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """One snapshot out of those of a model's parts, taken after the same number of steps.
-
-    Raises ValueError if two parts share a parameter or were taken after other numbers of steps.
-    """
-    joined: dict[str, Tensor] = {}
-    for part in parts:
-        for name, tensor in part.items():
-            if name == STEP and name in joined:
-                if not torch.equal(joined[name], tensor):
-                    raise ValueError("the parts were not taken after the same number of steps")
-            elif name in joined:
-                raise ValueError(f"two parts of the snapshot have {name}")
-            joined[name] = tensor
-    return joined
-
-
 def norms(gradients: Mapping[str, Tensor]) -> dict[str, float]:
     """The Euclidean norm of each gradient, computed in fp32 as `clip_grad_norm_` computes it."""
     return {name: torch.linalg.vector_norm(g, 2.0).item() for name, g in gradients.items()}

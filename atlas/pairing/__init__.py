@@ -10,12 +10,12 @@ near for large ones, `rules` has the alternatives.
 
 from atlas.pairing.cut import cheapest_cut
 from atlas.pairing.lending import lend
-from atlas.pairing.objective import Placement, Problem
+from atlas.pairing.objective import Arrangement, Problem
 from atlas.pairing.planning import pair, plan
 from atlas.pairing.rules import RULES, Rule, RuleName
 from atlas.pairing.types import (
     Capability,
-    Chain,
+    Hosting,
     PairingError,
     Plan,
     SpanCost,
@@ -26,10 +26,10 @@ from atlas.pairing.types import (
 
 __all__ = [
     "RULES",
+    "Arrangement",
     "Capability",
-    "Chain",
+    "Hosting",
     "PairingError",
-    "Placement",
     "Plan",
     "Problem",
     "Rule",

@@ -22,7 +22,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array, csr_array, vstack
 
 from atlas.pairing import heuristic
-from atlas.pairing.objective import RELATIVE, Floats, Ints, Placement, Problem
+from atlas.pairing.objective import RELATIVE, Arrangement, Floats, Ints, Problem
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Solved:
     its own; `is_proven` where it is the best.
     """
 
-    placement: Placement
+    placement: Arrangement
     bound_s: float
     gap: float
     is_proven: bool
@@ -156,9 +156,9 @@ class _Program:
         most[-1] = 1 + 10 * RELATIVE
         self.bounds = Bounds(least, most)
 
-    def placement(self, values: Floats) -> Placement:
+    def placement(self, values: Floats) -> Arrangement:
         """What HiGHS found, for each span the host whose x is nearest to 1."""
-        placement = Placement(self._problem)
+        placement = Arrangement(self._problem)
         chosen: dict[tuple[int, int], tuple[float, int]] = {}
         for (client, span, host), value in zip(self._cells, values[: self._y], strict=True):
             job = int(client), int(span)

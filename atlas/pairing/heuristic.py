@@ -17,7 +17,7 @@ import hashlib
 
 import numpy as np
 
-from atlas.pairing.objective import RELATIVE, Bools, Floats, Ints, Placement, Problem
+from atlas.pairing.objective import RELATIVE, Arrangement, Bools, Floats, Ints, Problem
 from atlas.pairing.packing import infeasible, packed
 
 CHANGES_PER_JOB = 8
@@ -33,7 +33,7 @@ OTHERS, MOST_OUT = 6, 24
 """How many hosts are emptied beside the slowest's, and of how many jobs at most."""
 
 
-def solve(problem: Problem) -> Placement:
+def solve(problem: Problem) -> Arrangement:
     """A good placement. Raises PairingError where none was found that fits the memory."""
     start = greedy(problem)
     if start is None:
@@ -46,13 +46,13 @@ def solve(problem: Problem) -> Placement:
     return start
 
 
-def score(placement: Placement) -> tuple[float, float]:
+def score(placement: Arrangement) -> tuple[float, float]:
     """Both objectives, rounded so that rounding does not decide."""
     first, second = placement.round_s, placement.waiting_s
     return float(f"{first:.9g}"), float(f"{second:.9g}")
 
 
-def improve(placement: Placement) -> None:
+def improve(placement: Arrangement) -> None:
     """Changes the placement while that shortens the slowest round, or lessens the waiting."""
     before = None
     for _ in range(MOST_PASSES):
@@ -64,10 +64,10 @@ def improve(placement: Placement) -> None:
         before = now
 
 
-def greedy(problem: Problem) -> Placement | None:
+def greedy(problem: Problem) -> Arrangement | None:
     """Each span where it costs least, the slowest clients' first; None where one is stranded."""
     spans = problem.shape[1]
-    placement = Placement(problem)
+    placement = Arrangement(problem)
     if not np.isfinite(placement.alone).all():
         return None
     for client in np.argsort(-placement.alone, kind="stable"):
@@ -77,7 +77,7 @@ def greedy(problem: Problem) -> Placement | None:
     return placement
 
 
-def _put_best(placement: Placement, client: int, span: int) -> bool:
+def _put_best(placement: Arrangement, client: int, span: int) -> bool:
     """Puts a job where the slowest round, and then the waiting, grows least; False without room."""
     options = _Moves(placement, client, span)
     if not options.can.any():
@@ -98,7 +98,7 @@ class _Moves:
         waiting: by how much the second objective grows.
     """
 
-    def __init__(self, placement: Placement, client: int, span: int) -> None:
+    def __init__(self, placement: Arrangement, client: int, span: int) -> None:
         problem = placement.problem
         times = problem.seconds(client, span)
         self.can: Bools = placement.fits(client, span) & np.isfinite(times)
@@ -111,7 +111,7 @@ class _Moves:
         self.waiting: Floats = longer + squares / (problem.bound or 1.0)
 
 
-def _shorten(placement: Placement) -> None:
+def _shorten(placement: Arrangement) -> None:
     changes = CHANGES_PER_JOB * placement.host_of.size
     for _ in range(changes):
         slowest = placement.round_s
@@ -121,7 +121,7 @@ def _shorten(placement: Placement) -> None:
             return
 
 
-def _shake(placement: Placement) -> None:
+def _shake(placement: Arrangement) -> None:
     """Takes one job of the slowest away, and others that are drawn, some from a few hosts, some
     from anywhere; puts them back in another order, each where it costs least then; and keeps what
     comes out if it is better (a large neighborhood search).
@@ -145,7 +145,7 @@ def _shake(placement: Placement) -> None:
         placement.become(before)
 
 
-def _rebuilt(placement: Placement, generator: np.random.Generator) -> bool:
+def _rebuilt(placement: Arrangement, generator: np.random.Generator) -> bool:
     critical = _critical(placement)
     first = critical[int(generator.integers(len(critical)))]
     jobs_of = placement.host_of
@@ -164,7 +164,7 @@ def _rebuilt(placement: Placement, generator: np.random.Generator) -> bool:
     return all(_put_best(placement, *jobs[place]) for place in generator.permutation(len(jobs)))
 
 
-def _critical(placement: Placement) -> list[tuple[int, int]]:
+def _critical(placement: Arrangement) -> list[tuple[int, int]]:
     """The jobs of which one has to change for the slowest to get shorter."""
     busy = placement.busy.max(axis=0)
     if placement.alone.max() >= busy.max():
@@ -174,7 +174,7 @@ def _critical(placement: Placement) -> list[tuple[int, int]]:
     return [(int(client), int(span)) for client, span in jobs]
 
 
-def _move_one(placement: Placement, jobs: list[tuple[int, int]], limit: float) -> bool:
+def _move_one(placement: Arrangement, jobs: list[tuple[int, int]], limit: float) -> bool:
     """Makes the best move of one of these jobs after which all it touches is under the limit."""
     best: tuple[float, int, int, int] | None = None
     for client, span in jobs:
@@ -197,7 +197,7 @@ def _move_one(placement: Placement, jobs: list[tuple[int, int]], limit: float) -
     return True
 
 
-def _exchange(placement: Placement, jobs: list[tuple[int, int]], limit: float) -> bool:
+def _exchange(placement: Arrangement, jobs: list[tuple[int, int]], limit: float) -> bool:
     """Exchanges the hosts of one of these jobs and another's, so that all is under the limit."""
     best: tuple[float, int, int, int, int] | None = None
     for client, span in jobs:
@@ -215,7 +215,7 @@ def _exchange(placement: Placement, jobs: list[tuple[int, int]], limit: float) -
     return True
 
 
-def _exchanged(placement: Placement, client: int, span: int) -> Floats:
+def _exchanged(placement: Arrangement, client: int, span: int) -> Floats:
     """[C K], the longest of what an exchange with each job would touch; infinite where it can't."""
     problem, host_of = placement.problem, placement.host_of
     size, spans, _ = problem.shape
@@ -252,7 +252,7 @@ def _exchanged(placement: Placement, client: int, span: int) -> Floats:
     return np.where(allowed & np.isfinite(longest), longest, np.inf)
 
 
-def _even(placement: Placement) -> None:
+def _even(placement: Arrangement) -> None:
     """One pass over all jobs: each moves where the waiting is least, nothing over the slowest."""
     cap = placement.round_s * (1 + RELATIVE)
     clients, spans = placement.host_of.shape

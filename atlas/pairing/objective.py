@@ -188,7 +188,7 @@ def rooms(free: int, base: Ints, session: Ints) -> int:
     return 0 if least > free else 1 + int((free - least) // max(int(session.min()), 1))
 
 
-class Placement:
+class Arrangement:
     """Which host has which (client, span), and what that comes to; changed in place.
 
     Attributes:
@@ -207,16 +207,16 @@ class Placement:
         self.busy: Floats = problem.fixed.copy()
         self.alone: Floats = problem.own + problem.least.sum(axis=1)
 
-    def copy(self) -> Placement:
+    def copy(self) -> Arrangement:
         """Another that can be changed by itself."""
-        other = Placement.__new__(Placement)
+        other = Arrangement.__new__(Arrangement)
         other.problem = self.problem
         other.host_of, other.count = self.host_of.copy(), self.count.copy()
         other.need, other.busy = self.need.copy(), self.busy.copy()
         other.alone = self.alone.copy()
         return other
 
-    def become(self, other: Placement) -> None:
+    def become(self, other: Arrangement) -> None:
         """What that one is, which must not be used any more."""
         self.host_of, self.count, self.need = other.host_of, other.count, other.need
         self.busy, self.alone = other.busy, other.alone

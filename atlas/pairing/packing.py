@@ -16,7 +16,7 @@ import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, linear_sum_assignment, milp
 from scipy.sparse import csr_array
 
-from atlas.pairing.objective import Ints, Placement, Problem
+from atlas.pairing.objective import Arrangement, Ints, Problem
 from atlas.pairing.types import PairingError
 
 MOST_CELLS = 4_000
@@ -25,7 +25,7 @@ MOST_NODES = 2_000
 _FAR = 1e12
 
 
-def packed(problem: Problem) -> Placement | None:
+def packed(problem: Problem) -> Arrangement | None:
     """A placement that holds, made for memory first; None where none was found."""
     counts = numbers(problem)
     return None if counts is None else _dealt(problem, counts)
@@ -196,9 +196,9 @@ def _milp(problem: Problem, *, slack: bool) -> tuple[Ints | None, bool]:
     return counts, True
 
 
-def _dealt(problem: Problem, counts: Ints) -> Placement:
+def _dealt(problem: Problem, counts: Ints) -> Arrangement:
     """Who takes which of the places, span by span, in the least time in all (an assignment)."""
-    placement = Placement(problem)
+    placement = Arrangement(problem)
     clients, spans, _ = problem.shape
     for span in range(spans):
         slots = np.repeat(np.arange(counts.shape[1]), counts[span])

@@ -9,9 +9,9 @@ import numpy as np
 
 from atlas.pairing import packing
 from atlas.pairing.lending import lend
-from atlas.pairing.objective import Placement, Problem
+from atlas.pairing.objective import Arrangement, Problem
 from atlas.pairing.rules import RULES, Rule
-from atlas.pairing.types import Capability, Chain, PairingError, Plan, StepCost, Ways
+from atlas.pairing.types import Capability, Hosting, PairingError, Plan, StepCost, Ways
 
 MOST_RANKED = 64
 """Stand-ins, and fallbacks, that a client is told for a span: a list, not a census."""
@@ -71,7 +71,7 @@ def pair(
     ways: Ways | None = None,
     rule: str = "semantic",
     seed: int = 0,
-) -> dict[str, Chain]:
+) -> dict[str, Hosting]:
     """Chains for the clients of one neighborhood out of its hosts.
 
     Args:
@@ -90,10 +90,10 @@ def pair(
     return _chains(placement, elsewhere)
 
 
-def _chains(placement: Placement, elsewhere: Sequence[Capability]) -> dict[str, Chain]:
+def _chains(placement: Arrangement, elsewhere: Sequence[Capability]) -> dict[str, Hosting]:
     problem = placement.problem
     return {
-        client.name: Chain(
+        client.name: Hosting(
             placement.names(index),
             tuple(_stand_ins(placement, index, span) for span in range(problem.shape[1])),
             tuple(
@@ -110,7 +110,7 @@ def _chains(placement: Placement, elsewhere: Sequence[Capability]) -> dict[str, 
     }
 
 
-def _stand_ins(placement: Placement, client: int, span: int) -> tuple[str, ...]:
+def _stand_ins(placement: Arrangement, client: int, span: int) -> tuple[str, ...]:
     """Hosts that could take the span over: those with room now first, then by what the client's
     round would be.
     """
@@ -166,7 +166,7 @@ class _Asked:
             [*(named[name] for name in names), *members]
             for names, members in zip(lent, own, strict=True)
         ]
-        chains: dict[str, Chain] = {}
+        chains: dict[str, Hosting] = {}
         slowest = 0.0
         for index, members in enumerate(own):
             free = [named[name] for name in lent[index]]
@@ -185,7 +185,7 @@ class _Asked:
         pool: Sequence[Capability],
         cost: StepCost,
         spare: float,
-    ) -> Placement:
+    ) -> Arrangement:
         """The rule's placement in the pool; without the roomiest hosts memory must do, too."""
         by_room = sorted(range(len(free)), key=lambda index: (-free[index].free_bytes, index))
         lost = {free[index].name for index in by_room[: int(spare * len(by_room))]}

@@ -15,7 +15,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from atlas.pairing import heuristic
-from atlas.pairing.objective import Bools, Floats, Placement, Problem
+from atlas.pairing.objective import Arrangement, Bools, Floats, Problem
 from atlas.pairing.packing import infeasible, packed
 from atlas.pairing.types import PairingError
 
@@ -30,30 +30,30 @@ class Rule(Protocol):
     def is_blind(self) -> bool:
         """Whether it chooses among all hosts, whatever the neighborhoods are."""
 
-    def place(self, problem: Problem, seed: int) -> Placement:
+    def place(self, problem: Problem, seed: int) -> Arrangement:
         """A placement that holds. Raises PairingError, saying why there is none."""
 
 
 @dataclass(frozen=True)
 class _Rule:
     is_blind: bool
-    _place: Callable[[Problem, int], Placement]
+    _place: Callable[[Problem, int], Arrangement]
 
-    def place(self, problem: Problem, seed: int) -> Placement:
+    def place(self, problem: Problem, seed: int) -> Arrangement:
         return self._place(problem, seed)
 
 
-def _semantic(problem: Problem, _: int) -> Placement:
+def _semantic(problem: Problem, _: int) -> Arrangement:
     return heuristic.solve(problem)
 
 
-def _cheapest(problem: Problem, _: int) -> Placement:
+def _cheapest(problem: Problem, _: int) -> Arrangement:
     """In the order given each client takes what is quickest for it alone and has room."""
     placement = _in_turn(problem, range(problem.shape[0]), lambda times: int(np.argmin(times)))
     return placement or _packed(problem)
 
 
-def _random(problem: Problem, seed: int) -> Placement:
+def _random(problem: Problem, seed: int) -> Arrangement:
     """Each span on any host that has room, all as likely."""
     digest = hashlib.sha256(f"{seed}/random pairing".encode()).digest()
     generator = np.random.default_rng(int.from_bytes(digest[:8], "little"))
@@ -71,8 +71,8 @@ def _random(problem: Problem, seed: int) -> Placement:
 
 def _in_turn(
     problem: Problem, clients: Iterable[int], choose: Callable[[Floats], int]
-) -> Placement | None:
-    placement = Placement(problem)
+) -> Arrangement | None:
+    placement = Arrangement(problem)
     if not np.isfinite(placement.alone).all():
         return None
     for client in clients:
@@ -85,7 +85,7 @@ def _in_turn(
     return placement
 
 
-def _packed(problem: Problem) -> Placement:
+def _packed(problem: Problem) -> Arrangement:
     """Where taking turns strands one without room, memory comes first."""
     placement = packed(problem)
     if placement is None:
@@ -93,7 +93,7 @@ def _packed(problem: Problem) -> Placement:
     return placement
 
 
-def _titanic(problem: Problem, _: int) -> Placement:
+def _titanic(problem: Problem, _: int) -> Arrangement:
     """TITANIC's integer program: Su, Hu, Li, Li, INFOCOM 2024, equations 1 to 5, as retold by
     others, for its text is not at hand:
 
@@ -115,7 +115,7 @@ def _titanic(problem: Problem, _: int) -> Placement:
             partitions, chosen = linear_sum_assignment(np.where(able, -gains, np.inf))
         except ValueError:  # no assignment
             continue
-        placement = Placement(problem)
+        placement = Arrangement(problem)
         for partition, host in zip(partitions, chosen, strict=True):
             chain, span = divmod(int(partition), spans)
             for client in range(chain, clients, chains):

@@ -61,7 +61,7 @@ class StepCost:
 
 
 @dataclass(frozen=True)
-class Chain:
+class Hosting:
     """One client's hosts. `stand_ins` and `fallbacks` are ranked, per span."""
 
     hosts: tuple[str, ...]
@@ -79,7 +79,7 @@ class Plan:
 
     cost: StepCost
     lent: tuple[tuple[str, ...], ...]
-    chains: dict[str, Chain]
+    chains: dict[str, Hosting]
     round_s: float
 
 

@@ -17,15 +17,19 @@ import asyncio
 import contextlib
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgpack
 import numpy as np
+from numpy.typing import NDArray
 
 from atlas.aggregation import (
+    ADDRESSED,
     PERSONAL,
     STARTED,
+    Merged,
     Round,
     between,
     combine,
@@ -33,6 +37,7 @@ from atlas.aggregation import (
     handed_back,
     handed_in,
     parted,
+    random_graph,
 )
 from atlas.decision import Office
 from atlas.models import AdapterState
@@ -53,7 +58,7 @@ from atlas.protocol import (
     answer_within_s,
 )
 from atlas.roles.member import PAUSE_S, Member, from_plain, plain
-from atlas.roles.patience import try_to_keep
+from atlas.roles.patience import monotonic_s, try_to_keep
 from atlas.roles.settings import RunSettings
 from broker import Message, Node
 
@@ -74,8 +79,8 @@ class _Book:
 
     updates: dict[int, dict[str, AdapterState]] = field(default_factory=dict)
     signatures: dict[int, dict[str, bytes]] = field(default_factory=dict)
-    means: dict[int, AdapterState] = field(default_factory=dict)
-    merged: dict[int, AdapterState] = field(default_factory=dict)
+    means: dict[int, Merged] = field(default_factory=dict)
+    merged: dict[int, Merged] = field(default_factory=dict)
 
 
 class Aggregator:
@@ -141,7 +146,8 @@ class Aggregator:
             )
             return
         decision = self._member.decision
-        if message.source not in decision.members(held[0], number):
+        late = number > decision.running(held[0])
+        if late or message.source not in decision.members(held[0], number):
             await self._redirect(message, newer=True)
             return
         book = self._books[held[0]]
@@ -171,14 +177,24 @@ class Aggregator:
         held, book = self._office(), self._books.get(name, _Book())
         known = book.means if what == "mean" else book.merged
         if number in known:
-            manifest, buffers = pack(known[number])
+            manifest, buffers = pack(self._part(message.source, what, name, number, known[number]))
             body = Tensors(manifest=manifest, round=number)
             await message.reply(body.header(), buffers, purpose=ADAPTERS)
         elif held is None or held[0] != name:
             await self._redirect(message, newer=held is not None)
+        elif not 0 <= number <= self._member.decision.running(name) + 1:
+            self._member.look()  # it may be this one that is behind
+            await message.reply(Refused(reason=f"round {number} is far from here").header())
         else:
             asker = message.source, message.purpose  # a client may coordinate, too
             self._waiting.setdefault((what, name, number), {})[asker] = message
+
+    def _part(self, source: str, what: str, name: str, number: int, came: Merged) -> AdapterState:
+        """What is for who asks; nothing for a member that was dropped and keeps its own."""
+        if what == "mean" or not came.own or source in came.own:
+            return came.shared if what == "mean" else came.own.get(source, came.shared)
+        members = self._member.decision.members(name, number)
+        return {} if source in members else came.shared
 
     async def _tell_merged(self, message: Message, name: str, number: int) -> None:
         merged = self._books.get(name, _Book()).merged
@@ -258,7 +274,9 @@ class Aggregator:
         await self._settled(number)
         if number not in book.means:
             group.create_task(self._average(name, number))
-            if number not in book.merged:
+            if number not in book.merged and self._method in ADDRESSED:
+                await self._wait(lambda: number in book.means)
+            elif number not in book.merged:
                 looking = group.create_task(self._look_around(name, number))
                 await self._wait(lambda: number in book.means or number in book.merged)
                 looking.cancel()
@@ -267,8 +285,8 @@ class Aggregator:
             kept = {
                 "neighborhood": name,
                 "round": number,
-                "mean": plain(book.means[number]),
-                "merged": plain(book.merged[number]),
+                "mean": _plain(book.means[number]),
+                "merged": _plain(book.merged[number]),
             }
             await try_to_keep(self._node, MERGED, msgpack.packb(kept))
             self._node.note(
@@ -278,7 +296,7 @@ class Aggregator:
                 aggregator=self._node.name,
                 clients=list(self._member.decision.counted(name, number)),
             )
-        _forget(book, number - REMEMBERED, merged=self._method not in PERSONAL)
+        _forget(book, number - REMEMBERED, merged=self._method not in PERSONAL - ADDRESSED)
         await self._announce("merged", name, number)
 
     async def _settled(self, number: int) -> None:
@@ -295,13 +313,13 @@ class Aggregator:
 
     async def _close(self, name: str, office: Office, number: int) -> None:
         """Waits for the adapters of a running round, and has it closed."""
-        began_s, enough_s = self._node.now, None
+        began_s, enough_s = monotonic_s(), None
         membership, book = self._settings.membership, self._books[name]
         while self._member.decision.running(name) <= number:
             members = self._member.decision.members(name, number)
             present = [each for each in members if each in book.updates.get(number, {})]
             least = math.ceil(membership.least * len(members))
-            now_s = self._node.now
+            now_s = monotonic_s()
             if enough_s is None and len(present) >= least:
                 enough_s = now_s
             until_s = math.inf
@@ -355,17 +373,31 @@ class Aggregator:
         if start is None:
             return
         adapters = {each: updates[each] for each in counted}
+        graph = self._graph(name, list(adapters)) if self._method in ADDRESSED else None
         size = _size(next(iter(adapters.values())))
         flops = combining_flops(self._method, len(adapters), self._settings.lora.rank)
         book.means[number] = await self._node.compute(
-            lambda: self._combined(adapters, counted, start), flops=flops * size * len(adapters)
+            lambda: self._combined(adapters, counted, start, graph),
+            flops=flops * size * len(adapters),
         )
         self._came.set()
         await self._announce("mean", name, number)
 
+    def _graph(self, name: str, clients: Sequence[str]) -> NDArray[np.float64]:
+        """How much these members pull at each other."""
+        settings = self._settings
+        if settings.aggregation.graph == "random":
+            return random_graph(clients, settings.seed)
+        alike = self._member.decision.alikeness(name, clients)
+        return np.maximum(np.array(alike, dtype=np.float64), 0.0)
+
     def _combined(
-        self, adapters: Mapping[str, AdapterState], examples: Mapping[str, int], start: AdapterState
-    ) -> AdapterState:
+        self,
+        adapters: Mapping[str, AdapterState],
+        examples: Mapping[str, int],
+        start: AdapterState,
+        graph: NDArray[np.float64] | None,
+    ) -> Merged:
         settings = self._settings
         began, frozen = parted(start)
         given = Round(
@@ -375,6 +407,8 @@ class Aggregator:
             fresh=settings.initial_adapter(),
             scale=lambda rank: settings.lora.model_copy(update={"rank": rank}).scaling,
             trim=settings.aggregation.trim,
+            graph=graph,
+            pull=0.0 if graph is None else settings.pull,
         )
         return combine(self._method, given, frozen)
 
@@ -396,7 +430,7 @@ class Aggregator:
                 return None
             await self._more(pause_s)
             pause_s = min(2 * pause_s, MOST_AGAIN_S)
-        return merged[number - 1]
+        return merged[number - 1].shared
 
     def _is_over(self, name: str, number: int) -> bool:
         """Whether nobody needs the mean of this round any more."""
@@ -416,7 +450,7 @@ class Aggregator:
             for each in others:
                 got = await self._ask(each, AskMerged(neighborhood=name, round=number))
                 if got is not None:
-                    book.merged[number] = got
+                    book.merged[number] = Merged(got)
                     self._came.set()
                     return
             await asyncio.sleep(pause_s)
@@ -436,11 +470,12 @@ class Aggregator:
             return self._member.read(body, reply, handed_back)
         return self._member.read(body, reply, None if question.start else handed_in)
 
-    async def _move(self, name: str, number: int) -> AdapterState:
-        """The neighborhood's mean, moved towards those of its like."""
+    async def _move(self, name: str, number: int) -> Merged:
+        """The neighborhood's mean, moved towards those of its like, and so its members' own."""
         decision = self._member.decision
         near = decision.near(name)
-        means = {name: self._books[name].means[number]}
+        mean = self._books[name].means[number]
+        means = {name: mean.shared}
         async with asyncio.TaskGroup() as group:
             for other in near:
                 if other != name:
@@ -449,9 +484,17 @@ class Aggregator:
         places = list(near.values())
         similarity = np.asarray(decision.similarity, dtype=np.float64)[np.ix_(places, places)]
         strength = self._settings.aggregation.between
+
+        def moved(state: AdapterState) -> AdapterState:
+            return between({**ordered, name: state}, similarity, strength)[name]
+
+        def all_moved() -> Merged:
+            own = {client: moved(state) for client, state in mean.own.items()}
+            return Merged(moved(mean.shared), own)
+
+        states = 1 + len(mean.own)
         return await self._node.compute(
-            lambda: between(ordered, similarity, strength)[name],
-            flops=2.0 * _size(means[name]) * len(ordered),
+            all_moved, flops=2.0 * _size(mean.shared) * len(ordered) * states
         )
 
     async def _fetch(self, number: int, other: str, means: dict[str, AdapterState]) -> None:
@@ -474,8 +517,8 @@ class Aggregator:
         number, book = kept["round"], self._books[name]
         if kept["neighborhood"] == name and number not in book.merged:
             await self._settled(number)
-            book.means[number] = from_plain(kept["mean"])
-            book.merged[number] = from_plain(kept["merged"])
+            book.means[number] = _from_plain(kept["mean"])
+            book.merged[number] = _from_plain(kept["merged"])
             await self._announce("mean", name, number)
             await self._announce("merged", name, number)
 
@@ -498,6 +541,17 @@ def _forget(book: _Book, last: int, *, merged: bool) -> None:
     for known in (book.updates, book.signatures, book.means, book.merged if merged else {}):
         for past in [past for past in known if past <= last]:
             del known[past]
+
+
+def _plain(merged: Merged) -> list[Any]:
+    """For the disk."""
+    return [plain(merged.shared), {client: plain(own) for client, own in merged.own.items()}]
+
+
+def _from_plain(kept: list[Any]) -> Merged:
+    """The inverse of `_plain`."""
+    shared, own = kept
+    return Merged(from_plain(shared), {client: from_plain(each) for client, each in own.items()})
 
 
 def _size(state: AdapterState) -> int:

@@ -380,15 +380,16 @@ class Client:
             return
         own = self._own.pop(step)
         self._own = {later: state for later, state in self._own.items() if later > step}
-        self._writing = asyncio.get_running_loop().create_task(self._write_middle(step, own))
-
-    async def _write_middle(self, step: int, own: AdapterState) -> None:
         states = [own, *(span.known.state or {} for span in self._spans)]
+        writing = self._write_middle(self._round, step, states)
+        self._writing = asyncio.get_running_loop().create_task(writing)
+
+    async def _write_middle(self, number: int, step: int, states: list[AdapterState]) -> None:
         parts = [
             [manifest, [bytes(buffer) for buffer in buffers]]
             for manifest, buffers in map(pack, states)
         ]
-        state = {"round": self._round, "step": step, "parts": parts}
+        state = {"round": number, "step": step, "parts": parts}
         await try_to_keep(self._node, MIDDLE, msgpack.packb(state))
 
     async def _resume(self) -> None:

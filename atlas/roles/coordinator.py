@@ -60,6 +60,7 @@ from atlas.protocol import (
 )
 from atlas.roles.council import Council
 from atlas.roles.member import PAUSE_S, Member
+from atlas.roles.patience import monotonic_s
 from atlas.roles.settings import RunSettings
 from atlas.semantics import Landmarks, Neighborhoods, cluster, decode, place
 from broker import Message, Node
@@ -108,7 +109,7 @@ class Desk:
         self._settings = settings
         self._council = council
         self._member = member
-        self._began_s = node.now
+        self._began_s = monotonic_s()
         self._changed = asyncio.Event()
         self._hellos: dict[str, Hello] = {}
         self._halves: dict[str, np.ndarray] = {}
@@ -257,6 +258,7 @@ class Desk:
             lambda: cluster({name: self._halves[name] for name in clients}, seed=settings.seed),
             flops=CLUSTERING_FLOPS,
         )
+        weighted = settings.aggregation.weighs_signatures
         members = {
             _name(index): {name: self._hellos[name].examples for name in group}
             for index, group in enumerate(found.members)
@@ -269,6 +271,7 @@ class Desk:
             silhouette=found.silhouette,
             p_value=found.p_value,
             landmarks=found.landmarks.plain(),
+            alike=dict(zip(clients, found.similarity.tolist(), strict=True)) if weighted else {},
         )
         await self._stand(self._council.decide(lambda now: decision if now is None else now))
 
@@ -397,7 +400,7 @@ class Desk:
 
     async def _until_joined(self) -> None:
         """A new coordinator gives the devices a while to introduce themselves."""
-        seconds = self._began_s + JOIN_S - self._node.now
+        seconds = self._began_s + JOIN_S - monotonic_s()
         await self._until(self._settings.devices, self._hellos, max(seconds, 0.0))
 
     def _plan_neighborhoods(self, decision: Decision) -> Plan:
@@ -467,10 +470,10 @@ class Desk:
                 *(self._is_there(office.aggregator) for office in offices.values())
             )
             for (name, office), alive in zip(offices.items(), there, strict=True):
-                last_s = heard.setdefault(office, self._node.now)
+                last_s = heard.setdefault(office, monotonic_s())
                 if alive:
-                    heard[office] = self._node.now
-                elif self._node.now - last_s >= long_s:
+                    heard[office] = monotonic_s()
+                elif monotonic_s() - last_s >= long_s:
                     await self._replace(name, office)
             pause_s = min(2 * pause_s, MOST_AGAIN_S / 5) if all(there) else WATCH_S
             await asyncio.sleep(pause_s)
@@ -551,9 +554,9 @@ class Desk:
         found: dict[str, Fetched] = {}
         if self._settings.aggregation.method not in PERSONAL:
             return found
-        size, until_s = self._settings.adapter_bytes, self._node.now + FAREWELL_S
+        size, until_s = self._settings.adapter_bytes, monotonic_s() + FAREWELL_S
         last = self._settings.training.rounds - 1
-        while len(found) < len(clients) and self._node.now < until_s:
+        while len(found) < len(clients) and monotonic_s() < until_s:
             for name in clients:
                 within_s = answer_within_s(self._node, name, answer_bytes=size)
                 answer = name not in found and await self._member.ask(
@@ -650,7 +653,7 @@ class _Through(Container[str]):
         return hello is not None and hello.round is not None and hello.round >= self._rounds
 
 
-def _as_message(chain: pairing.Chain, plan: Plan) -> Chain:
+def _as_message(chain: pairing.Hosting, plan: Plan) -> Chain:
     return Chain(
         spans=[(span.first, span.last) for span in plan.cost.spans],
         hosts=list(chain.hosts),

@@ -16,7 +16,7 @@ from atlas.decision import Decision
 from atlas.protocol import CONTROL, ElectionMessage, Lead, Orders
 from atlas.roles.election import Ballot, Election, Letter
 from atlas.roles.member import Member
-from atlas.roles.patience import keep
+from atlas.roles.patience import keep, monotonic_s
 from atlas.roles.settings import RunSettings
 from broker import Node
 
@@ -72,7 +72,7 @@ class Council:
             self._settings.coordinator,
             kept,
             seed=self._settings.seed,
-            now_s=self._now_s,
+            now_s=monotonic_s(),
         )
         await self._write()
         self._open.set()
@@ -80,10 +80,10 @@ class Council:
         while True:
             news, due_s = self._news, self._election.due_s
             try:
-                async with asyncio.timeout(max(due_s - self._now_s, 0.0)):
+                async with asyncio.timeout(max(due_s - monotonic_s(), 0.0)):
                     await news.wait()
             except TimeoutError:
-                await self._tick(max(due_s, self._now_s))  # timers may fire a rounding early
+                await self._tick(max(due_s, monotonic_s()))  # timers may fire a rounding early
 
     async def _tick(self, now_s: float) -> None:
         async with self._turn:
@@ -93,7 +93,7 @@ class Council:
         """A letter of another voter."""
         await self._open.wait()
         async with self._turn:
-            await self._settle(lambda election: election.receive(source, message, self._now_s))
+            await self._settle(lambda election: election.receive(source, message, monotonic_s()))
 
     async def until_it_leads(self) -> int:
         """The term in which this node has come to lead."""
@@ -122,7 +122,7 @@ class Council:
                 decision = each(decision)
             if decision is not None and decision != before:
                 plain = decision.model_dump()
-                await self._settle(lambda election: election.decide(plain, self._now_s))
+                await self._settle(lambda election: election.decide(plain, monotonic_s()))
             number = self._election.ballot.version[1]
         return await self.until_committed(number)
 
@@ -182,8 +182,3 @@ class Council:
             self._proposed.clear()
         self._news.set()
         self._news = asyncio.Event()
-
-    @property
-    def _now_s(self) -> float:
-        """A clock that nobody sets: `node.now` may be wrong."""
-        return asyncio.get_running_loop().time()

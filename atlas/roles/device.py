@@ -52,12 +52,12 @@ async def coordinator(node: Node, settings: RunSettings) -> Outcome:
     """The program of the node that coordinates at first. Returns when it has the last adapter."""
     torch.set_num_threads(1)
     member = Member(node, settings, None)
-    seat = _Seat(node, settings, member)
+    voter = _Voter(node, settings, member)
     outcome: Outcome | None = None
     try:
         async with asyncio.TaskGroup() as group:
-            group.create_task(_serve(node, group, [*seat.handlers, *_member_handlers(member)]))
-            outcome = await seat.run(group)
+            group.create_task(_serve(node, group, [*voter.handlers, *_member_handlers(member)]))
+            outcome = await voter.run(group)
             raise _OverError
     except* _OverError:
         pass
@@ -73,11 +73,11 @@ async def device(node: Node, settings: RunSettings, data: ClientData | None) -> 
     member = Member(node, settings, functools.partial(_hello, node, settings, data))
     host = Host(node, settings)
     aggregator = Aggregator(node, settings, member)
-    seat = _Seat(node, settings, member)
+    voter = _Voter(node, settings, member)
     handlers: list[tuple[Any, Handler]] = [
         (HostRequest, host.serve),
         (AggregatorRequest, aggregator.serve),
-        *seat.handlers,
+        *voter.handlers,
         *_member_handlers(member),
     ]
     outcome: Outcome | None = None
@@ -90,7 +90,7 @@ async def device(node: Node, settings: RunSettings, data: ClientData | None) -> 
                 group.create_task(_train(node, settings, data, member))
                 group.create_task(aggregator.run())
             if node.name in settings.voters:
-                outcome = await seat.run(group)
+                outcome = await voter.run(group)
                 raise _OverError
     except* _OverError:
         pass
@@ -101,7 +101,7 @@ class _OverError(Exception):
     """The run is over, and with it all that this device does."""
 
 
-class _Seat:
+class _Voter:
     """This node's part in coordinating: as a voter, and as coordinator while it is elected."""
 
     def __init__(self, node: Node, settings: RunSettings, member: Member) -> None:

@@ -30,11 +30,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from atlas.protocol import CallVote, ElectionMessage, Follow, Lead, Vote
+from atlas.protocol import MOST_BEAT_S, CallVote, ElectionMessage, Follow, Lead, Vote
 
 BEAT_S = 2.0
 """How often a leader gives a sign of life while something happens."""
-SLOWEST_BEAT_S = 60.0
 FACTOR = 6.0
 QUORUM_S = 30.0
 """How long a leader goes on without hearing a majority, beside three beats."""
@@ -232,7 +231,7 @@ class Election:
 
     def _beat(self, now_s: float) -> list[Letter]:
         """A sign of life to everybody, with the record for those who don't have it."""
-        self._next_s = min(2 * self._next_s, SLOWEST_BEAT_S)
+        self._next_s = min(2 * self._next_s, MOST_BEAT_S)
         self.due_s = now_s + self._next_s
         version = self.ballot.version
         bare = Lead(term=self.term, version=version, next_s=self._next_s, decision=None)

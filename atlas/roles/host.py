@@ -47,6 +47,7 @@ from atlas.protocol import (
     Tensors,
 )
 from atlas.roles.memory import HostMemory, Key, span_of
+from atlas.roles.patience import monotonic_s
 from atlas.roles.settings import RunSettings
 from atlas.schedule import rate
 from atlas.semantics import sketch
@@ -180,7 +181,7 @@ class Host:
             stage,
             session,
             held,
-            self._node.now,
+            monotonic_s(),
             request.step,
             bare=request.step > 0 and not state,
             frozen=frozen,
@@ -283,7 +284,7 @@ class Host:
                 raise _RefusalError(
                     f"{hosted.version} steps are committed here, not {request.step}", missing=True
                 )
-            hosted.used_s = self._node.now
+            hosted.used_s = monotonic_s()
             await self._answer(message, hosted, request)
 
     async def _answer(self, message: Message, hosted: _Hosted, request: HostRequest) -> None:

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import msgpack
 import numpy as np
 
-from atlas.aggregation import STARTED, Part, completed, handed_back, handed_in
+from atlas.aggregation import ADDRESSED, STARTED, Part, completed, handed_back, handed_in
 from atlas.decision import Decision, Office
 from atlas.models import AdapterState, ProtocolError
 from atlas.models.tensors import pack, unpack
@@ -51,7 +51,7 @@ from atlas.protocol import (
     answer_within_s,
     parse,
 )
-from atlas.roles.patience import try_to_keep
+from atlas.roles.patience import monotonic_s, try_to_keep
 from atlas.roles.settings import RunSettings
 from atlas.semantics import encode
 from broker import Message, Node
@@ -174,11 +174,15 @@ class Member:
                     await self._give(message, standing.round - 1, standing.adapter)
 
     async def tell_merged(self, message: Message, name: str, number: int) -> bool:
-        """Gives that neighborhood's adapter after round `number` or a later one, if it is here."""
+        """Gives that neighborhood's adapter after round `number` or a later one, if it is here;
+        never where each client has its own.
+        """
         standing = self._standing
         if standing is None or standing.adapter is None or standing.round <= number:
             return False
         if self.neighborhood != name:  # it has been moved since, or was never there
+            return False
+        if self._method in ADDRESSED:
             return False
         await self._give(message, standing.round - 1, handed_back(self._method, standing.adapter))
         return True
@@ -231,10 +235,10 @@ class Member:
 
         Where it is silent, voters are asked in between: they know of another one.
         """
-        until, doubled = self._node.now + PATIENCE_S, 0
+        until, doubled = monotonic_s() + PATIENCE_S, 0
         voters = itertools.cycle(self._settings.voters)
         to = leader = self.leader
-        while self._node.now < until:
+        while monotonic_s() < until:
             body = make()
             within_s = min(answer_within_s(self._node, to, payload) * 2**doubled, MOST_AGAIN_S)
             answer = await self.ask(
@@ -287,8 +291,8 @@ class Member:
         answer_bytes: int = 0,
     ) -> Answer | None:
         """As `ask_office`; None once that answer is not wanted any more."""
-        until, doubled = self._node.now + PATIENCE_S, 0
-        while self._node.now < until:
+        until, doubled = monotonic_s() + PATIENCE_S, 0
+        while monotonic_s() < until:
             if not wanted():
                 return None
             office = self.decision.offices[neighborhood]
@@ -336,9 +340,12 @@ class Member:
         """Says hello until it is answered. A client's answer is its provisional chain."""
         if not self._introduced:
             self._node.note("registered", **self._hello_now().model_dump(exclude={"kind", "round"}))
-        body, _ = await self.ask_leader(self._hello_now)
-        self._introduced = True
-        return body
+        while True:
+            known = self.term, self.leader
+            body, reply = await self.ask_leader(self._hello_now)
+            self._introduced = True
+            if reply.source == self.leader or (self.term, self.leader) == known:
+                return body  # else another one coordinates by now, who has not heard it
 
     async def _introduce_again(self) -> None:
         await self.introduce()
@@ -414,7 +421,13 @@ class Member:
             self._began = before | {number: start}
         manifest, buffers = pack(self._handed_in[number])
         merged: tuple[int, AdapterState | None] | None = None
+        until_s = monotonic_s() + PATIENCE_S
         while merged is None:
+            if monotonic_s() > until_s:
+                raise UnansweredError(
+                    f"{self._node.name} handed in round {number} and got nothing to go on from in "
+                    f"{PATIENCE_S:,.0f} s: nobody has all of it, as when disks are full for long"
+                )
             body, _ = await self.ask_office(
                 began,
                 lambda office: Update(

@@ -24,6 +24,7 @@ from typing import Any, Protocol
 
 from atlas.models import Range, Stage
 from atlas.pairing import SpanCost
+from atlas.roles.patience import monotonic_s
 from broker import DeviceMemoryError, Node, Reservation
 
 Key = tuple[str, int, int]
@@ -64,6 +65,7 @@ class HostMemory:
         tenants: the host's sessions; they are only read.
         give_up: ends a session, which then is no tenant any more, and calls `release`, at once or,
             after `expect`, when its computation is over. It is told why.
+        now_s: the clock of `used_s`.
     """
 
     def __init__(
@@ -71,10 +73,12 @@ class HostMemory:
         node: Node,
         tenants: Mapping[Key, Tenant],
         give_up: Callable[[Key, str], None],
+        now_s: Callable[[], float] = monotonic_s,
     ) -> None:
         self._node = node
         self._tenants = tenants
         self._give_up = give_up
+        self._now_s = now_s
         self._bases: dict[Range, Base] = {}
         self._expected: dict[Reservation, Range] = {}
         node.on_memory(self.fit)
@@ -174,7 +178,7 @@ class HostMemory:
         unused = [
             (tenant.used_s, key)
             for key, tenant in self._tenants.items()
-            if self._node.now - tenant.used_s > IDLE_S and not tenant.busy
+            if self._now_s() - tenant.used_s > IDLE_S and not tenant.busy
         ]
         return [key for _, key in sorted(unused)]
 

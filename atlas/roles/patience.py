@@ -1,4 +1,4 @@
-"""What a role does while its device has no room for it: it waits until there is some again.
+"""How a role waits: by which clock, and until its device has room for what it holds and writes.
 
 The owner of a device may want back what was lent (`squeeze`), and a disk may be full; both can end.
 """
@@ -11,6 +11,11 @@ import errno
 from broker import DeviceMemoryError, Node, Reservation
 
 PAUSE_S = 1.0
+
+
+def monotonic_s() -> float:
+    """A clock for what takes how long, which nobody sets: `node.now` may be wrong by a day."""
+    return asyncio.get_running_loop().time()
 
 
 async def hold(node: Node, size_bytes: int, purpose: str) -> Reservation:

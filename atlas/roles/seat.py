@@ -43,6 +43,7 @@ from atlas.protocol import (
 )
 from atlas.roles.candidates import Candidate
 from atlas.roles.pace import MOST_DOUBLINGS, Pace
+from atlas.roles.patience import monotonic_s
 from broker import Message, Node
 from topologies import InputError
 
@@ -273,13 +274,13 @@ class Seat:
         """The answer, or LostHostError as soon as hope ends."""
         size = sum(len(part) for part in payload)
         purpose = RECOVERY if self.mending and purpose not in (CONTROL, SIGNATURES) else purpose
-        asked_s = self._node.now
+        asked_s = monotonic_s()
         try:
             if isinstance(request, AskRoom):
                 return await self._ask(request, payload, purpose, size)
             return await self._ask_and_feel_pulse(request, payload, purpose, size)
         except LostHostError as lost:
-            lost.waited_s = self._node.now - asked_s
+            lost.waited_s = monotonic_s() - asked_s
             raise
 
     async def _ask_and_feel_pulse(
@@ -307,7 +308,7 @@ class Seat:
         self, request: HostRequest, payload: Sequence[Buffer], purpose: str, size: int
     ) -> Message:
         """One question. `size`: the bytes that go with it, or that are on the way before it."""
-        asked_s = self._node.now
+        asked_s = monotonic_s()
         deadline_s = self._pace.deadline_s(self.host, request.kind, size)
         if not isinstance(request, AskRoom | Alive):
             deadline_s += self._moving_s(self.host)
@@ -324,7 +325,7 @@ class Seat:
             raise self._nonsense(str(error)) from None
         if isinstance(body, Refused):
             raise LostHostError(body.reason, refused=not body.missing, forgot=body.missing)
-        self._pace.measured(self.host, request.kind, size, self._node.now - asked_s)
+        self._pace.measured(self.host, request.kind, size, monotonic_s() - asked_s)
         return reply
 
     def _late(self, kind: str, waited_s: float) -> LostHostError:

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from atlas import assets
-from atlas.aggregation import Part, parted
+from atlas.aggregation import ADDRESSED, Part, handed_back, parted, random_graph, settling
 from atlas.config import (
     Aggregation,
     Drift,
@@ -119,10 +119,26 @@ class RunSettings:
         """Whether no A of LoRA's is trained."""
         return self.aggregation.method == "ffa"
 
+    @functools.cached_property
+    def most_pull(self) -> float:
+        """Below this, steps along the graph of the clients settle, and along each part of it."""
+        if self.aggregation.graph == "random":
+            return settling(random_graph(self.clients, self.seed))
+        return 2 / len(self.clients)  # as if all were alike
+
+    @property
+    def pull(self) -> float:
+        """How far clients move along the edges of their graph."""
+        said = self.aggregation.pull
+        return min(0.1 * self.most_pull, 1.0) if said is None else said
+
     def require_state(self, state: Mapping[str, torch.Tensor], part: Part | None = None) -> None:
         """Raises ProtocolError unless this is a state of the whole model as the run's method has
-        it, or that part of one. Frozen pairs may be of any rank.
+        it, or that part of one. Frozen pairs may be of any rank. Nothing is a state where each
+        client has its own: it keeps that.
         """
+        if not state and part is handed_back and self.aggregation.method in ADDRESSED:
+            return
         shapes = lora_shapes(self.spec, self.lora)
         adapter, frozen = parted(state)
         whole: Mapping[str, torch.Tensor] = dict.fromkeys(shapes, torch.empty(0))

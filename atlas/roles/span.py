@@ -9,13 +9,13 @@ closed before the step is committed; and to go back to the host of the plan when
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 
 from atlas.config import Recovery
-from atlas.models import AdapterState, Range
+from atlas.models import AdapterState, ProtocolError, Range
 from atlas.models.optimizer import FlatAdamW
 from atlas.models.tensors import Packed
 from atlas.protocol import PATIENCE_S, UnansweredError
@@ -23,6 +23,7 @@ from atlas.roles.candidates import Candidate, Shunned, Where, in_order
 from atlas.roles.history import History, Known
 from atlas.roles.host import ADAM_FLOPS
 from atlas.roles.pace import LEAST_S, Pace
+from atlas.roles.patience import monotonic_s
 from atlas.roles.seat import LostHostError, Seat
 from broker import Node
 
@@ -214,7 +215,8 @@ class SpanCaller:
         self, call: Callable[[Seat], Coroutine[Any, Any, T]], *, race: str | None = None
     ) -> T:
         """The answer to `call`, from whichever host gives it; `race` is its kind if two may try."""
-        until = self._node.now + PATIENCE_S
+        until, pause_s = monotonic_s() + PATIENCE_S, LEAST_S
+        refused: dict[str, str] = {}
         while True:
             if self._seat is None:
                 self._seat = await self._find(until)
@@ -226,16 +228,32 @@ class SpanCaller:
             except LostHostError as lost:
                 self._lose(seat, lost)
                 self._seat = None
+                if lost.refused:  # it took the session on, and will not do this
+                    self._shunned.add(seat.host, monotonic_s(), waited_s=lost.waited_s)
+                    if seat.host in refused:
+                        self._require_hope(refused)
+                        await asyncio.sleep(pause_s)
+                        pause_s = min(2 * pause_s, MOST_PAUSE_S)
+                    refused[seat.host] = lost.reason
+
+    def _require_hope(self, refused: Mapping[str, str]) -> None:
+        """Raises ProtocolError where all candidates have refused the very same request."""
+        if all(candidate.host in refused for candidate in self._candidates):
+            reasons = "; ".join(f"{host}: {reason}" for host, reason in refused.items())
+            raise ProtocolError(
+                f"all hosts of layers {self.span.first}-{self.span.last - 1} refuse what "
+                f"{self._node.name} asks of them: {reasons}"
+            )
 
     async def _find(self, until_s: float) -> Seat:
         """A seat at the first candidate that takes it, brought up to date."""
         pause_s = LEAST_S
-        while self._node.now < until_s:
-            for candidate in in_order(self._candidates, self._shunned, self._node.now):
-                seat = await self._take(candidate)
-                if seat is not None:
-                    self._settle(seat)
-                    return seat
+        while monotonic_s() < until_s:
+            first, *others = in_order(self._candidates, self._shunned, monotonic_s())
+            seat = await self._take(first) or await self._take_one_of(others)
+            if seat is not None:
+                self._settle(seat)
+                return seat
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, MOST_PAUSE_S)
         hosts = ", ".join(candidate.host for candidate in self._candidates)
@@ -244,9 +262,30 @@ class SpanCaller:
             f"{PATIENCE_S:,.0f} s; it asked {hosts}"
         )
 
+    async def _take_one_of(self, candidates: Sequence[Candidate]) -> Seat | None:
+        """A seat at the first of these that is willing and able. All are asked for room at once, so
+        that the dead among them cost no more time than one.
+        """
+        loop = asyncio.get_running_loop()
+        seats = [self._seat_at(candidate) for candidate in candidates]
+        asked = [loop.create_task(seat.ask_room()) for seat in seats]
+        try:
+            for seat, room in zip(seats, asked, strict=True):
+                if await self._bring(seat, room):
+                    return seat
+        finally:
+            for room in asked:
+                room.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
+        return None
+
     async def _take(self, candidate: Candidate) -> Seat | None:
         """A seat there, brought up to date, if that host is willing and able."""
-        seat = Seat(
+        seat = self._seat_at(candidate)
+        return seat if await self._bring(seat, seat.ask_room()) else None
+
+    def _seat_at(self, candidate: Candidate) -> Seat:
+        return Seat(
             self._node,
             self._pace,
             self.span,
@@ -254,19 +293,22 @@ class SpanCaller:
             self._attempts(),
             self._moving_s,
         )
+
+    async def _bring(self, seat: Seat, room: Awaitable[None]) -> bool:
+        """Whether there is room, and the session is where the client is."""
         try:
-            await seat.ask_room()
+            await room
             history = self._history
             seat.mending = history.version > 0 or history.halves > 0 or self._lost is not None
             await history.bring(seat)
             seat.mending = False
         except LostHostError as lost:
             self._lose(seat, lost)
-            return None
+            return False
         except asyncio.CancelledError:
             self._close(seat)
             raise
-        return seat
+        return True
 
     def _settle(self, seat: Seat) -> None:
         """From now on this is the host: those who watch are told."""
@@ -299,7 +341,7 @@ class SpanCaller:
         if lost.refused:
             self._node.note("refused", **fields)
         else:
-            now_s, waited_s = self._node.now, lost.waited_s
+            now_s, waited_s = monotonic_s(), lost.waited_s
             self._shunned.add(seat.host, now_s, waited_s=waited_s, forgot=lost.forgot)
             self._node.note("suspected", **fields, waited_s=waited_s)
         if seat is self._seat or self._seat is None:
@@ -341,7 +383,7 @@ class SpanCaller:
 
         The loser is closed, so that only one of them will hear of the commit.
         """
-        loop, asked_s = asyncio.get_running_loop(), self._node.now
+        loop, asked_s = asyncio.get_running_loop(), monotonic_s()
         first.raced = True
         answer = loop.create_task(call(first))
         rival: asyncio.Task[tuple[Seat, T] | None] | None = None
@@ -382,8 +424,8 @@ class SpanCaller:
         self, call: Callable[[Seat], Coroutine[Any, Any, T]], late: str
     ) -> tuple[Seat, T] | None:
         """What a stand-in answers, the first that does and is not shunned."""
-        for candidate in in_order(self._candidates, self._shunned, self._node.now, but={late}):
-            if self._shunned(candidate.host, self._node.now):
+        for candidate in in_order(self._candidates, self._shunned, monotonic_s(), but={late}):
+            if self._shunned(candidate.host, monotonic_s()):
                 continue
             seat = await self._take(candidate)
             if seat is None:
@@ -408,7 +450,7 @@ class SpanCaller:
             last=self.span.last,
             late=late,
             host=won,
-            waited_s=self._node.now - asked_s,
+            waited_s=monotonic_s() - asked_s,
         )
 
     # What takes how long.
@@ -420,7 +462,7 @@ class SpanCaller:
 
     def _moving_s(self, host: str) -> float:
         """How long another host than this one would take to come to where the client is."""
-        others = in_order(self._candidates, self._shunned, self._node.now, but={host})
+        others = in_order(self._candidates, self._shunned, monotonic_s(), but={host})
         return self._bringing_s(others[0].host if others else host)
 
     # Home.
@@ -428,7 +470,7 @@ class SpanCaller:
     async def _return(self) -> None:
         """Between two steps: back to the host of the plan, if it is there and that pays."""
         home, seat = self._candidates[0], self._seat
-        if seat is None or seat.host == home.host or self._shunned(home.host, self._node.now):
+        if seat is None or seat.host == home.host or self._shunned(home.host, monotonic_s()):
             return
         kinds = ("forward", "backward")
         if not all(self._pace.knows(at, kind) for at in (home.host, seat.host) for kind in kinds):

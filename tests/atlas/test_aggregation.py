@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from atlas.aggregation import average, between, laplacian
+from atlas.aggregation import average, between, laplacian, random_graph, settling
 from atlas.models import AdapterState
 
 
@@ -117,3 +117,14 @@ def test_a_laplacian_step_that_would_run_away_is_refused_with_its_limit() -> Non
         laplacian(states, graph, strength=1.0)
     with pytest.raises(ValueError, match="symmetric"):
         laplacian(states, np.array([[0.0, 1.0], [0.5, 0.0]]), strength=0.1)
+
+
+def test_a_random_graph_is_drawn_by_seed_and_pair_whoever_else_is_there() -> None:
+    graph = random_graph(["a", "b", "c"], seed=4)
+
+    assert np.array_equal(graph, graph.T)
+    assert not graph.diagonal().any()
+    assert ((graph >= 0) & (graph < 1)).all()
+    assert random_graph(["c", "a"], seed=4)[0, 1] == graph[0, 2]
+    assert random_graph(["a", "b"], seed=5)[0, 1] != graph[0, 1]
+    assert settling(graph[:2, :2]) > settling(graph)

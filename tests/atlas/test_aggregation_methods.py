@@ -267,7 +267,7 @@ def test_adapters_of_other_modules_and_lone_halves_are_refused() -> None:
 SCORE = "score.weight"
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", sorted(METHODS.keys() - {"laplacian"}))
 def test_a_score_head_is_averaged_by_examples_by_every_method_that_weighs(method: str) -> None:
     heads = [torch.full((2, 3), float(value)) for value in (0, 10, 20)]
     given = a_round([adapter(7) | {SCORE: head} for head in heads], (10.0, 30.0, 60.0))
@@ -292,9 +292,10 @@ def test_with_what_is_handed_back_a_client_has_what_the_method_says(method: str)
     found = METHODS[method](given)
 
     crossing = {client: handed_in(method, each) for client, each in given.adapters.items()}
-    came = combine(method, replace(given, adapters=crossing), {})
+    merged = combine(method, replace(given, adapters=crossing), {})
 
     for client, each in given.adapters.items():
+        came = merged.own.get(client, merged.shared)
         adapter_, frozen = parted(completed(method, came, each, drawn))
         for name, tensor in found.adapters[client].items():
             assert torch.equal(adapter_[name], tensor), name
@@ -323,8 +324,8 @@ def test_only_halves_cross_that_a_method_shares() -> None:
 
 def test_what_the_base_takes_over_adds_up_over_rounds() -> None:
     given = a_round(*EQUAL)
-    once = parted(combine("flora", given, {}))[1]
-    twice = parted(combine("flora", given, once))[1]
+    once = parted(combine("flora", given, {}).shared)[1]
+    twice = parted(combine("flora", given, once).shared)[1]
     for module in MODULES:
         torch.testing.assert_close(
             product_of(twice, module), 2 * product_of(once, module), rtol=1e-5, atol=1e-4

@@ -29,9 +29,8 @@ def campaign() -> Iterator[Campaign]:
     assets.forbid_hub()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    changes = ("training.rounds=2", "training.steps=2", "held_out=8")
-    chosen = config.load("tiny", ["faults=none", "tasks=[stdlib-package,stdlib-unicode]", *changes])
-    few = campaigns.small(topologies.load("tiny-clusters"), clients=4, hosts=6)
+    chosen = config.load("tiny", ["faults=none", *campaigns.CONFIGS["tiny"]])
+    few = campaigns.small(topologies.load("tiny-clusters"), clients=6, hosts=6)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(topologies, "load", lambda _: few)
         prepared = experiment.prepare(chosen, Nobody())
@@ -77,7 +76,14 @@ def test_these_scenarios_are_worth_living_through(
     assert struck["aggregator"] > 2
     assert steps["steps_repeated"] > 0
     assert steps["repairs"] > 10
+    assert steps["fallbacks"] > 0
     assert len({fault.kind for trial in trials.values() for fault in trial.scenario.timeline}) > 8
+
+
+def test_the_calm_run_has_two_neighborhoods_to_fall_back_between(campaign: Campaign) -> None:
+    found = next(note for note in campaign.calm.notes if note.event == "neighborhoods")
+
+    assert [len(members) for members in found.fields["members"].values()] == [3, 3]
 
 
 def test_what_the_calm_run_has_computed_no_scenario_computes_again(

@@ -66,7 +66,9 @@ class Hosting:
         self.sessions: dict[Key, Lodger] = {}
         self.ending: dict[Key, Lodger] = {}
         self.given_up: list[tuple[Key, str]] = []
-        self.memory = HostMemory(cast("Node", self.device), self.sessions, self._give_up)
+        self.memory = HostMemory(
+            cast("Node", self.device), self.sessions, self._give_up, lambda: self.device.now
+        )
 
     def cost(self, key: Key) -> SpanCost:
         return SpanCost(key[1], key[2], BASE, SESSION, 1.0)

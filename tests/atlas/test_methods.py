@@ -39,9 +39,9 @@ class Life:
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def prepare(method: str) -> Prepared:
+def prepare(method: str, *more: str) -> Prepared:
     assets.forbid_hub()
-    changes = [*CHANGES, f"aggregation.method={method}"]
+    changes = [*CHANGES, f"aggregation.method={method}", *more]
     return experiment.prepare(config.load("tiny", changes), Quiet())
 
 
@@ -101,3 +101,31 @@ def test_with_fedex_the_base_takes_over_what_is_left_through_faults() -> None:
     adapter, frozen = parted(calm.trained.adapters["neighborhood-0"])
     assert frozen.keys() == adapter.keys()
     assert all(tensor.abs().max() > 0 for tensor in frozen.values())
+
+
+def test_with_laplacian_each_client_has_its_own_through_hosts_and_aggregators_lost() -> None:
+    prepared = prepare("laplacian", "aggregation.graph=signatures")
+    calm = live(prepared)
+    first = next(note for note in calm.notes if note.event == "aggregated")
+    step = next(note for note in calm.notes if note.event == "step")
+    lost, at = first.fields["aggregator"], f"{round(first.time_s * 1e6)} us"
+    text = f"""
+    timeline:
+      - {{at: {round(step.time_s * 1e6)} us, crash: hosts of {step.node}, for: 10 s}}
+      - {{at: {at}, crash: {lost}, for: 5 min}}
+    """
+    storm = live(dataclasses.replace(prepared, scenario=faults.parse(text, "test")))
+
+    assert {"repaired", "replaced"} <= {note.event for note in storm.notes}
+    assert_same_adapters(storm.trained, calm.trained)
+    adapters = calm.trained.adapters
+    assert sorted(adapters) == sorted(prepared.settings.clients)
+    one, other = (adapters[client] for client in first.fields["clients"][:2])
+    assert not any(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_pull_that_would_not_settle_is_refused_before_anything_runs() -> None:
+    with pytest.raises(config.ConfigError, match=r"aggregation\.pull: .*random graph.*less than"):
+        prepare("laplacian", "aggregation.pull=0.9")
+    with pytest.raises(config.ConfigError, match=r"signatures of 8 clients.*less than 0\.25"):
+        prepare("laplacian", "aggregation.graph=signatures", "aggregation.pull=0.25")

@@ -1,23 +1,11 @@
-"""Messages are types, and asking is safe to repeat."""
+"""Messages are types, and what is none of them is malformed."""
 
 import pytest
 
-import broker
-import topologies
-from atlas import protocol
-from atlas.protocol import Accepted, AskMerged, Commit, Refused, UnansweredError, ask, parse
-from broker import Message, Node
+from atlas.protocol import Accepted, AskMerged, Commit, Lead, Refused, parse
+from broker import Message
 from broker.wire import REQUEST, Frame, Kind
 from topologies import InputError
-
-NETWORK = topologies.parse(
-    """
-name: two
-nodes: {asker: {}, asked: {}}
-links: [{between: [asker, asked], bandwidth: 10 Mbit/s, delay: 10 ms}]
-""",
-    "two",
-)
 
 
 def message(header: dict[str, object], flags: int = REQUEST) -> Message:
@@ -65,35 +53,14 @@ def test_a_question_that_asks_for_no_answer_is_malformed_and_what_has_none_is_no
         assert parse(message(body.header(), flags=0)) == body
 
 
-def test_a_question_is_asked_again_until_it_is_answered() -> None:
-    async def asked(node: Node) -> None:
-        for number in range(3):
-            question = await node.receive()
-            if number == 2:
-                await question.reply(Accepted().header())
+@pytest.mark.parametrize(
+    "wrong", [{"next_s": 1e9}, {"next_s": -1.0}, {"decision": {"what": "ever"}}], ids=str
+)
+def test_a_sign_of_life_that_would_silence_or_break_a_voter_is_malformed(
+    wrong: dict[str, object],
+) -> None:
+    header = Lead(term=2, version=(2, 1), next_s=2.0, decision={}).header()
 
-    async def asker(node: Node) -> float:
-        await ask(node, "asked", AskMerged(neighborhood="neighborhood-0", round=0))
-        return node.now
-
-    run = broker.run({"asker": asker, "asked": asked}, topology=NETWORK)
-
-    assert run.returned["asker"] == pytest.approx(3 * (protocol.ASK_AGAIN_S + 0.2), abs=0.1)
-
-
-def test_whoever_never_answers_is_named_when_patience_ends() -> None:
-    async def asked(node: Node) -> None:
-        async for _ in node:
-            pass
-
-    async def asker(node: Node) -> str:
-        try:
-            await ask(node, "asked", AskMerged(neighborhood="neighborhood-0", round=0))
-        except UnansweredError as error:
-            return str(error)
-        return ""
-
-    run = broker.run({"asker": asker, "asked": asked}, topology=NETWORK, background=["asked"])
-
-    assert "asked has not answered asker's 'merged?'" in str(run.returned["asker"])
-    assert run.virtual_seconds >= protocol.PATIENCE_S
+    assert parse(message(header, flags=0))
+    with pytest.raises(InputError, match="malformed message from client-1"):
+        parse(message(header | wrong, flags=0))

@@ -22,10 +22,10 @@ import broker
 import faults
 import topologies
 from atlas.config import Aggregation, Membership, Recovery, SignatureSettings, Split, Training
-from atlas.models import LoraSettings, Range, slice_adapter, tensors
+from atlas.models import LoraSettings, ProtocolError, Range, slice_adapter, tensors
 from atlas.models.optimizer import FlatAdamW
 from atlas.models.tensors import pack
-from atlas.protocol import Accepted, Refused, Tensors, parse
+from atlas.protocol import Accepted, Backward, Refused, Tensors, parse
 from atlas.roles.candidates import Shunned, Where
 from atlas.roles.history import History, Known
 from atlas.roles.host import Host
@@ -598,3 +598,59 @@ def test_a_host_that_answers_nonsense_is_given_up_and_told_of(
     assert seen.digest == calm.digest
     assert [fields["source"] for fields in seen.events("malformed")] == ["home"]
     assert [fields["host"] for fields in seen.events("repaired")] == ["other"]
+
+
+def refusing(patch: pytest.MonkeyPatch, *hosts: str) -> None:
+    """These hosts take sessions on and refuse each backward."""
+    answer = Host._answer
+
+    async def no(host: Host, message: broker.Message, hosted: Any, request: Any) -> None:
+        if host._node.name in hosts and isinstance(request, Backward):
+            raise ProtocolError("not with me")
+        await answer(host, message, hosted, request)
+
+    patch.setattr(Host, "_answer", no)
+
+
+def test_a_host_that_refuses_for_ever_what_it_took_on_is_left_for_another(
+    settings: RunSettings, calm: Seen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusing(monkeypatch, "home")
+    seen = live(settings)
+
+    assert seen.digest == calm.digest
+    assert {fields["host"] for fields in seen.events("refused")} == {"home"}
+    assert seen.events("repaired")[0]["lost"] == "home"
+
+
+def test_where_all_hosts_refuse_the_same_request_the_run_ends_and_says_why(
+    settings: RunSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusing(monkeypatch, *HOSTS)
+    with pytest.raises(Exception, match=r"all hosts of layers .* refuse .* spare: not with me"):
+        live(settings)
+
+
+def test_a_clock_that_is_set_two_days_ahead_ends_no_patience(
+    settings: RunSettings, calm: Seen
+) -> None:
+    at = calm.moment("backward", "home", MICROS)
+    seen = live(
+        settings,
+        *(crash(host, at, 5.0) for host in HOSTS),
+        f"{{at: {at + 3000:.4f} ms, skew: {{nodes: client, offset: 48 h}}, for: 1 min}}",
+    )
+
+    assert seen.digest == calm.digest
+
+
+def test_after_the_first_that_fails_all_others_are_asked_for_room_together(
+    settings: RunSettings, calm: Seen
+) -> None:
+    at = calm.moment("backward", "home", MICROS)
+    seen = live(settings, crash("home", at, 60.0), crash("other", at, 60.0))
+
+    assert seen.digest == calm.digest
+    again = [seen.moment("room?", "spare"), seen.moment("room?", "home", 1)]
+    assert again[0] == pytest.approx(again[1], abs=1.0)
+    assert again[0] > seen.moment("room?", "other")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from atlas.pairing import Capability, Placement, Problem, SpanCost, StepCost, Way, heuristic
+from atlas.pairing import Arrangement, Capability, Problem, SpanCost, StepCost, Way, heuristic
 
 COST = StepCost(
     own_flops=1e9,
@@ -16,7 +16,7 @@ COST = StepCost(
 def test_a_round_alone_is_what_its_parts_take_one_after_the_other() -> None:
     client = Capability("c", 0, 1e9, 8e3, 16e3, 0.5)
     host = Capability("h", 1_000, 2e9, 4e3, 32e3, 0.25)
-    placement = Placement(Problem([client], [host], COST))
+    placement = Arrangement(Problem([client], [host], COST))
     for span in (0, 1):
         placement.put(0, span, 0)
 
@@ -42,7 +42,7 @@ def test_a_host_is_busy_for_all_it_serves_and_the_busiest_part_of_it_decides() -
     wide = {"uplink_bps": 1e12, "downlink_bps": 1e12, "delay_s": 0.0}
     clients = [Capability(f"c{n}", 0, 1e12, **wide) for n in range(4)]
     host = Capability("h", 1_000, 1e9, **wide)
-    placement = Placement(Problem(clients, [host], COST))
+    placement = Arrangement(Problem(clients, [host], COST))
     for client in range(4):
         for span in (0, 1):
             placement.put(client, span, 0)
@@ -54,7 +54,7 @@ def test_a_host_is_busy_for_all_it_serves_and_the_busiest_part_of_it_decides() -
 
 def test_the_base_of_a_span_is_held_once_and_a_session_for_each_client() -> None:
     clients = [Capability(f"c{n}", 0, 1e9, 1e9, 1e9, 0.0) for n in range(3)]
-    placement = Placement(Problem(clients, [Capability("h", 1_000, 1e9, 1e9, 1e9, 0.0)], COST))
+    placement = Arrangement(Problem(clients, [Capability("h", 1_000, 1e9, 1e9, 1e9, 0.0)], COST))
     for client in range(3):
         placement.put(client, 0, 0)
     assert placement.need[0] == 100 + 3 * 10

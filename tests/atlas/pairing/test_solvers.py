@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 import pytest
 
-from atlas.pairing import Placement, Problem, exact, heuristic
+from atlas.pairing import Arrangement, Problem, exact, heuristic
 
 from .conftest import drawn
 
@@ -17,7 +17,7 @@ def best_of_all(problem: Problem) -> float:
     jobs = list(itertools.product(range(clients), range(spans)))
     best = np.inf
     for chosen in itertools.product(range(hosts), repeat=len(jobs)):
-        placement = Placement(problem)
+        placement = Arrangement(problem)
         for (client, span), host in zip(jobs, chosen, strict=True):
             if not np.isfinite(problem.seconds(client, span)[host]):
                 break

@@ -1,4 +1,4 @@
-"""The command line: `atlas run`, `atlas compare`, `atlas config`, `atlas show`.
+"""The command line: `atlas run`, `atlas compare`, `atlas config`, `atlas show`, `atlas explore`.
 
 Bad input ends with exit code 2 and a sentence that says where it stands and what would be right; a
 run that failed with 1; Ctrl-C with 130. Only `atlas run` needs the learning system, and imports it
@@ -262,6 +262,17 @@ def show_devices(name: Name = "") -> None:
     from atlas import showing  # noqa: PLC0415
 
     showing.devices(name, Console())
+
+
+@app.command(
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def explore(context: typer.Context) -> None:
+    """Look for what breaks a test, under many seeds and random faults (`python -m broker`'s)."""
+    from broker.__main__ import app as broker  # noqa: PLC0415 - `atlas --help` should be quick
+
+    broker(["explore", *context.args], prog_name="atlas")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -16,6 +16,9 @@ A program runs on a node and uses asyncio as ever. Its messages go over real Zer
 a bus that asks the network model when, and whether, each arrives. Hours pass in milliseconds, and
 the same seed gives the same run, bit for bit, in one process or in ten. With clock="wall" the same
 programs run on the machine's clock, and `join` lets those of any process take part.
+
+`broker.testing` is for tests that are coroutines themselves, `broker.exploring` for looking for
+what breaks them; with pytest the marks `network` and `explore` are enough.
 """
 
 from __future__ import annotations

@@ -87,8 +87,8 @@ class Strikes:
                 return
             self._told.append(_Told(at_ns, strike, self._troubles.conditions))
             for action, number, *values in strike.orders:
-                again = [self._next_incarnation(number)] if action == "boot" else values
-                self._order(number, at_ns, [[action, number, *again]])
+                life = [self._next_incarnation(self._names[number])] if action == "boot" else []
+                self._order(number, at_ns, [[action, number, *(life or values)]])
             if strike.links is not None:
                 body = pack({"actions": [], "links": strike.links})
                 for connection in self._relay.connections():
@@ -126,19 +126,10 @@ class Strikes:
                 self._set_right(number, life, conditions, now_ns)
                 continue
             name = self._names[number]
-            actions: list[list[Any]] = []
-            if (skew := conditions.skew(name)) != (0, 0.0):
-                actions.append(["skew", number, *skew])
-            if (factor := conditions.compute_factor(name)) != 1.0:
-                actions.append(["speed", number, factor])
-            if conditions.is_disk_full(name):
-                actions.append(["disk", number, True])
-            if (left := self._troubles.memory_left(name, conditions)) is not None:
-                actions.append(["memory", number, left])
-            if conditions.is_up(name) and not conditions.is_stopped(name):
-                actions.append(["boot", number, self._next_incarnation(number)])
-            if conditions.is_paused(name):
-                actions.append(["pause", number, True])
+            runs = conditions.is_up(name) and not conditions.is_stopped(name)
+            life = self._next_incarnation(name) if runs else 0
+            orders = self._troubles.newcomer(number, name, conditions, life)
+            actions = [list(order) for order in orders]
             self._order(number, now_ns, actions, links)
 
     def _set_right(self, number: int, life: int, conditions: Conditions, now_ns: int) -> None:
@@ -227,8 +218,7 @@ class Strikes:
         unknown = any(event.selector is not None for event in next_ones)
         return at_ns if unknown else at_ns - EARLY_NS
 
-    def _next_incarnation(self, number: int) -> int:
-        name = self._names[number]
+    def _next_incarnation(self, name: str) -> int:
         self._incarnation[name] += 1
         return self._incarnation[name] - 1
 

@@ -136,6 +136,41 @@ class Troubles:
         """The orders with which a run begins, faults at its very beginning apart."""
         return [("boot", number, 0) for number in self._numbers.values()]
 
+    def enroll(self, name: str) -> list[Order]:
+        """One more node runs a program; what its machine is to do first, as things are now."""
+        number = self._numbers[name] = len(self._numbers)
+        self._incarnation[name] = 0
+        return self.newcomer(number, name, self.conditions, 0)
+
+    def newcomer(
+        self, number: int, name: str, conditions: Conditions, incarnation: int
+    ) -> list[Order]:
+        """What the machine of a node that comes under these conditions is to do first."""
+        orders: list[Order] = []
+        if (skew := conditions.skew(name)) != (0, 0.0):
+            orders.append(("skew", number, *skew))
+        if (factor := conditions.compute_factor(name)) != 1.0:
+            orders.append(("speed", number, factor))
+        if conditions.is_disk_full(name):
+            orders.append(("disk", number, True))
+        if (left := self.memory_left(name, conditions)) is not None:
+            orders.append(("memory", number, left))
+        if conditions.is_up(name) and not conditions.is_stopped(name):
+            orders.append(("boot", number, incarnation))
+        if conditions.is_paused(name):
+            orders.append(("pause", number, True))
+        return orders
+
+    def inject(self, events: Sequence[Event]) -> None:
+        """Adds events to those still to come; at an instant they come after those there were."""
+        later = sorted([*self.pending, *events], key=lambda event: event.at_ns)
+        self._events = list(reversed(later))
+        self._ending |= {event.fault for event in events if event.phase == "end"}
+
+    def withdraw(self, faults: Sequence[str]) -> None:
+        """What is still to come of these faults never does."""
+        self._events = [event for event in self._events if event.fault not in faults]
+
     def runs(self, name: str) -> bool:
         """Whether this node's program is to run now."""
         return self.conditions.is_up(name) and not self.conditions.is_stopped(name)

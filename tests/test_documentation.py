@@ -418,6 +418,8 @@ def _is_one_of(figure: str, measured: list[float]) -> bool:
         ("bus", "measurements"),
         ("imports", "measurements"),
         ("codec", "learning"),
+        ("pytest_plugin", "testing"),
+        ("virtual_loop", "testing"),
     ],
 )
 def test_the_tables_of_measurements_are_what_the_scripts_print(script, name):

@@ -280,6 +280,16 @@ def test_a_run_fills_its_folder_and_says_where_everything_is(atlas: Atlas, workp
         assert (workplace / "results" / name).stat().st_size > 0
 
 
+def test_explore_is_the_emulators_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["explore", "--help"])
+
+    assert not ended.value.code
+    shown = capsys.readouterr().out
+    assert "atlas explore" in shown
+    assert "FILE::TEST" in shown
+
+
 def test_without_the_learning_system_everything_but_a_run_works() -> None:
     program = f"""
 import sys

@@ -48,26 +48,27 @@ def proxy(
 
     What the command line says comes before what the file says; its routes are added.
     """
-    asyncio_loop, settings = _settings(file, route or [], topology, faults, seed, api, at_once)
-    with contextlib.closing(asyncio_loop):
-        asyncio.set_event_loop(asyncio_loop)
-        asyncio_loop.run_until_complete(_serve(settings))
+    from broker.proxy.loop import new_event_loop  # noqa: PLC0415 - heavy; `--help` is quick
+
+    settings = settings_of(file, route, topology, faults, seed, api, at_once)
+    with contextlib.closing(new_event_loop()) as loop:
+        asyncio.set_event_loop(loop)
+        loop.run_until_complete(_serve(settings))
 
 
-def _settings(
-    file: Path | None,
-    routes: list[str],
-    topology: str | None,
-    faults: str | None,
-    seed: int | None,
-    api: str | None,
-    at_once: bool,
-) -> tuple[asyncio.AbstractEventLoop, ProxySettings]:
-    """What the file and the command line say together."""
+def settings_of(
+    file: Path | None = None,
+    route: list[str] | None = None,
+    topology: str | None = None,
+    faults: str | None = None,
+    seed: int | None = None,
+    api: str | None = None,
+    at_once: bool = False,
+) -> ProxySettings:
+    """What the file and the command line say together. Raises InputError."""
     import faults as fault_language  # noqa: PLC0415 - heavy; `--help` should be quick
     import topologies  # noqa: PLC0415 - as above
     from broker import proxy as proxies  # noqa: PLC0415
-    from broker.proxy.loop import new_event_loop  # noqa: PLC0415
     from broker.proxy.settings import address, check  # noqa: PLC0415
 
     said = proxies.load(file) if file is not None else proxies.ProxySettings()
@@ -79,7 +80,7 @@ def _settings(
     if said.faults is not None and said.topology is None:
         raise InputError("faults need a network", key="--faults", remedy="Give a --topology, too")
     try:
-        more = tuple(proxies.route(text, said.topology) for text in routes)
+        more = tuple(proxies.route(text, said.topology) for text in route or ())
     except InputError as error:
         key = f"--route > {error.key}" if error.key else "--route"
         raise InputError(error.problem, key=key, remedy=error.remedy) from None
@@ -97,7 +98,7 @@ def _settings(
             "there is nothing to listen for",
             remedy="Give a --route, a file with routes, or an --api to which they are given",
         )
-    return new_event_loop(), said
+    return said
 
 
 async def _serve(settings: ProxySettings) -> None:

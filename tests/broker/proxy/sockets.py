@@ -1,4 +1,4 @@
-"""Plain programs on plain sockets, for tests of the proxy: a server in a thread, and its network."""
+"""Plain programs on plain sockets for tests of the proxy: a server in a thread, a network."""
 
 from __future__ import annotations
 

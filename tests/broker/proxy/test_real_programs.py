@@ -264,13 +264,15 @@ def web() -> Iterator[Address]:
 
 def test_http_pages_come_whole_and_uploads_take_the_slow_way(web):
     httpx = pytest.importorskip("httpx", reason="needs the client httpx (tox installs it)")
-    with between(web, CITY) as running:
-        with httpx.Client(base_url=f"http://{running.addresses['shop']}", timeout=30) as client:
-            for path in ("/a", "/bc", "/def"):
-                assert client.get(path).text == path * 1_000
-            begun = time.monotonic()
-            assert client.post("/", content=bytes(100_000)).text == "100000"
-            assert time.monotonic() - begun >= 100_000 * 8 / 5e6
+    with (
+        between(web, CITY) as running,
+        httpx.Client(base_url=f"http://{running.addresses['shop']}", timeout=30) as client,
+    ):
+        for path in ("/a", "/bc", "/def"):
+            assert client.get(path).text == path * 1_000
+        begun = time.monotonic()
+        assert client.post("/", content=bytes(100_000)).text == "100000"
+        assert time.monotonic() - begun >= 100_000 * 8 / 5e6
 
 
 def test_an_http_client_times_out_while_nothing_gets_through(web):
@@ -346,17 +348,19 @@ def test_grpc_calls_and_streams_go_through_and_a_deadline_is_kept():
     server.start()
     faults = "  - {at: 500 ms, partition: [[phone], [shop]], for: 5 s}"
     try:
-        with between(Address("127.0.0.1", port), CITY, faults) as running:
-            with grpc.insecure_channel(str(running.addresses["shop"])) as channel:
-                say_it = channel.unary_unary("/shop.Till/Say")
-                begun = time.monotonic()
-                assert say_it(b"hello", timeout=30) == b"heard hello"
-                count_it = channel.unary_stream("/shop.Till/Count")
-                parts = list(count_it(b"20", timeout=30))
-                assert parts == [bytes([number]) * 500 for number in range(20)]
-                time.sleep(max(0.55 - (time.monotonic() - begun), 0))
-                with pytest.raises(grpc.RpcError) as late:
-                    say_it(b"again", timeout=0.2)
-                assert late.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        with (
+            between(Address("127.0.0.1", port), CITY, faults) as running,
+            grpc.insecure_channel(str(running.addresses["shop"])) as channel,
+        ):
+            say_it = channel.unary_unary("/shop.Till/Say")
+            begun = time.monotonic()
+            assert say_it(b"hello", timeout=30) == b"heard hello"
+            count_it = channel.unary_stream("/shop.Till/Count")
+            parts = list(count_it(b"20", timeout=30))
+            assert parts == [bytes([number]) * 500 for number in range(20)]
+            time.sleep(max(0.55 - (time.monotonic() - begun), 0))
+            with pytest.raises(grpc.RpcError) as late:
+                say_it(b"again", timeout=0.2)
+            assert late.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     finally:
         server.stop(0).wait()

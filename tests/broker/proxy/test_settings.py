@@ -41,7 +41,12 @@ def test_a_file_names_network_faults_and_routes_relative_to_itself(written):
     )
     assert said.topology is not None
     assert said.faults is not None
-    assert (said.topology.name, said.faults.name, said.seed, said.at_once) == ("pair", "bad", 4, True)
+    assert (said.topology.name, said.faults.name, said.seed, said.at_once) == (
+        "pair",
+        "bad",
+        4,
+        True,
+    )
     (route,) = said.routes
     assert route == proxy.Route(
         "till", Address("127.0.0.1", 6380), Address("127.0.0.1", 6379), "phone", "shop"
@@ -65,9 +70,7 @@ def test_a_file_names_network_faults_and_routes_relative_to_itself(written):
         ("topology: nowhere.yaml", ["nowhere.yaml", "no such file"]),
     ],
 )  # fmt: skip
-def test_a_mistake_in_a_file_is_named_with_its_place_and_what_would_be_right(
-    written, text, wanted
-):
+def test_a_mistake_in_a_file_is_named_with_its_place_and_what_would_be_right(written, text, wanted):
     with pytest.raises(InputError) as refused:
         proxy.load(written(text))
     for words in wanted:

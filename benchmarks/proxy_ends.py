@@ -34,7 +34,9 @@ def _serve(tell: Connection) -> None:
 
 
 def _one(connection: socket.socket) -> None:
-    """Echoes after an "e"; after an "s" swallows, and tells when how much was there."""
+    """Echoes after an "e". After an "s" and a size swallows so much, and tells when how much was
+    there; it does not wait for the end, for Toxiproxy knows no half-close.
+    """
     buffer = bytearray(2**20)
     with connection, contextlib.suppress(OSError):
         if connection.recv(1) == b"e":
@@ -43,9 +45,13 @@ def _one(connection: socket.socket) -> None:
                 connection.sendall(memoryview(buffer)[:count])
             return
         connection.sendall(b"s")
+        wanted = int.from_bytes(connection.recv(8, socket.MSG_WAITALL), "big")
         seen, total = [], 0
-        while count := connection.recv_into(buffer):
+        while total < wanted:
+            count = connection.recv_into(buffer)
             total += count
+            if not count:
+                return
             now = time.monotonic()
             if not seen or now - seen[-1][0] > 0.002:
                 seen.append((now, total))
@@ -96,10 +102,10 @@ def round_trips(where: Address, count: int) -> list[float]:
 def upload(where: Address, size: int) -> list[tuple[float, int]]:
     """Sends so many bytes; when (seconds) how many were there."""
     with connect(where, b"s") as connection:
+        connection.sendall(size.to_bytes(8, "big"))
         left = size
         while left:
             left -= connection.send(_BLOCK[: min(left, len(_BLOCK))])
-        connection.shutdown(socket.SHUT_WR)
         answer = bytearray()
         while data := connection.recv(2**16):
             answer += data
@@ -148,18 +154,25 @@ class _Front(_Side):
     def __init__(self, upstream: Address) -> None:
         super().__init__()
         self._upstream = upstream
+        self._early = b""
+
+    def data_received(self, data: bytes) -> None:
+        if self.other is None:
+            self._early += data
+        else:
+            super().data_received(data)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        transport.pause_reading()
         self._opening = asyncio.ensure_future(self._open())
 
     async def _open(self) -> None:
         loop = asyncio.get_running_loop()
         back = _Side()
         await loop.create_connection(lambda: back, *self._upstream)
-        self.other, back.other = back, self
-        self.transport.resume_reading()
+        back.other = self
+        back.transport.write(self._early)
+        self.other = back
 
 
 def bare(upstream: Address) -> None:

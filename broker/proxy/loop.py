@@ -2,7 +2,8 @@
 
 asyncio waits with epoll, whose time-out is in whole milliseconds, rounded up: what is due in 5.2 ms
 comes after 6. `select` on the epoll's own descriptor has microseconds (see `broker.realtime`), and
-then epoll is asked what there is without waiting.
+then epoll is asked what there is without waiting. Just before a time the loop does not sleep at
+all, for waking up takes longer than what is left.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import select
 import selectors
 import sys
 
-from broker.realtime import sharpen
+from broker.realtime import EXACT_S, sharpen
 
 _MOST_DESCRIPTORS = 1_000
 
@@ -30,6 +31,7 @@ class _ExactSelector(selectors.EpollSelector):
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is not None and timeout > 0 and self.fileno() < _MOST_DESCRIPTORS:
-            select.select((self.fileno(),), (), (), timeout)
+            if timeout > EXACT_S:
+                select.select((self.fileno(),), (), (), timeout - EXACT_S)
             timeout = 0
         return super().select(timeout)

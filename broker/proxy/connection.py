@@ -379,6 +379,13 @@ class Connection:
         self._world = world
         self._opening = asyncio.ensure_future(self._open(accepted))
 
+    def tallies(self) -> tuple[Tally, Tally, Tally]:
+        """What has become of it so far: all of it, and what went up, and down."""
+        whole = Tally()
+        for part in (self.tally, self.up.tally, self.down.tally):
+            whole.add(part)
+        return whole, self.up.tally, self.down.tally
+
     def half(self, way: Way) -> Half:
         """The way of this name."""
         return self.up if way == "upstream" else self.down
@@ -476,7 +483,6 @@ class Connection:
         self._opening.cancel()
         for half in (self.up, self.down):
             half.close()
-            self.tally.add(half.tally)
         self._ended(self)
 
 

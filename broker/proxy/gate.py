@@ -33,7 +33,7 @@ class Gate:
         self._toxics = {toxic.name: toxic for toxic in toxics}
         self._connections: dict[int, Connection] = {}
         self._counted = 0
-        self._tally = Tally()
+        self._gone = (Tally(), Tally(), Tally())
 
     # Who comes in.
 
@@ -66,12 +66,17 @@ class Gate:
 
     def tally(self) -> Tally:
         """What became of everything so far."""
-        whole = Tally()
-        whole.add(self._tally)
+        return self.tallies()[0]
+
+    def tallies(self) -> tuple[Tally, Tally, Tally]:
+        """What became of everything so far: all of it, and what went up, and down."""
+        up, down, whole = Tally(), Tally(), Tally()
+        for known, found in zip((whole, up, down), self._gone, strict=True):
+            known.add(found)
         for connection in self._connections.values():
-            for part in (connection.tally, connection.up.tally, connection.down.tally):
-                whole.add(part)
-        return whole
+            for known, found in zip((whole, up, down), connection.tallies(), strict=True):
+                known.add(found)
+        return whole, up, down
 
     @property
     def connections(self) -> int:
@@ -106,7 +111,8 @@ class Gate:
 
     def _ended(self, connection: Connection) -> None:
         if self._connections.pop(connection.number, None) is not None:
-            self._tally.add(connection.tally)
+            for known, found in zip(self._gone, connection.tallies(), strict=True):
+                known.add(found)
 
     # Toxics.
 

@@ -34,9 +34,9 @@ RESULTS = Path(__file__).parent / "results" / "proxy.json"
 PAYLOAD_SHARE = 1448 / 1514
 DELAYS_MS = (1, 5, 50)
 RATES_MBIT = (1, 10, 100, 1_000)
-SECONDS = 1.5
-TRIPS, PLAIN_TRIPS = 60, 1_000
-BULK = 512 * 2**20
+SECONDS = 1.0
+TRIPS, PLAIN_TRIPS = 40, 1_000
+BULK = 256 * 2**20
 Row = dict[str, Any]
 Way = Callable[[Address], AbstractContextManager[Address]]
 

@@ -135,10 +135,12 @@ class Network:
         size_bytes: int,
         *,
         datagram: bool = False,
+        channel: int = 0,
     ) -> None:
         """A node hands a message over. One for a node that is down is lost at once.
 
-        Raises InputError for a datagram of more than 65,507 bytes.
+        Two nodes have one stream each way, or several: those of different `channel` share links as
+        any two streams do. Raises InputError for a datagram of more than 65,507 bytes.
         """
         agenda = self._agenda
         if (agenda.heap and agenda.heap[0][0] <= at_ns) or self._shares.dirty:
@@ -147,7 +149,15 @@ class Network:
         if datagram:
             self._carrier.send(at_ns, number, source, destination, size_bytes)
         else:
-            self._streams.send(at_ns, number, source, destination, size_bytes)
+            self._streams.send(at_ns, number, source, destination, size_bytes, channel)
+
+    def close(self, at_ns: int, source: str, destination: str, channel: int) -> None:
+        """A connection is no more, this way: what of it has not arrived is lost, and its next
+        message begins a new one.
+        """
+        self._run(at_ns)
+        self._agenda.now = max(self._agenda.now, at_ns)
+        self._streams.close(at_ns, source, destination, channel)
 
     def send_alike(
         self,

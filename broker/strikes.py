@@ -149,7 +149,7 @@ class Strikes:
         elif conditions.is_stopped(name):
             actions.append(["stop", number])
         elif missed:
-            actions.append(["boot", number, self._next_incarnation(number)])
+            actions.append(["boot", number, self._next_incarnation(name)])
         actions.append(["pause", number, conditions.is_paused(name)])
         self._order(number, now_ns, actions, self._troubles.links_ever_changed(conditions))
 

@@ -95,7 +95,7 @@ class Troubles:
         self._ending = frozenset(event.fault for event in events if event.phase == "end")
 
     def add(self, events: Sequence[Event]) -> None:
-        """Further events, in the order of their time, none of them in the past."""
+        """Further events, none of them in the past; at an instant they come after those there were."""
         merged = sorted([*self.pending, *events], key=lambda event: event.at_ns)
         self._events = merged[::-1]
         self._ending |= {event.fault for event in events if event.phase == "end"}
@@ -160,12 +160,6 @@ class Troubles:
         if conditions.is_paused(name):
             orders.append(("pause", number, True))
         return orders
-
-    def inject(self, events: Sequence[Event]) -> None:
-        """Adds events to those still to come; at an instant they come after those there were."""
-        later = sorted([*self.pending, *events], key=lambda event: event.at_ns)
-        self._events = list(reversed(later))
-        self._ending |= {event.fault for event in events if event.phase == "end"}
 
     def withdraw(self, faults: Sequence[str]) -> None:
         """What is still to come of these faults never does."""

@@ -67,13 +67,13 @@ class Injector:
         self._count += 1
         prefix = f"by hand {self._count}."
         events = self._play(scenario)
-        self._troubles.inject([replace(one, fault=prefix + one.fault) for one in events])
+        self._troubles.add([replace(one, fault=prefix + one.fault) for one in events])
 
     async def strike(self, events: Sequence[Event]) -> None:
         """Adds these events, and waits until the first has struck."""
         struck = self._loop.create_future()
         self._awaited.append((events[0], struck))
-        self._troubles.inject(events)
+        self._troubles.add(events)
         await struck
 
     async def end(self, faults: Sequence[str], events: Sequence[Event]) -> None:

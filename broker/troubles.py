@@ -95,7 +95,7 @@ class Troubles:
         self._ending = frozenset(event.fault for event in events if event.phase == "end")
 
     def add(self, events: Sequence[Event]) -> None:
-        """Further events, none of them in the past; at an instant they come after those there were."""
+        """Further events, none of them in the past, at an instant after those there were."""
         merged = sorted([*self.pending, *events], key=lambda event: event.at_ns)
         self._events = merged[::-1]
         self._ending |= {event.fault for event in events if event.phase == "end"}

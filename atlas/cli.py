@@ -1,4 +1,4 @@
-"""The command line: `atlas run`, `atlas config`, `atlas show`.
+"""The command line: `atlas run`, `atlas compare`, `atlas config`, `atlas show`, `atlas explore`.
 
 Bad input ends with exit code 2 and a sentence that says where it stands and what would be right; a
 run that failed with 1; Ctrl-C with 130. Only `atlas run` needs the learning system, and imports it
@@ -10,6 +10,8 @@ from __future__ import annotations
 import enum
 import functools
 import importlib.util
+import math
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -62,6 +64,10 @@ def run(
     processes: Annotated[
         int, typer.Option(min=1, help="Processes that the nodes are spread over.")
     ] = 1,
+    recipe: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|FILE", help="The method; see `atlas show recipes`."),
+    ] = None,
     changes: Changes = None,
     resume: Annotated[
         Path | None,
@@ -76,8 +82,10 @@ def run(
         _refuse_with_resume(context)
     from atlas import assets  # noqa: PLC0415 - `atlas --help` should be quick
     from atlas import config as configs  # noqa: PLC0415 - as above
+    from atlas.methods import find  # noqa: PLC0415 - as above
 
-    settings = [*(changes or ())]
+    settings = [] if recipe is None else find(recipe).changes()
+    settings += changes or ()
     for key, value in (("seed", seed), ("topology", topology), ("faults", faults)):
         if value is not None:
             settings.append(f"{key}={value}")
@@ -118,6 +126,92 @@ def config(name: ConfigName = "quickstart", changes: Changes = None) -> None:
     yaml.safe_dump(configs.load(name, changes or ()).complete(), sys.stdout, sort_keys=False)
 
 
+@app.command()
+def compare(
+    config: ConfigName = "quickstart",
+    recipes: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME,NAME,…", help="Methods, by name or file; the first is the baseline."
+        ),
+    ] = "atlas,fedit,local,centralized",
+    seeds: Annotated[int, typer.Option(min=1, help="How many; they are 0, 1, 2 and so on.")] = 3,
+    out: Annotated[Path, typer.Option(help="The folder for the results.")] = Path("comparison"),
+    conditions: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--condition",
+            metavar="'NAME: KEY=VALUE …'",
+            help="Run all of it under this condition; without any, with ample memory for all.",
+        ),
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Runs side by side; as many as cores if not set.")
+    ] = None,
+    rates: Annotated[
+        str,
+        typer.Option(
+            metavar="RATE,RATE,…",
+            help="Learning rates of which each recipe gets its best, by loss on validation rows.",
+        ),
+    ] = "",
+    changes: Changes = None,
+    keep_journals: Annotated[
+        bool, typer.Option(help="Keep what was computed, for conditions that are added later.")
+    ] = False,
+) -> None:
+    """Compare methods: recipes by seeds by conditions, each a run. What is finished is kept."""
+    _need_learning()
+    from atlas import comparison, methods  # noqa: PLC0415 - `atlas --help` should be quick
+    from atlas.comparison import running, telling, tuning  # noqa: PLC0415 - as above
+    from broker.endings import say  # noqa: PLC0415 - as above
+
+    chosen = [methods.find(name.strip()) for name in recipes.split(",")]
+    under = [comparison.Condition.read(text) for text in conditions or ("ample: memory=ample",)]
+    names = [recipe.name for recipe in chosen]
+    console = Console()
+    tell = functools.partial(console.print, highlight=False, markup=False, soft_wrap=True)
+    run_cells = functools.partial(
+        running.run_cells,
+        out=out,
+        jobs=jobs or os.cpu_count() or 1,
+        tell=tell,
+        keep_journals=keep_journals,
+    )
+    found: dict[str, float] = {}
+    text = ""
+    comparison.plan(config, chosen, range(seeds), under, changes or ())  # what can't be meant
+    try:
+        if rates:
+            given = [_rate(rate) for rate in rates.split(",")]
+            search = tuning.search(config, chosen, given, 0, under[0], changes or ())
+            tell(f"{len(search)} runs to find learning rates")
+            tried = run_cells(search)
+            found = tuning.chosen(search, tried)
+            text = telling.rates_table(tried, names) + "\n"
+        cells = comparison.plan(config, chosen, range(seeds), under, changes or (), found)
+        tell(f"{len(cells)} runs: {len(chosen)} recipes, {seeds} seeds, {len(under)} conditions")
+        rows = run_cells(cells)
+    except KeyboardInterrupt:
+        say(f"interrupted; what is finished is in {out}, and the same command goes on")
+        raise typer.Exit(130) from None
+    failed = running.failures(cells, out)
+    text += telling.table(rows, names, failed)
+    comparison.write_rows(out / "results.parquet", rows)
+    (out / "table.md").write_text(text, encoding="utf-8")
+    tell(f"\n{text}\nWritten: {out / 'results.parquet'}, {out / 'table.md'}")
+    if failed:
+        raise typer.Exit(1)
+
+
+@show.command("recipes")
+def show_recipes(name: Name = "") -> None:
+    """The methods that can be run and compared, ours and those of installed packages."""
+    from atlas import showing  # noqa: PLC0415
+
+    showing.recipes(name, Console())
+
+
 @show.command("topology")
 def show_topology(
     name: Name = "",
@@ -150,11 +244,16 @@ def show_faults(
 
 
 @show.command("tasks")
-def show_tasks(name: Name = "") -> None:
-    """The tasks known by name, with their sources and licences."""
+def show_tasks(
+    name: Name = "",
+    count: Annotated[
+        bool, typer.Option("--count", help="Read its text, too, fetched at need, and count.")
+    ] = False,
+) -> None:
+    """The tasks known by name, with their sources and licences; or one of them in detail."""
     from atlas import showing  # noqa: PLC0415
 
-    showing.tasks(name, Console())
+    showing.tasks(name, Console(), count=count)
 
 
 @show.command("devices")
@@ -163,6 +262,17 @@ def show_devices(name: Name = "") -> None:
     from atlas import showing  # noqa: PLC0415
 
     showing.devices(name, Console())
+
+
+@app.command(
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def explore(context: typer.Context) -> None:
+    """Look for what breaks a test, under many seeds and random faults (`python -m broker`'s)."""
+    from broker.__main__ import app as broker  # noqa: PLC0415 - `atlas --help` should be quick
+
+    broker(["explore", *context.args], prog_name="atlas")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -175,7 +285,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _refuse_with_resume(context: typer.Context) -> None:
     """Raises InputError where a run that goes on is asked to be another one."""
-    for name in ("config", "seed", "out", "topology", "faults", "changes"):
+    for name in ("config", "seed", "out", "topology", "faults", "recipe", "changes"):
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
             raise InputError(
@@ -183,6 +293,19 @@ def _refuse_with_resume(context: typer.Context) -> None:
                 key="--resume",
                 remedy=f"Leave out {'--set' if name == 'changes' else name}",
             )
+
+
+def _rate(text: str) -> float:
+    """A learning rate. Raises InputError for what is none."""
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = math.nan
+    if not 0 < rate < math.inf:
+        raise InputError(
+            f"{text!r} is no learning rate", key="--rates", remedy="Write 0.0005,0.001,0.002"
+        )
+    return rate
 
 
 def _need_learning() -> None:

@@ -26,7 +26,8 @@ import faults
 import topologies
 from atlas.assets import MODELS
 from atlas.models import LoraSettings
-from atlas.tasks import TaskSpec
+from atlas.policies import conflict
+from atlas.tasks import DealSettings, TaskSpec
 from topologies import InputError
 from topologies.bundled import Catalog
 from topologies.document import Document, parse_yaml
@@ -62,8 +63,22 @@ class Training(_Section):
 
 
 class Split(_Section):
-    """Where the model is cut."""
+    """Where the model is cut, and who computes which part of it."""
 
+    placement: Literal["peers", "server", "whole", "gathered"] = Field(
+        "peers",
+        description="who has the layers that a client doesn't keep: other devices; the "
+        "coordinator's node, as server; nobody, since clients hold the whole model; gathered: nor "
+        "these, for all text of a group goes to its first client",
+    )
+    trunk: Literal["own", "shared"] = Field(
+        "own",
+        description="own: each client has its own adapter on its hosts; shared: all whom a host "
+        "serves train one, by the mean of their gradients in each step",
+    )
+    labels: Literal["client", "server"] = Field(
+        "client", description="server: it gets the labels, and has norm, head and loss"
+    )
     client_layers: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         2,
         description="layers the client keeps after the embedding; auto: as many as make the "
@@ -145,8 +160,14 @@ class Drift(_Section):
 
 
 class Aggregation(_Section):
-    """How adapters are combined after a round."""
+    """Whose adapters are combined after a round, and how."""
 
+    grouping: Literal["semantic", "one", "none", "random", "oracle", "noise"] = Field(
+        "semantic",
+        description="who is a neighborhood: whose signatures agree; all; nobody, each is alone; "
+        "and as controls as many drawn at random as have one task; those that have one task; "
+        "those whose signatures agree, where they are noise",
+    )
     method: Literal[
         "fedit",
         "flexlora",
@@ -218,8 +239,15 @@ class Membership(_Section):
 
 
 class Recovery(_Section):
-    """What is kept in case a host is lost, and where. It changes bytes and time, and no result."""
+    """What is kept in case a host is lost, and where. It changes bytes and time, and no result
+    but with `lost: skip`.
+    """
 
+    lost: Literal["replay", "skip"] = Field(
+        "replay",
+        description="skip: the step in which a host is lost is left out, and another begins its "
+        "layers again from the round's start; so other systems do, and as a control",
+    )
     snapshot_every: int = Field(
         0, ge=0, description="steps between snapshots of the hosts' state; 0: replay alone"
     )
@@ -246,9 +274,19 @@ class Config(_Section):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     topology: str = "edge-clusters"
     faults: str = "none"
+    memory: Literal["granted", "ample"] = Field(
+        "granted", description="ample: every device grants as much as anybody can need"
+    )
     tasks: tuple[TaskChoice, ...] = Field(min_length=1, default=("news-topic",))
     examples_per_client: int = Field(160, ge=2)
+    validation: int = Field(
+        0, ge=0, description="rows of each task that no client has, to choose settings by"
+    )
     held_out: int = Field(100, ge=1, description="rows of each task that no client has")
+    scored: Literal["held_out", "validation"] = Field(
+        "held_out", description="the rows that scores are of"
+    )
+    deal: DealSettings = DealSettings()
     lora: LoraSettings = LoraSettings()
     training: Training = Training()
     split: Split = Split()
@@ -282,7 +320,10 @@ def load(name_or_path: str, changes: Sequence[str] = ()) -> Config:
         _resolve_paths(data, Path(name_or_path).parent, data.keys())
     changed = [_set(data, change) for change in changes]
     _resolve_paths(data, Path(), {place[0] for place in changed})
-    return _check(data, document, changed)
+    config = _check(data, document, changed)
+    if (found := conflict(config)) is not None:
+        raise _error(document, changed, *found)
+    return config
 
 
 def _resolve_paths(data: dict[str, Any], folder: Path, keys: Collection[str]) -> None:
@@ -300,7 +341,7 @@ def _resolve_paths(data: dict[str, Any], folder: Path, keys: Collection[str]) ->
     tasks = data.get("tasks") if "tasks" in keys else None
     for task in tasks if isinstance(tasks, list) else ():
         if isinstance(task, dict):
-            for key in ("train", "held_out"):
+            for key in ("train", "validation", "held_out"):
                 if key in task:
                     task[key] = resolved(task[key])
 
@@ -341,14 +382,26 @@ def _check(
         remedy = did_you_mean(str(place[-1]), _keys(place[:-1]), what="keys here")
     else:
         message = first["msg"].removeprefix("Value error, ")
-        problem = f"{message[:1].lower()}{message[1:]}, not {first['input']!r}"
+        found = "" if isinstance(first["input"], dict) else f", not {first['input']!r}"
+        problem = f"{message[:1].lower()}{message[1:]}{found}"
+    raise _error(document, changed, place, problem, remedy)
+
+
+def _error(
+    document: Document,
+    changed: Sequence[tuple[str, ...]],
+    place: tuple[str | int, ...],
+    problem: str,
+    remedy: str | None,
+) -> InputError:
+    """The error about what stands at a place: in the file, or on the command line."""
     for there in changed:
-        if place[: len(there)] == there:
-            raise ConfigError(problem, key=f"--set {'.'.join(there)}", remedy=remedy)
-    raise document.error(problem, place, remedy)
+        if place and there[: len(place)] == place[: len(there)]:
+            return ConfigError(problem, key=f"--set {'.'.join(there)}", remedy=remedy)
+    return document.error(problem, place, remedy)
 
 
-_BRANCHES = ("a name", "one's own", "int", "literal['auto']")
+_BRANCHES = ("a name", "one's own", "int", "literal['auto']", "str", "tuple[str, ...]")
 """What pydantic puts into a place where a value may be of several kinds."""
 
 

@@ -58,7 +58,7 @@ class Decision(_Plain):
     stays: tuple[Stay, ...]
     similarity: tuple[tuple[float, ...], ...]
     silhouette: float | None
-    p_value: float
+    p_value: float | None
     landmarks: dict[str, Any]
     """`atlas.semantics.Landmarks` as plain data. Told to voters, not to members."""
     alike: dict[str, tuple[float, ...]] = {}
@@ -133,7 +133,7 @@ def first_decision(
     order: Sequence[str],
     *,
     silhouette: float | None,
-    p_value: float,
+    p_value: float | None,
     landmarks: dict[str, Any],
     alike: Mapping[str, Sequence[float]] = MappingProxyType({}),
 ) -> Decision:

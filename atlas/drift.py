@@ -96,6 +96,26 @@ def joined(
     return settle(decision, client, name, examples, order, since=since)
 
 
+def joined_group(
+    decision: Decision,
+    client: str,
+    groups: Mapping[str, str],
+    examples: int,
+    order: Sequence[str],
+) -> Decision:
+    """The decision with a client that comes late, where groups were settled beforehand: in the
+    neighborhood of its group, or alone.
+    """
+    if decision.home(client) is not None:
+        return decision
+    for stay in decision.stays:
+        if groups[stay.client] == groups[client]:
+            return settle(decision, client, stay.neighborhood, examples, order)
+    since = min(map(decision.running, decision.offices))
+    decision = found(decision, client, since, {})
+    return settle(decision, client, list(decision.offices)[-1], examples, order, since=since)
+
+
 def _there(
     decision: Decision, placement: Placement, client: str, halves: Halves, since: int
 ) -> tuple[Decision, str]:

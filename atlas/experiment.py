@@ -19,13 +19,14 @@ import os
 import statistics
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Self, TypeAlias
 
 import networkx
+import numpy as np
 import torch
 
 import broker
@@ -54,12 +55,14 @@ from atlas.results.manifest import machine, versions
 from atlas.roles import RunSettings, coordinator, device
 from atlas.roles.coordinator import Fetched, NeighborhoodResult, Outcome
 from atlas.roles.settings import DTYPES
-from atlas.tasks import ClientData, Score, Task
+from atlas.tasks import ClientData, Example, Judgment, Score, Task
 from broker import Note, Tap
 from faults import Scenario
-from topologies import InputError, Topology
+from topologies import InputError, Node, Topology
 
 SCORING_BATCH = 16
+AMPLE_BYTES = 2**42
+"""More memory than anybody needs."""
 
 Checkpoint: TypeAlias = Literal["remove", "keep", "none"]
 """What becomes of what was computed once a run is finished; "none": it was never kept."""
@@ -89,6 +92,13 @@ class Prepared:
         training = self.config.training
         return len(self.data) * training.rounds * training.steps
 
+    def served(self, found: NeighborhoodResult) -> tuple[str, ...]:
+        """For whom a neighborhood's adapter is: its members, and those whose text they gathered."""
+        if self.config.split.placement != "gathered":
+            return found.members
+        settings = self.settings
+        return tuple(each for member in found.members for each in settings.group_of(member))
+
     def with_journal(self, journal: Journal) -> Self:
         """The same, with results taken from this journal, and written to it."""
         return replace(self, settings=replace(self.settings, journal=journal))
@@ -117,12 +127,14 @@ def run(
     processes: int = 1,
     view: View,
     checkpoint: Checkpoint = "remove",
+    journal: Path | None = None,
 ) -> Summary:
     """Runs a config and fills the folder `out`. Raises InputError for bad input of any kind.
 
     When it is interrupted or killed, the folder keeps what was known by then and is readable, and
     `resume` goes on with it. For that all that is computed is kept in its checkpoint/, unless
-    `checkpoint` is "none"; "remove" takes it away once the run is finished.
+    `checkpoint` is "none"; "remove" takes it away once the run is finished. A `journal`, which
+    several runs may share, takes the checkpoint's place and is kept.
     """
     started = time.monotonic()
     torch.set_num_threads(1)
@@ -131,7 +143,7 @@ def run(
     with RunFolder(out) as folder:
         folder.write_config(prepared.config.complete())
         folder.write_manifest(_manifest(prepared))
-        return _fill(folder, prepared, started, processes, view, checkpoint)
+        return _fill(folder, prepared, started, processes, view, checkpoint, journal)
 
 
 def resume(
@@ -173,6 +185,7 @@ def _fill(
     processes: int,
     view: View,
     checkpoint: Checkpoint,
+    shared: Path | None = None,
 ) -> Summary:
     """Lives through a run and writes down what comes of it."""
     notes: list[Note] = []
@@ -187,8 +200,8 @@ def _fill(
     summary = functools.partial(_summary, prepared, notes, started=started, finished=False)
     with contextlib.ExitStack() as opened:
         try:
-            if checkpoint != "none":
-                journal = Journal(folder.checkpoint, world(prepared))
+            if checkpoint != "none" or shared is not None:
+                journal = Journal(shared or folder.checkpoint, world(prepared))
                 opened.callback(journal.close)
                 prepared = prepared.with_journal(journal)
                 if len(journal):
@@ -247,6 +260,8 @@ def network(config: Config) -> tuple[Topology, Scenario | None]:
 def prepare(config: Config, view: View) -> Prepared:
     """Reads what a config names. Raises InputError naming file, key and remedy."""
     topology, scenario = network(config)
+    if config.memory == "ample":
+        topology = granting(topology, AMPLE_BYTES)
     clients, devices, coordinator_name = _roles(topology)
     with assets.progress_bar() as progress:
         folder = assets.model(config.model, progress=progress)
@@ -266,33 +281,46 @@ def prepare(config: Config, view: View) -> Prepared:
             coordinator=coordinator_name,
             clients=clients,
             devices=devices,
+            ample=config.memory == "ample",
         )
         spec = ModelSpec.read(folder, DTYPES[dtype])
-        _require_cut(config, spec)
+        if settings.whole:
+            nothing_crosses = {"client_layers": spec.layers, "codec": "fp32"}
+            kept = config.split.model_copy(update=nothing_crosses)
+            config = config.model_copy(update={"split": kept})
+            settings = replace(settings, split=kept)
+        else:
+            _require_cut(config, spec)
         _require_settling(settings)
         if config.split.codec != "auto":
             settings = replace(settings, codecs=crossings.choose(topology, settings))
         settings.initial_adapter()  # raises where a LoRA target is not one of the model's
         require_readable(folder)
-        loaded = tuple(
-            tasks.load(
-                choice,
-                tokenizer=settings.tokenizer,
-                max_tokens=config.training.tokens,
-                held_out=config.held_out,
-                progress=progress,
-            )
-            for choice in config.tasks
+        text = tasks.load_all(
+            config.tasks,
+            tokenizer=settings.tokenizer,
+            max_tokens=config.training.tokens,
+            held_out=config.held_out,
+            validation=config.validation,
+            progress=progress,
         )
+    loaded = tasks.divided(text, config.deal)
     data = tasks.deal(
-        loaded, clients, examples_per_client=config.examples_per_client, seed=config.seed
+        loaded,
+        clients,
+        examples_per_client=config.examples_per_client,
+        seed=config.seed,
+        settings=config.deal,
     )
+    settings = replace(settings, groups=groups(config, data))
     view.say(
         f"{len(clients)} clients with {len(loaded)} kinds of text, "
         f"{len(devices) - len(clients)} hosts without, on {topology.name}"
     )
     rounding = config.split.codec != "fp32"
-    if config.split.client_layers == "auto" or (config.split.spans == "auto" and rounding):
+    if settings.whole:
+        view.say("Clients hold the whole model, and nothing is split")
+    elif config.split.client_layers == "auto" or (config.split.spans == "auto" and rounding):
         split = foresight.cut(settings, topology, data)
         config, settings = (
             config.model_copy(update={"split": split}),
@@ -343,6 +371,41 @@ def train(
 
 def _unpacked(fetched: Fetched) -> AdapterState:
     return {name: tensor.clone() for name, tensor in unpack(*fetched).items()}
+
+
+def granting(topology: Topology, size_bytes: int) -> Topology:
+    """The same network, where every device has and grants so much memory."""
+
+    def grown(node: Node) -> Node:
+        if node.device is None:
+            return node
+        memory = {"memory_bytes": size_bytes, "grant_bytes": size_bytes}
+        return node.model_copy(update={"device": node.device.model_copy(update=memory)})
+
+    nodes = {name: grown(node) for name, node in topology.nodes.items()}
+    return topology.model_copy(update={"nodes": nodes})
+
+
+def groups(config: Config, data: Mapping[str, ClientData]) -> dict[str, str]:
+    """The group of each client, where groups are settled before the run; {} where signatures are
+    to find them.
+
+    At random it is those of the tasks, dealt out anew: as many, of the same sizes.
+    """
+    match config.aggregation.grouping:
+        case "one":
+            return dict.fromkeys(data, "all")
+        case "none":
+            return {client: client for client in data}
+        case "oracle":
+            return {client: part.task for client, part in data.items()}
+        case "random":
+            seed = hashlib.sha256(f"{config.seed}/random grouping".encode()).digest()
+            generator = np.random.default_rng(int.from_bytes(seed[:8], "little"))
+            drawn = generator.permutation([part.task for part in data.values()])
+            return dict(zip(data, map(str, drawn), strict=True))
+        case _:
+            return {}
 
 
 def _roles(topology: Topology) -> tuple[tuple[str, ...], tuple[str, ...], str]:
@@ -443,24 +506,32 @@ def _evaluate(
     """Scores of every task: of the start, or of each neighborhood that has clients of the task; the
     mean of theirs where each has an adapter of its own.
     """
-    jobs: list[tuple[Task, str, list[AdapterState]]]
+    jobs: list[tuple[Task, str, list[str], list[AdapterState]]]
     if trained is None:
         start = prepared.settings.initial_adapter()
-        jobs = [(task, "", [start]) for task in prepared.tasks]
+        jobs = [(task, "", [], [start]) for task in prepared.tasks]
     else:
         jobs = [
-            (task, found.name, adapters)
+            (task, found.name, having, adapters)
             for task in prepared.tasks
             for found in trained.outcome.neighborhoods
-            if (having := [each for each in found.members if prepared.truth[each] == task.name])
+            if (
+                having := [
+                    each
+                    for each in prepared.served(found)
+                    if task.name in prepared.data[each].tasks
+                ]
+            )
             and (adapters := trained.of(found, having))
         ]
 
     broken_off = threading.Event()
 
-    def note(job: tuple[Task, str, list[AdapterState]]) -> Note:
-        task, neighborhood, adapters = job
-        score = _mean([evaluate(prepared, task, each, broken_off) for each in adapters])
+    def note(job: tuple[Task, str, list[str], list[AdapterState]]) -> Note:
+        task, neighborhood, clients, adapters = job
+        scores = [evaluate(prepared, task, each, broken_off) for each in adapters]
+        score = _mean(scores)
+        each_one = scores if len(scores) == len(clients) else [score] * len(clients)
         fields = {
             "task": task.name,
             "phase": "before" if trained is None else "after",
@@ -469,7 +540,13 @@ def _evaluate(
             "choice_loss": score.choice_loss,
             "accuracy": score.accuracy,
             "majority": score.majority,
+            "metric": task.metric,
+            "measure": score.metrics[task.metric],
             "rows": score.rows,
+            "clients": {
+                client: {"loss": own.loss, "accuracy": own.accuracy, **own.metrics}
+                for client, own in zip(clients, each_one, strict=True)
+            },
         }
         return Note(at_s, "", "evaluated", fields, bytes_total)
 
@@ -492,6 +569,10 @@ def _mean(scores: Sequence[Score]) -> Score:
         loss=statistics.fmean(score.loss for score in scores),
         choice_loss=statistics.fmean(losses) if losses else None,
         accuracy=statistics.fmean(score.accuracy for score in scores),
+        metrics={
+            name: statistics.fmean(score.metrics[name] for score in scores)
+            for name in scores[0].metrics
+        },
     )
 
 
@@ -501,28 +582,47 @@ def evaluate(
     adapter: AdapterState,
     broken_off: threading.Event | None = None,
 ) -> Score:
-    """The whole model with this adapter, frozen pairs and all, on the task's held-out rows.
+    """The whole model with this adapter, frozen pairs and all, on the task's held-out rows, or on
+    those for validation where the config has it so.
 
     Raises CancelledError soon after `broken_off` is set.
     """
+    rows = task.validation if prepared.config.scored == "validation" else task.held_out
+    return tasks.summarize(rows, judge(prepared, task, adapter, rows, broken_off))
+
+
+def judge(
+    prepared: Prepared,
+    task: Task,
+    adapter: AdapterState,
+    rows: Sequence[Example],
+    broken_off: threading.Event | None = None,
+) -> tuple[Judgment, ...]:
+    """What the whole model with this adapter makes of each of these rows of a task, held out or for
+    validation. Answers are written only where the task is judged by what is written.
+
+    With a journal, judgments are kept beside it: each adapter is judged once by the same rows, by
+    whichever of the processes that share it comes first. Raises CancelledError soon after
+    `broken_off` is set.
+    """
     settings, journal = prepared.settings, prepared.settings.journal
-    key = b""
-    if journal is not None:
-        shape = (settings.training.tokens, SCORING_BATCH)
-        key = journal.key("score", settings.dtype, settings.lora, adapter, task.held_out, shape)
-        if (known := journal.recall(key)) is not None:
-            return Score(**known[0])
-    score = tasks.score(
-        whole_model(settings.spec, settings.lora, *parted(adapter)),
-        settings.tokenizer,
-        task.held_out,
-        max_tokens=settings.training.tokens,
-        batch_size=SCORING_BATCH,
-        broken_off=broken_off,
-    )
-    if journal is not None:
-        journal.keep(key, asdict(score))
-    return score
+    written, tokens = task.metric in tasks.WRITTEN, settings.training.tokens
+
+    def judged() -> tuple[Judgment, ...]:
+        return tasks.judge(
+            whole_model(settings.spec, settings.lora, *parted(adapter)),
+            settings.tokenizer,
+            rows,
+            max_tokens=tokens,
+            batch_size=SCORING_BATCH,
+            written=written,
+            broken_off=broken_off,
+        )
+
+    if journal is None:
+        return judged()
+    world = (settings.dtype, settings.lora, adapter, tokens, SCORING_BATCH, written)
+    return tasks.kept(journal.folder / "scores", judged, rows, journal.world, *world)
 
 
 def _summary(
@@ -574,7 +674,8 @@ def _digests(prepared: Prepared) -> dict[str, str]:
         events = faults.expand(prepared.scenario, prepared.topology, prepared.config.seed)
         digests["faults"] = of([repr(event) for event in events])
     for task in prepared.tasks:
-        rows = [[row.prompt, row.answer, row.choices] for row in (*task.train, *task.held_out)]
+        parts = (*task.train, *task.validation, *task.held_out)
+        rows = [[row.prompt, row.answer, row.choices] for row in parts]
         digests[f"task {task.name}"] = of(rows)
     return digests
 

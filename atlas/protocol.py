@@ -9,8 +9,9 @@ it sent until the round is over, or a snapshot of what came of it.
     aggregator → coordinator over (→ orders)
     coordinator → device     there?; orders
     voter ↔ voter            vote?, vote, lead, follow: see `atlas.roles.election`
-    client → host            room?, open, forward, backward, replay, sketch, snapshot?,
+    client → host            room?, open, forward, backward, learn, replay, sketch, snapshot?,
                              collect, alive?; commit, close
+    client → client          text
     member → aggregator      update, merged? (→ tensors)
     aggregator → member      update?, merged? (→ tensors)
     coordinator → client     own? (→ tensors)
@@ -46,6 +47,7 @@ SIGNATURES = "signatures"
 ACTIVATIONS = "activations"
 GRADIENTS = "gradients"
 ADAPTERS = "adapters"
+TEXT = "text"
 RECOVERY = "recovery"
 """What is sent only because something failed, or in case it does."""
 ASK_AGAIN_S = 20.0
@@ -56,7 +58,7 @@ PATIENCE_S = 24 * 3600.0
 """How long a device waits for anything before it gives up."""
 MOST_BEAT_S = 60.0
 """The longest time between two signs of life of who coordinates."""
-PURPOSES = (SIGNATURES, ACTIVATIONS, GRADIENTS, ADAPTERS, RECOVERY, CONTROL)
+PURPOSES = (SIGNATURES, ACTIVATIONS, GRADIENTS, ADAPTERS, TEXT, RECOVERY, CONTROL)
 
 Manifest = list[dict[str, Any]]
 
@@ -104,13 +106,16 @@ class Hello(_Body):
 
 
 class Chain(_Body):
-    """Who hosts which layers for one client. `stand_ins` and `fallbacks` are ranked, per span."""
+    """Who hosts which layers for one client. `stand_ins` and `fallbacks` are ranked, per span;
+    `sharing` names those who share the span's trunk, this client among them, if anybody does.
+    """
 
     kind: Literal["chain"] = "chain"
     spans: list[tuple[int, int]]
     hosts: list[str]
     stand_ins: list[list[str]]
     fallbacks: list[list[str]]
+    sharing: list[list[str]] = []
 
 
 class Signature(_Body):
@@ -262,12 +267,13 @@ class Open(_Step):
     At step 0 the payload is an adapter; later a session's snapshot. Beside it are the pairs that
     the base has taken over, under names with `frozen.` before them. Without an adapter it begins
     from the one that all start from, which every device can make, or from the parameters that come
-    with `forward`.
+    with `forward`. Each step of it is taken together with those in `sharing`.
     """
 
     kind: Literal["open"] = "open"
     round: int
     manifest: Manifest | None
+    sharing: list[str] = []
 
 
 class Forward(_Step):
@@ -294,8 +300,22 @@ class Backward(_Step):
     gradients: bool = False
 
 
+class Learn(_Step):
+    """Where the server has the labels: the payload is the hidden state of a micro-batch and what
+    its positions should predict; the reply's the gradient, beside the loss.
+
+    `positions` is the number of those that have a label, in all of the step.
+    """
+
+    kind: Literal["learn"] = "learn"
+    micro: int = Field(ge=0)
+    positions: int = Field(ge=1)
+    manifest: Manifest
+
+
 class Replay(_Step):
-    """A micro-batch that an earlier host had done: hidden state and gradient in.
+    """A micro-batch that an earlier host had done: hidden state and gradient in, or where there are
+    `positions` what they should predict, as in `learn`.
 
     The last one of a step that was committed has the `scale` with which it was.
     """
@@ -304,6 +324,7 @@ class Replay(_Step):
     micro: int = Field(ge=0)
     scale: float | None
     manifest: Manifest
+    positions: int | None = Field(None, ge=1)
 
 
 class Commit(_Step):
@@ -343,6 +364,12 @@ class Close(_Step):
     """Forget the session. Not answered."""
 
     kind: Literal["close"] = "close"
+
+
+class Text(_Body):
+    """Where all text of a group is gathered: the payload is the sender's, for who gathers it."""
+
+    kind: Literal["text"] = "text"
 
 
 class Update(_Body):
@@ -398,6 +425,7 @@ class Tensors(_Body):
     manifest: Manifest
     round: int | None = None
     norms: list[float] | None = None
+    loss: float | None = None
 
 
 class Accepted(_Body):
@@ -415,7 +443,7 @@ class Refused(_Body):
 
 
 HostRequest = (
-    AskRoom | Alive | Open | Forward | Backward | Replay | Commit | Sketch | AskSnapshot
+    AskRoom | Alive | Open | Forward | Backward | Learn | Replay | Commit | Sketch | AskSnapshot
     | Collect | Close
 )  # fmt: skip
 AggregatorRequest = Update | AskMean | AskMerged
@@ -423,7 +451,7 @@ CoordinatorRequest = Hello | Signature | AskOrders | Over
 ElectionMessage = CallVote | Vote | Lead | Follow
 AnyBody = (
     CoordinatorRequest | ElectionMessage | Chain | Assignment | Orders | AskThere | Elsewhere
-    | HostRequest | AggregatorRequest | AskUpdate | AskOwn | Tensors | Accepted | Refused
+    | HostRequest | AggregatorRequest | AskUpdate | AskOwn | Text | Tensors | Accepted | Refused
 )  # fmt: skip
 ANSWERS = (Chain, Assignment, Orders, Elsewhere, Tensors, Accepted, Refused)
 UNANSWERED = (Commit, Close, CallVote, Vote, Lead, Follow)

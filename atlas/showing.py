@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
@@ -17,6 +18,9 @@ from topologies import InputError, units
 from topologies.document import Document, Value, parse_yaml
 from topologies.errors import did_you_mean
 from topologies.link_settings import describe_link, describe_transport
+
+if TYPE_CHECKING:
+    from atlas.tasks import TaskSource
 
 DERIVED = "≈"
 
@@ -137,6 +141,7 @@ def _time_line(events: tuple[scenarios.Event, ...], console: Console) -> None:
 
 
 MOST_FAULTS_SHOWN = 100
+MOST_COUNTED = 24
 _COLORS = {
     **dict.fromkeys(("crash", "stop", "leave", "pause"), "red"),
     **dict.fromkeys(("cut", "partition", "nat"), "magenta"),
@@ -144,8 +149,8 @@ _COLORS = {
 }
 
 
-def tasks(name: str, console: Console) -> None:
-    """The tasks known by name."""
+def tasks(name: str, console: Console, *, count: bool = False) -> None:
+    """The tasks known by name, or one of them; counting reads its text, fetched at need."""
     from atlas.tasks import registry  # noqa: PLC0415 - not needed for the other tables
 
     known = registry()
@@ -153,13 +158,63 @@ def tasks(name: str, console: Console) -> None:
         raise InputError(
             f"there is no task {name!r}", key="NAME", remedy=did_you_mean(name, known, what="tasks")
         )
-    table = _table("Tasks", "Task", "Kind", "What", "Package", "Licence")
+    if name:
+        _task(known[name], console, count=count)
+        return
+    table = _table("Tasks", "Task", "Kind", "Metric", "Rows", "What", "Source", "Licence")
+    table.columns[3].justify = "right"
     for task in known.values():
-        if name in ("", task.name):
-            table.add_row(
-                task.name, task.kind, task.summary, task.package or "none needed", task.licence
-            )
+        rows = "" if task.rows is None else f"{task.rows:,}"
+        table.add_row(
+            task.name, task.kind, task.metric, rows, task.summary, task.source, task.licence
+        )
     console.print(table)
+    console.print(
+        "Rows: before any are left out as too long or repeated; of Python's own text they depend "
+        "on its version.\n`atlas show tasks NAME --count` counts answers and domains, and shows a "
+        "row."
+    )
+
+
+def _task(source: TaskSource, console: Console, *, count: bool) -> None:
+    from atlas import assets, pins  # noqa: PLC0415 - not needed for the other tables
+
+    pinned = pins.PACKAGES[source.package] if source.package else None
+    said = {
+        "What": source.summary,
+        "Kind": f"{source.kind}, judged by {source.metric}",
+        "Source": source.source,
+        "Licence": source.licence,
+        "Domains": source.domains or "none",
+    }
+    if source.rows is not None:
+        said["Rows"] = f"{source.rows:,}"
+    if pinned:
+        said["Package"] = f"{pinned.bytes / 1e6:.1f} MB, SHA-256 {pinned.sha256}"
+    if count:
+        with assets.progress_bar() as progress:
+            wheel = assets.package(pinned.name, progress=progress) if pinned else None
+        rows = source.read(wheel)
+        said["Rows"] = f"{len(rows):,}"
+        if rows[0].choices:
+            shared = len({row.choices for row in rows}) == 1
+            counts = _counts(Counter(row.answer for row in rows))
+            said["Answers"] = counts if shared else "each row has choices of its own"
+        if source.domains:
+            said["Domains"] = f"{source.domains}: {_counts(Counter(row.domain for row in rows))}"
+        shown = rows[0].example(rows[0].text)
+        said["A row"] = f"{shown.prompt} {shown.answer}"
+    table = _table(source.name, "", "")
+    table.show_header = False
+    for what, text in said.items():
+        table.add_row(what, Text(text))
+    console.print(table)
+
+
+def _counts(counts: Counter[str]) -> str:
+    most = counts.most_common(MOST_COUNTED)
+    said = ", ".join(f"{what} {count:,}" for what, count in most)
+    return said + (f" and {len(counts) - len(most):,} more" if len(most) < len(counts) else "")
 
 
 def devices(name: str, console: Console) -> None:
@@ -181,6 +236,25 @@ def devices(name: str, console: Console) -> None:
                 units.show_flops(device.flops),
                 device.source,
             )
+    console.print(table)
+
+
+def recipes(name: str, console: Console) -> None:
+    """The methods known by name, or all that is said of one."""
+    from atlas import methods  # noqa: PLC0415 - not needed for the other tables
+
+    if name:
+        recipe = methods.find(name)
+        console.print(Text(f"{recipe.name}: {recipe.takes}"), soft_wrap=True)
+        for what, text in (("From", recipe.paper), ("Left open", recipe.leaves_open)):
+            if text:
+                console.print(Text(f"{what}: {text}"), soft_wrap=True)
+        for change in recipe.changes():
+            console.print(Text(f"  {change}"))
+        return
+    table = _table("Recipes", "Recipe", "From", "What")
+    for recipe in methods.recipes().values():
+        table.add_row(recipe.name, recipe.paper, recipe.takes)
     console.print(table)
 
 

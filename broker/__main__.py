@@ -15,6 +15,8 @@ import typer
 from rich.console import Console
 
 from broker.endings import endings
+from broker.exploring.command import explore
+from broker.proxying import proxy
 from broker.serving import keys, serve
 from topologies import InputError, units
 
@@ -96,7 +98,7 @@ def trace(
     )
 
 
-COMMANDS: tuple[Callable[..., None], ...] = (trace, serve, keys)
+COMMANDS: tuple[Callable[..., None], ...] = (trace, serve, proxy, keys, explore)
 for command in COMMANDS:
     app.command()(command)
 

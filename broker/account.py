@@ -4,6 +4,7 @@ everything (`Account`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +48,12 @@ class Observer:
 
     def restarted(self, node: str) -> None:
         """A node crashed, or starts again: its program has not ended."""
+
+    def came(self, at_ns: int, nodes: Sequence[str]) -> None:
+        """A process has joined with these nodes."""
+
+    def went(self, at_ns: int, nodes: Sequence[str]) -> None:
+        """The process with these nodes is gone."""
 
 
 def lateness(account: Account) -> str:

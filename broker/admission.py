@@ -25,10 +25,15 @@ _IDENTITY_BYTES = 5
 
 @dataclass(frozen=True, slots=True)
 class Newcomer:
-    """Somebody who has proved to be these nodes, and may see the bus's shared memory or not."""
+    """Somebody who has proved to be these nodes.
+
+    `lives` says which of their programs are running already, as which incarnation: whoever was cut
+    off goes on where they were.
+    """
 
     identity: bytes
     nodes: frozenset[int]
+    lives: dict[int, int]
 
 
 class Admission:
@@ -77,9 +82,19 @@ class Admission:
                 raise FrameError("a key that is another node's")
         elif not self._is_proved(names, question, proof):
             raise FrameError("wrong word")
-        if any(self._is_here(number) for number in nodes):
+        lives = self._lives(body.get("lives", {}), nodes)
+        if not lives and any(self._is_here(number) for number in nodes):
             raise FrameError("second hello")
-        return Newcomer(identity, nodes)
+        return Newcomer(identity, nodes, lives)
+
+    def _lives(self, lives: object, nodes: frozenset[int]) -> dict[int, int]:
+        if not isinstance(lives, dict):
+            raise FrameError("lives that make no sense")
+        found = {self._numbers.get(name, -1): life for name, life in lives.items()}
+        known = all(isinstance(life, int) and 0 <= life < 2**32 for life in found.values())
+        if not known or not found.keys() <= nodes:
+            raise FrameError("lives that make no sense")
+        return found
 
     def _is_proved(self, names: Sequence[str], question: bytes, proof: bytes) -> bool:
         words = {self._words[name] for name in names}

@@ -1,21 +1,20 @@
-"""A bus's counters for Prometheus, in its text format, on a port of this machine.
+"""A bus's counters for Prometheus, in its text format.
 
-    curl http://127.0.0.1:9464/metrics
-
-The format is that of https://prometheus.io/docs/instrumenting/exposition_formats/ (0.0.4). Numbers
-are those of the bus's last beat, at most a second old; nothing here touches what the bus works on.
+The format is that of https://prometheus.io/docs/instrumenting/exposition_formats/ (0.0.4). What
+counts messages is of the bus's last beat, at most a second old.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from broker.account import Account
 
+if TYPE_CHECKING:
+    from broker.control.models import State
+
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-_TIMEOUT_S = 5.0
 
 _PLAIN = (
     ("sent_messages_total", "counter", "Messages that nodes have sent", "sent"),
@@ -37,9 +36,42 @@ _BY_REASON = (
 )
 
 
-def exposition(account: Account) -> str:
-    """An account as Prometheus reads it."""
-    return "\n".join([*_lines(account), ""])
+def exposition(account: Account, state: State | None = None) -> str:
+    """An account as Prometheus reads it; with a bus's state, that of its nodes and links, too."""
+    lines = [*_lines(account)]
+    if state is not None:
+        lines += _state_lines(state)
+    return "\n".join([*lines, ""])
+
+
+def _state_lines(state: State) -> Iterator[str]:
+    yield from _gauge("bus_clock_seconds", "How long the run lasts", [({}, state.time_s or 0.0)])
+    holding = sum(fault.holds for fault in state.faults)
+    yield from _gauge("bus_faults", "Faults that hold", [({}, holding)])
+    nodes = [({"node": node.name}, node) for node in state.nodes]
+    up = [(labels, int(node.state == "up")) for labels, node in nodes]
+    yield from _gauge("node_up", "Whether it is there, and no fault holds it", up)
+    deaths = [(labels, node.deaths) for labels, node in nodes]
+    yield from _gauge("node_deaths_total", "How often it has died", deaths, kind="counter")
+    links = [({"source": link.source, "target": link.target}, link) for link in state.links]
+    for name, text, values in (
+        ("bandwidth_bps", "What a link carries now", [link.bandwidth_bps for _, link in links]),
+        ("used_ratio", "How much of it is in use", [link.share for _, link in links]),
+        ("queue_seconds", "How long what comes waits", [link.queue_s for _, link in links]),
+        ("cut", "Whether it carries nothing", [int(link.state == "cut") for _, link in links]),
+    ):
+        labels = (ends for ends, _ in links)
+        yield from _gauge(f"link_{name}", text, list(zip(labels, values, strict=True)))
+
+
+def _gauge(
+    name: str, text: str, values: Iterable[tuple[Mapping[str, str], float]], kind: str = "gauge"
+) -> Iterator[str]:
+    yield f"# HELP atlas_{name} {text}."
+    yield f"# TYPE atlas_{name} {kind}"
+    for labels, value in values:
+        shown = ",".join(f'{key}="{_escaped(word)}"' for key, word in labels.items())
+        yield f"atlas_{name}{{{shown}}} {value}" if shown else f"atlas_{name} {value}"
 
 
 def _lines(account: Account) -> Iterator[str]:
@@ -60,37 +92,3 @@ def _head(name: str, kind: str, text: str) -> Iterator[str]:
 
 def _escaped(text: str) -> str:
     return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-
-
-class Exporter:
-    """Serves what `account` gives on `port` of the loopback interface (0: any free one)."""
-
-    def __init__(self, port: int, account: Callable[[], Account]) -> None:
-        class Handler(BaseHTTPRequestHandler):
-            timeout = _TIMEOUT_S
-
-            def do_GET(self) -> None:
-                found = self.path.partition("?")[0] in ("/", "/metrics")
-                text = exposition(account()).encode() if found else b"see /metrics\n"
-                self.send_response(200 if found else 404)
-                self.send_header("Content-Type", CONTENT_TYPE)
-                self.send_header("Content-Length", str(len(text)))
-                self.end_headers()
-                self.wfile.write(text)
-
-            def log_message(self, format: str, *args: object) -> None:
-                """A scrape is no news."""
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-        self._server.daemon_threads = True
-        self.port: int = self._server.server_address[1]
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, name="counters", daemon=True
-        )
-        self._thread.start()
-
-    def close(self) -> None:
-        """Ends it."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(_TIMEOUT_S)

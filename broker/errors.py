@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from faults import Event
 
 
+THE_TEST = "the test"
+"""Who acts in a world beside its nodes (see `broker.testing`)."""
+
+
 class BrokerError(Exception):
     """Base of everything this room raises.
 
@@ -41,7 +45,7 @@ class SpinError(BrokerError):
 
     def __init__(self, node: str, time_s: float, steps: int) -> None:
         super().__init__(
-            f"node {node} ran {steps:,} steps at virtual time {time_s:.6f} s without waiting for "
+            f"{_who(node)} ran {steps:,} steps at virtual time {time_s:.6f} s without waiting for "
             "anything. Let it await a message, a computation or asyncio.sleep."
         )
 
@@ -57,7 +61,7 @@ class RealWorldError(BrokerError):
     """A program reached for the machine's own network, threads or processes in virtual time."""
 
     def __init__(self, node: str, what: str, remedy: str) -> None:
-        super().__init__(f"node {node} called {what}, which leaves the emulator: {remedy}")
+        super().__init__(f"{_who(node)} called {what}, which leaves the emulator: {remedy}")
 
 
 class ProgramError(BrokerError):
@@ -131,6 +135,10 @@ class DeviceMemoryError(BrokerError):
         super().__init__(
             f"node {node} has {free:,} of {capacity:,} bytes left; {purpose} needs {wanted:,}"
         )
+
+
+def _who(name: str) -> str:
+    return name if name == THE_TEST else f"node {name}"
 
 
 def _lines(waiting: Mapping[str, str]) -> str:

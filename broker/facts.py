@@ -21,16 +21,26 @@ class Facts(Mapping[str, tuple[str, ...]]):
     def __init__(self, names: Sequence[str], topology: Topology) -> None:
         self._declared: dict[str, tuple[str, ...]] = {}
         self._of_role: dict[str, list[str]] = {}
+        self._topology = topology
         running = frozenset(names)
-        for node in topology.nodes.values():
-            if node.name in running:
-                for role in dict.fromkeys((node.role, _ANYBODY)):
-                    self._of_role.setdefault(role, []).append(node.name)
+        for name in topology.nodes:
+            if name in running:
+                self.enroll(name)
         self._worked_s: dict[str, float] = {}
+
+    def enroll(self, name: str) -> None:
+        """This node runs a program, too."""
+        for role in dict.fromkeys((self._topology.nodes[name].role, _ANYBODY)):
+            self._of_role.setdefault(role, []).append(name)
 
     def declare(self, fact: str, nodes: Sequence[str]) -> None:
         """A program says so; what it said before under these words is no longer so."""
         self._declared[fact] = tuple(nodes)
+
+    @property
+    def declared(self) -> dict[str, tuple[str, ...]]:
+        """What programs have declared."""
+        return dict(self._declared)
 
     def worked(self, name: str, seconds: float) -> None:
         """A node's program has asked for so much more of its device's time."""

@@ -362,15 +362,15 @@ class Machine:
         if self.ended_ns is not None:
             return "stopped"
         tasks = [task for task in loop.tasks() if task is not main]
-        others = Counter(_where(task) for task in tasks)
-        lines = [f"and {where}" if n == 1 else f"and {n} x {where}" for where, n in others.items()]
+        others = Counter(where(task) for task in tasks)
+        lines = [f"and {place}" if n == 1 else f"and {n} x {place}" for place, n in others.items()]
         if len(lines) > _MOST_LINES:
             lines[_MOST_LINES:] = [f"and {len(lines) - _MOST_LINES:,} more"]
         lines += [
             f"a task failed at {to_seconds(at_ns):.6f} s: {task.exception()!r}"
             for at_ns, task in loop.unheard()
         ]
-        first = f"paused in {_where(main)}" if self._paused else _where(main)
+        first = f"paused in {where(main)}" if self._paused else where(main)
         return "\n    ".join([first, *lines])
 
 
@@ -475,7 +475,7 @@ def _account(error: BaseException) -> tuple[str, str]:
     return "".join(traceback.format_exception(error)), problem
 
 
-def _where(task: asyncio.Task[object]) -> str:
+def where(task: asyncio.Task[object]) -> str:
     """The chain of awaits of a task, outermost first, without this room's own frames."""
     places: list[str] = []
     awaited: Any = task.get_coro()

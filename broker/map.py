@@ -6,6 +6,7 @@ what a routing table and a look at its interfaces would tell it, and no more.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Sequence
 
@@ -18,8 +19,13 @@ class Map:
     """The routes of a topology; `change` tells it what links are like from now on."""
 
     def __init__(self, topology: Topology) -> None:
-        self._network = Network(topology, 0)
+        self._topology = topology
         self._changed: dict[tuple[str, str], Sequence[float]] = {}
+
+    @functools.cached_property
+    def _routes(self) -> Network:
+        """Made when somebody asks, which most programs never do."""
+        return Network(self._topology, 0)
 
     def change(self, links: Iterable[tuple[str, str, float, float, float]]) -> None:
         """These links are so from now on: source, target, bit/s, delay in s, loss."""
@@ -27,7 +33,7 @@ class Map:
 
     def route(self, source: str, destination: str) -> Route | None:
         """What the way costs now, or None where there is none."""
-        links = self._network.route(source, destination)
+        links = self._routes.route(source, destination)
         if links is None:
             return None
         bandwidth_bps, delay_s, kept = math.inf, 0.0, 1.0

@@ -488,7 +488,10 @@ class Node:
 
     def _deliver(self, frame: Frame) -> None:
         if frame.kind == Kind.RECEIPT:
-            self._traffic.receipt(frame.source, frame.sequence or None)
+            if frame.source == NOBODY:
+                self._traffic.restart({int(peer): n for peer, n in unpack(frame.body).items()})
+            else:
+                self._traffic.receipt(frame.source, frame.sequence or None)
             return
         if self._reads_no_more:
             self._traffic.take_up(frame)

@@ -182,6 +182,10 @@ class Relay:
             if fates:
                 self._settle(fates, now_ns)
 
+    def skip(self, to_ns: int) -> None:
+        """Nothing happens until then; what has come already counts as sent then."""
+        self._inner_ns = self._moved_ns = to_ns
+
     def _hand_over(self, sent: Iterable[Sent]) -> None:
         """Gives messages to the network, each at the instant of its stamp, or now if it is late.
 
@@ -196,10 +200,13 @@ class Relay:
                 self._hand_over_alike(shape, list(some))
 
     def _hand_over_alike(self, shape: Shape, some: list[Sent]) -> None:
-        """Messages of a stream, in order, as far as they fit into its send buffer."""
+        """Messages of a stream, in order, as far as they fit into its send buffer. Answers need no
+        room there: who asked has room for them, and nobody gives a receipt.
+        """
         pair, size = (shape.source, shape.destination), shape.size
+        counts = not shape.flags & ANSWER
         ahead = self._under_way.get(pair, 0)
-        if ahead + (len(some) - 1) * size >= self._buffer_bytes:
+        if counts and ahead + (len(some) - 1) * size >= self._buffer_bytes:
             fit = max(-(-(self._buffer_bytes - ahead) // size), 0)
             for one in some[fit:]:
                 self.refuse("more than its send buffer")
@@ -211,7 +218,8 @@ class Relay:
         self._number += count
         self.sent += count
         self.sent_bytes += count * size
-        self._under_way[pair] = ahead + count * size
+        if counts:
+            self._under_way[pair] = ahead + count * size
         self._held.update(enumerate(some, first))
         if self._books is not None:
             for number, one in enumerate(some, first):
@@ -427,6 +435,10 @@ class Relay:
                 )  # fmt: skip
                 home.add(frame)
                 self._dirty[home] = None
+
+    def under_way(self) -> list[tuple[tuple[int, int], int]]:
+        """How many bytes of whose to whom have not been taken up, where there are any."""
+        return [entry for entry in self._under_way.items() if entry[1]]
 
     def blocked(self) -> int:
         """How many senders can't send to somebody now because too much is under way."""

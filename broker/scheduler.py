@@ -106,7 +106,7 @@ class Scheduler:
         self._troubles = troubles
         self._ledger = ledger
         self._bus = bus
-        self._words = [_word(seed, name) for name in names]
+        self._words = [word_of(seed, name) for name in names]
         self._buffer_bytes = send_buffer_bytes
         self._limit_ns = limit_ns
         self._observe = observe
@@ -573,7 +573,7 @@ def _merged(reports: Sequence[dict[str, Any]], what: str) -> list[Any]:
     return sorted(said, key=lambda thing: thing[:2]) if len(said) > 1 else said
 
 
-def _word(seed: int, source: str) -> int:
+def word_of(seed: int, source: str) -> int:
     """What is drawn for a node, of 64 bits, for the order at every instant."""
     return int.from_bytes(hashlib.blake2b(f"{seed}:{source}".encode(), digest_size=8).digest())
 

@@ -14,41 +14,43 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
-import math
 import secrets
-import signal
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import zmq
 
 from broker import keys
 from broker.account import Account, Observer, lateness
-from broker.admission import Admission, Newcomer
-from broker.books import Books, LedgerBooks
+from broker.admission import Newcomer
+from broker.books import Books
 from broker.clock import NANOSECONDS, to_seconds
-from broker.connection import Connection
-from broker.errors import BrokerError, FrameError, LedgerError
-from broker.intake import Other
-from broker.ledger import Ledger
+from broker.errors import BrokerError, LedgerError
 from broker.network import Network
 from broker.realtime import Waiter, sharpen
-from broker.relay import EARLY_NS, Relay, hello
+from broker.reception import Reception, plain
+from broker.relay import EARLY_NS, Relay
 from broker.shared import Custodian, machine
 from broker.strikes import Strikes
 from broker.troubles import Troubles
-from broker.wire import Frame, Kind, decode, pack, unpack
+from broker.wire import Frame, Kind, pack
 from faults import Event, Scenario
 from topologies import Topology
+
+T = TypeVar("T")
 
 BEAT_NS = 1_000_000_000
 _GATHER_NS = 150_000
 LONGEST_WAIT_NS = 200_000_000
 FAREWELL_S = 2.0
 WARN_LAG_NS = 5_000_000
+PATIENCE_NS = 5_000_000_000
+"""How long a bus that was restarted waits for all who were there before."""
 _WARN_EVERY_NS = 60_000_000_000
 _HWM = 1_000
 _IO_THREADS = 2  # so that one can take in while the other sends out
@@ -58,6 +60,20 @@ _SILENCE_MS = 15_000
 _EVENTS, _POLLIN = int(zmq.EVENTS), int(zmq.POLLIN)  # sums with enums are slow
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """Where a bus has left a run: its name, when its clock started (by this machine's clock; None:
+    it has not), the number that each node's next incarnation gets, what programs have declared, and
+    who was there.
+    """
+
+    run: str
+    started_ns: int | None
+    incarnations: Mapping[str, int]
+    facts: Mapping[str, Sequence[str]]
+    here: Sequence[str]
 
 
 class Bus:
@@ -71,6 +87,7 @@ class Bus:
             asked for, and it is the file system that says who can reach an ``ipc`` address.
         folder: Of CURVE keys, which then decide instead of words.
         expected: The clock starts once so many nodes are there.
+        resumed: Of a run that is taken up again where another bus has left it.
     """
 
     def __init__(
@@ -85,17 +102,21 @@ class Bus:
         expected: int = 0,
         observer: Observer | None = None,
         books: Callable[[Custodian], Books] | None = None,
+        resumed: Resumed | None = None,
     ) -> None:
-        self._topology = topology
-        self._names = tuple(names)
-        self._seed = seed
+        self.topology = topology
+        self.names = tuple(names)
+        self.run_name = resumed.run if resumed is not None else secrets.token_hex(8)
+        self.seed = seed
         self._folder = folder
         self._expected = expected
         self._observer = observer or Observer()
-        self._way_ns: dict[tuple[int, int], int] = {}
-        self._start_ns: int | None = None
+        self._start_ns = resumed.started_ns if resumed is not None else None
         self._beat_ns = self._warned_ns = 0
-        self._joined = 0
+        self._here: frozenset[int] = frozenset()
+        self._missing: frozenset[str] = frozenset(resumed.here if resumed is not None else ())
+        self._patient_ns = time.monotonic_ns() + PATIENCE_NS
+        self._asked: deque[tuple[Callable[[], object], Future[object]]] = deque()
         self._over = self._busy = False
         with contextlib.ExitStack() as opened:
             self._custodian = Custodian()
@@ -118,24 +139,39 @@ class Bus:
             self.relay = Relay(
                 self._socket,
                 network,
-                self._names,
+                self.names,
                 topology.transport.send_buffer_bytes,
                 self._custodian,
                 books(self._custodian) if books is not None else None,
             )
-            self._network = network
-            self._strikes = Strikes(
-                Troubles(faults, topology, seed, self._names),
+            self.network = network
+            self.strikes = Strikes(
+                Troubles(faults, topology, seed, self.names),
                 self.relay,
                 network,
-                self._names,
+                self.names,
                 self._observer,
             )
-            self._admission = Admission(
-                self._names,
+            if resumed is not None and resumed.started_ns is not None:
+                self.strikes.resume(self.now_ns, resumed.incarnations, resumed.facts)
+            self._reception = Reception(
+                self._socket,
+                self.relay,
+                network,
+                self.strikes,
+                self._observer,
+                self.names,
                 words or dict.fromkeys(names, b""),
                 keyed=folder is not None,
-                is_here=self._is_here,
+                welcome={
+                    "run": self.run_name,
+                    "names": list(self.names),
+                    "seed": seed,
+                    "topology": plain(topology),
+                    "machine": machine(),
+                    "shared": str(self._custodian.folder or ""),
+                },
+                time=self._time,
             )
             self.latest = self.account()
             self._opened = opened.pop_all()
@@ -165,10 +201,27 @@ class Bus:
         """Nanoseconds since the clock started; 0 before."""
         return 0 if self._start_ns is None else time.monotonic_ns() - self._start_ns
 
+    @property
+    def started_ns(self) -> int | None:
+        """When the clock started, by this machine's; None before."""
+        return self._start_ns
+
     def stop(self) -> None:
         """Ends `run`; may be called from a signal handler or another thread."""
         self._over = True
         self._waiter.wake()
+
+    def ask(self, question: Callable[[], T]) -> Future[T]:
+        """Has the bus's own thread answer, between two turns; any thread may ask. Once the bus has
+        stopped nobody answers any more, and the future is cancelled.
+        """
+        answer: Future[T] = Future()
+        if self._over:
+            answer.cancel()
+            return answer
+        self._asked.append((question, answer))  # type: ignore[arg-type]  # each with its own
+        self._waiter.wake()
+        return answer
 
     def run(self, alive: Callable[[], None] | None = None) -> None:
         """Serves until `stop`. `alive` is asked every second, and may raise."""
@@ -183,19 +236,24 @@ class Bus:
                         alive()
                 if done and not self._over:
                     self._wait()
+        while self._asked:
+            self._asked.popleft()[1].cancel()
 
-    def close(self) -> Account:
-        """Tells everybody that it is over, and gives the final account.
+    def close(self, *, back: bool = False) -> Account:
+        """Tells everybody that it is over, or that the bus will be `back`, and gives the final
+        account.
 
         Raises LedgerError where the books don't balance.
         """
+        farewell = Frame(Kind.CLOSE, body=pack({"back": True} if back else {}))
         with self._opened:
             account = self.account()
             wrong = self.relay.check()
             for connection in self.relay.connections():
-                self.relay.tell(connection, Frame(Kind.CLOSE))
+                self.relay.tell(connection, farewell)
             self.relay.flush()
-            self._see_off()
+            if not back:
+                self._see_off()
         if wrong:
             raise LedgerError(wrong)
         if account.late:
@@ -208,7 +266,7 @@ class Bus:
         while self.relay.connections() and time.monotonic() < until:
             self._waiter.wait(0.05)
             for other in self.relay.read()[1]:
-                self._hear(other)
+                self._reception.hear(other)
 
     def account(self) -> Account:
         """What became of everything so far."""
@@ -216,7 +274,7 @@ class Bus:
         return Account(
             relay.sent,
             relay.sent_bytes,
-            self._network.duplicated,
+            self.network.duplicated,
             relay.delivered,
             relay.delivered_bytes,
             dict(sorted(relay.dropped.items())),
@@ -232,7 +290,7 @@ class Bus:
 
     def to_come(self) -> tuple[Event, ...]:
         """The faults that have not been applied yet."""
-        return self._strikes.to_come()
+        return self.strikes.to_come()
 
     # One turn of the loop.
 
@@ -240,21 +298,25 @@ class Bus:
         sent = self.relay.sent
         done, others = self.relay.read()
         for other in others:
-            self._hear(other)
-        if self._start_ns is not None:
+            newcomer = self._reception.hear(other)
+            if newcomer is not None:
+                self._receive(newcomer)
+        while self._asked:
+            _answer(*self._asked.popleft())
+        if self._start_ns is not None and not self._is_waiting():
             self._move(self.now_ns)
         self.relay.flush()
         self._busy = self.relay.sent > sent + 1
         return done
 
     def _move(self, now_ns: int) -> None:
-        relay, strikes = self.relay, self._strikes
+        relay, strikes = self.relay, self.strikes
         strikes.foretell(now_ns)
         to_ns = now_ns - relay.settle_ns
         while (at_ns := strikes.told_ns) <= to_ns:
             relay.move(at_ns, now_ns, at_ns)
             strikes.strike()
-            self._way_ns.clear()
+            self._reception.routes_have_changed()
         relay.move(to_ns, now_ns, min(now_ns + EARLY_NS, strikes.next_ns))
 
     def _wait(self) -> None:
@@ -265,10 +327,10 @@ class Bus:
             return  # it came while we sent: the descriptor is edge-triggered, and won't tell again
         now_ns = self.now_ns
         due = now_ns + LONGEST_WAIT_NS
-        if self._start_ns is not None:
+        if self._start_ns is not None and not self._missing:
             if (next_ns := self.relay.next_ns()) is not None:
                 due = min(due, next_ns)
-            due = min(due, self._strikes.told_ns + self.relay.settle_ns, self._strikes.near_ns)
+            due = min(due, self.strikes.told_ns + self.relay.settle_ns, self.strikes.near_ns)
         self._waiter.wait((due - now_ns) / NANOSECONDS)
 
     def _beat(self, now_ns: int) -> None:
@@ -281,6 +343,7 @@ class Bus:
             if not connection.backlog:
                 self.relay.tell(connection, self._time())
         self._custodian.remove_leaving(self.relay.arenas_in_flight())
+        self._see_who_is_here()
         if self.relay.lag_ns > WARN_LAG_NS and now_ns - self._warned_ns > _WARN_EVERY_NS:
             self._warned_ns = now_ns
             _log.warning("%s", lateness(self.latest))
@@ -289,111 +352,43 @@ class Bus:
         """When the clock started (0: not yet), and what time it is, by this machine's clock."""
         return Frame(Kind.ADVANCE, instant_ns=self._start_ns or 0, due_ns=time.monotonic_ns())
 
-    # Who comes and what they say.
+    # Who is here.
 
-    def _hear(self, other: Other) -> None:
-        try:
-            (frame,) = decode([other.packet])
-            body = unpack(frame.body)
-            if other.connection is not None:
-                self._report(other.connection, body)
-            elif frame.kind is Kind.HELLO:
-                answer = self._admission.hear(other.identity, other.user, body)
-                if isinstance(answer, Newcomer):
-                    self._admit(answer)
-                else:
-                    self._socket.send_multipart([other.identity, *hello(answer)])
-            else:
-                self.relay.refuse("before hello")
-        except FrameError as error:
-            self.relay.refuse(str(error))
-        except (TypeError, ValueError, KeyError, AttributeError, OverflowError):
-            self.relay.refuse("a report that makes no sense")
-        except zmq.ZMQError as error:
-            if error.errno not in (zmq.EHOSTUNREACH, zmq.EAGAIN):
-                raise
+    @property
+    def here(self) -> list[str]:
+        """The nodes that a process has joined with."""
+        return [self.names[number] for number in sorted(self._here)]
 
-    def _is_here(self, number: int) -> bool:
-        """Whether a node's connection is there; one that was cut is found out by asking."""
-        connection = self.relay.home(number)
-        if connection is None:
+    def _is_waiting(self) -> bool:
+        """Whether somebody is not back yet after a restart: what is sent meanwhile waits for them,
+        for a while.
+        """
+        if not self._missing:
             return False
-        self.relay.tell(connection, self._time())
-        return not connection.gone
+        if self._missing.issubset(self.here) or time.monotonic_ns() > self._patient_ns:
+            self._missing = frozenset()
+            self.relay.skip(self.now_ns)
+        return bool(self._missing)
 
-    def _admit(self, newcomer: Newcomer) -> None:
-        self._joined += 1
-        connection = Connection(
-            self._joined, newcomer.identity, newcomer.nodes, secrets.token_bytes(8)
-        )
-        self.relay.admit(connection)
-        welcome = {
-            "number": connection.number,
-            "word": int.from_bytes(connection.word, "big", signed=True),
-            "names": list(self._names),
-            "seed": self._seed,
-            "topology": _plain(self._topology),
-            "machine": machine(),
-            "shared": str(self._custodian.folder or ""),
-        }
-        self.relay.tell(connection, Frame(Kind.HELLO, body=pack(welcome)))
-        self.relay.tell(connection, self._time())
-        here = [number for one in self.relay.connections() for number in one.nodes]
+    def _receive(self, newcomer: Newcomer) -> None:
+        """Somebody has come: the clock starts with the last who was expected."""
+        self._see_who_is_here()
         if self._start_ns is not None:
-            self._strikes.boot(sorted(newcomer.nodes), self.now_ns)
-        elif len(here) >= self._expected:
-            self._start(sorted(here))
+            self.strikes.boot(sorted(newcomer.nodes), self.now_ns, newcomer.lives)
+        elif len(self._here) >= self._expected:
+            self._start_ns = time.monotonic_ns()
+            for connection in self.relay.connections():
+                self.relay.tell(connection, self._time())
+            self.strikes.foretell(0)
+            self.strikes.boot(sorted(self._here), self.now_ns)
 
-    def _start(self, here: Sequence[int]) -> None:
-        self._start_ns = time.monotonic_ns()
-        for connection in self.relay.connections():
-            self.relay.tell(connection, self._time())
-        self._strikes.foretell(0)
-        self._strikes.boot(here, self.now_ns)
-
-    def _report(self, connection: Connection, body: Mapping[str, Any]) -> None:
-        """What a process says of its nodes, in the order in which it happened."""
-        if "time" in body:
-            self.relay.tell(connection, self._time())
-        if "bye" in body:
-            self.relay.dismiss(connection)
-        if "shares" in body:
-            connection.shares = bool(body["shares"])
-        for at_ns, receiver, source, size, published in body.get("receipts", ()):
-            if receiver in connection.nodes:
-                way_ns = self._way_back_ns(receiver, source)
-                self.relay.receipt(at_ns, receiver, source, size, published, way_ns)
-        for _, number, topic, wanted in body.get("topics", ()):
-            self.relay.subscribe(self._own(connection, number), str(topic), bool(wanted))
-        for _, number, fact, nodes in body.get("facts", ()):
-            self._own(connection, number)
-            self._strikes.facts.declare(str(fact), nodes)
-        for number, seconds in body.get("worked", ()):
-            name = self._names[self._own(connection, number)]
-            self._strikes.facts.worked(name, float(seconds))
-        for at_ns, number, event, fields in body.get("notes", ()):
-            self._observer.note(at_ns, self._names[self._own(connection, number)], event, fields)
-        for at_ns, number, returned in body.get("ended", ()):
-            self._observer.ended(at_ns, self._names[self._own(connection, number)], returned)
-        for at_ns, number, text, problem in body.get("failed", ()):
-            name = self._names[self._own(connection, number)]
-            _log.error("the program of node %s failed:\n%s", name, text)
-            self._observer.failed(at_ns, name, text, problem)
-
-    def _own(self, connection: Connection, number: int) -> int:
-        if number not in connection.nodes:
-            raise FrameError("speaks for another node")
-        return number
-
-    def _way_back_ns(self, receiver: int, source: int) -> int:
-        """How long a receipt takes back to its sender."""
-        pair = (receiver, source)
-        known = self._way_ns.get(pair)
-        if known is None:
-            links = self._network.route(self._names[receiver], self._names[source]) or ()
-            known = round(math.fsum(link.delay_s for link in links) * NANOSECONDS)
-            known = self._way_ns[pair] = max(known, self.relay.lookahead_ns, 1)
-        return known
+    def _see_who_is_here(self) -> None:
+        here = frozenset(number for one in self.relay.connections() for number in one.nodes)
+        for numbers, tell in ((here - self._here, self._observer.came),
+                              (self._here - here, self._observer.went)):  # fmt: skip
+            if numbers:
+                tell(self.now_ns, [self.names[number] for number in sorted(numbers)])
+        self._here = here
 
 
 _OPTIONS = (
@@ -406,14 +401,12 @@ _OPTIONS = (
 )
 
 
-def _plain(topology: Topology) -> dict[str, Any]:
-    """A topology as msgpack can carry it; `topology_of` reads it."""
-    return {
-        "name": topology.name,
-        "nodes": [node.model_dump(mode="json") for node in topology.nodes.values()],
-        "links": [link.model_dump(mode="json") for link in topology.links.values()],
-        "transport": topology.transport.model_dump(mode="json"),
-    }
+def _answer(question: Callable[[], object], answer: Future[object]) -> None:
+    if answer.set_running_or_notify_cancel():
+        try:
+            answer.set_result(question())
+        except Exception as error:
+            answer.set_exception(error)
 
 
 @contextlib.contextmanager
@@ -428,75 +421,3 @@ def _no_collection() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
-
-
-def serve(
-    topology: Topology,
-    faults: Scenario | Sequence[Event] = (),
-    *,
-    bind: str,
-    seed: int = 0,
-    folder: Path | None = None,
-    word: bytes = b"",
-    expected: int = 0,
-    trace: Path | None = None,
-    ready: Callable[[str, Bus], AbstractContextManager[object] | None] | None = None,
-) -> Account:
-    """Serves a topology at `bind` until SIGTERM or Ctrl-C; gives the final account.
-
-    Args:
-        faults: A scenario, or events as `faults.expand` gives them; they count from when the clock
-            starts.
-        folder: Of CURVE keys; a bus that other machines can reach does not start without.
-        word: What connections prove that they know, where there are no keys. A tcp port of this
-            machine takes one, for any user could come by; a Unix socket is for this user only.
-        expected: The clock starts once so many nodes are there; 0 with the first.
-        trace: Where to write every message's fate in the end (parquet). It costs memory and half
-            of the speed.
-        ready: Called with the endpoint and the bus once it is bound; what it returns is kept open
-            as long as the bus serves.
-
-    Raises BrokerError where it can't be started safely.
-    """
-    keys.demand(bind, folder)
-    if bind.startswith("tcp://") and folder is None and not word:
-        raise BrokerError(
-            f"any user of this machine could join {bind}: give a secret word with `--word FILE` "
-            "(made where there is none), or keys with `--keys DIR`, or bind to ipc://PATH"
-        )
-    names = tuple(topology.nodes)
-    ledger = Ledger()
-    bus = Bus(
-        topology,
-        names,
-        faults,
-        seed=seed,
-        words=dict.fromkeys(names, word),
-        folder=folder,
-        expected=expected,
-        books=None if trace is None else lambda custodian: LedgerBooks(ledger, names, custodian),
-    )
-    try:
-        with _stopped_by_signals(bus), contextlib.ExitStack() as opened:
-            endpoint = bus.bind(bind)
-            if ready is not None and (held := ready(endpoint, bus)) is not None:
-                opened.enter_context(held)
-            bus.run()
-    finally:
-        account = bus.close()
-        if trace is not None:
-            ledger.write_parquet(trace)
-    return account
-
-
-@contextlib.contextmanager
-def _stopped_by_signals(bus: Bus) -> Iterator[None]:
-    before = {
-        number: signal.signal(number, lambda *_: bus.stop())
-        for number in (signal.SIGTERM, signal.SIGINT)
-    }
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from broker.errors import BrokerError
+
 if TYPE_CHECKING:
     from broker.account import Account
-    from broker.serve import Bus
+    from broker.control.chronicle import Chronicle
+    from broker.standalone import Standing
 
 Bind = Annotated[str, typer.Option(help="ipc://PATH or tcp://HOST:PORT; port * takes a free one.")]
 
@@ -34,8 +37,19 @@ def serve(
     expect: Annotated[
         int, typer.Option(min=0, help="Start the clock once so many nodes are there.")
     ] = 0,
-    metrics: Annotated[
-        int | None, typer.Option(metavar="PORT", help="Counters for Prometheus, on loopback.")
+    http: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[HOST:]PORT", help="Live page, control interface, counters for Prometheus."
+        ),
+    ] = None,
+    token: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="What those have to show; needed beyond this machine."),
+    ] = None,
+    state: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Take the run up again after a restart (SIGTERM)."),
     ] = None,
     trace: Annotated[
         Path | None, typer.Option(help="Write every message's fate there in the end (parquet).")
@@ -45,15 +59,19 @@ def serve(
     import faults as fault_language  # noqa: PLC0415 - heavy; `--help` should be quick
     import topologies  # noqa: PLC0415 - as above
     from broker import keys as key_files  # noqa: PLC0415
-    from broker import serve as bus  # noqa: PLC0415
+    from broker import standalone  # noqa: PLC0415
+    from broker.control.chronicle import Chronicle  # noqa: PLC0415
 
     logging.basicConfig(format="%(levelname)s %(message)s")
+    shown = key_files.word_of(token) if token is not None else b""
+    listening = _listening(http, shown)
+    chronicle = Chronicle()
 
-    def ready(endpoint: str, served: Bus) -> contextlib.AbstractContextManager[None]:
-        typer.echo(f"serving {topology} at {endpoint}")
-        return _exporting(served, metrics)
+    def ready(standing: Standing) -> contextlib.AbstractContextManager[None]:
+        typer.echo(f"serving {topology} at {standing.endpoint}")
+        return listening(standing, chronicle)
 
-    account = bus.serve(
+    account = standalone.serve(
         topologies.load(topology),
         fault_language.load(faults) if faults != "none" else (),
         bind=bind,
@@ -62,6 +80,8 @@ def serve(
         word=key_files.word_of(word) if word is not None else b"",
         expected=expect,
         trace=trace,
+        state=state,
+        observer=chronicle,
         ready=ready,
     )
     typer.echo(final(account))
@@ -94,16 +114,33 @@ def final(account: Account) -> str:
     return "\n".join(lines)
 
 
-@contextlib.contextmanager
-def _exporting(bus: Bus, port: int | None) -> Iterator[None]:
-    if port is None:
-        yield
-        return
-    from broker.counters import Exporter  # noqa: PLC0415
-
-    exporter = Exporter(port, lambda: bus.latest)
-    typer.echo(f"counters at http://127.0.0.1:{exporter.port}/metrics")
+def _listening(
+    http: str | None, token: bytes
+) -> Callable[[Standing, Chronicle], contextlib.AbstractContextManager[None]]:
+    """What opens the control interface once the bus is there, if it is wanted and may be. Raises
+    BrokerError.
+    """
+    if http is None:
+        return lambda _, __: contextlib.nullcontext()
     try:
-        yield
-    finally:
-        exporter.close()
+        from broker.control.api import application  # noqa: PLC0415 - heavy, and of an extra
+        from broker.control.server import Address, Server  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise BrokerError(
+            f"--http needs {error.name}: `pip install 'atlas-emulator[serve]'` brings it"
+        ) from error
+    from broker.control.handling import Handling  # noqa: PLC0415
+
+    address = Address.parse(http)
+    address.demand(token)
+
+    @contextlib.contextmanager
+    def listening(standing: Standing, chronicle: Chronicle) -> Iterator[None]:
+        server = Server(application(Handling(standing, chronicle), token), address)
+        typer.echo(f"live page, control and counters at {server.url}")
+        try:
+            yield
+        finally:
+            server.close()
+
+    return listening

@@ -30,8 +30,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from broker.errors import FrameError
 from broker.wire import MAX_PAYLOAD_BYTES, PUBLISH, SHARED, Buffer, Frame
 
@@ -204,6 +202,8 @@ class Reader:
                 seen = self._maps[entry.arena] = _Map(self._folder / str(entry.arena))
             except OSError as error:
                 raise FrameError(f"shared memory is gone: {error}") from error
+        import numpy as np  # noqa: PLC0415 - heavy, and many a run shares nothing
+
         array = np.frombuffer(seen.memory, np.uint8, entry.size, entry.offset)
         weakref.finalize(array, seen.free, entry.slot, entry.use).atexit = False
         return memoryview(array)  # type: ignore[arg-type]  # numpy's stubs don't say so

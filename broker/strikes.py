@@ -8,8 +8,9 @@ then.
 from __future__ import annotations
 
 import itertools
+import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +20,12 @@ from broker.network import Network
 from broker.relay import EARLY_NS, Relay
 from broker.troubles import LinkNow, Strike, Troubles
 from broker.wire import Frame, Kind, pack
-from faults import Conditions, Event
+from faults import Conditions, Event, ScenarioError
 
 NEVER_NS = 2**62
+_MARGIN_NS = 1_000_000
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +87,8 @@ class Strikes:
                 return
             self._told.append(_Told(at_ns, strike, self._troubles.conditions))
             for action, number, *values in strike.orders:
-                again = [self._next_incarnation(number)] if action == "boot" else values
-                self._order(number, at_ns, [[action, number, *again]])
+                life = [self._next_incarnation(self._names[number])] if action == "boot" else []
+                self._order(number, at_ns, [[action, number, *(life or values)]])
             if strike.links is not None:
                 body = pack({"actions": [], "links": strike.links})
                 for connection in self._relay.connections():
@@ -106,27 +110,104 @@ class Strikes:
         for event in told.strike.events:
             self._observer.fault(event)
 
-    def boot(self, numbers: Sequence[int], now_ns: int) -> None:
-        """Starts the programs of nodes that have come, as the faults of now have them."""
+    def boot(
+        self, numbers: Sequence[int], now_ns: int, lives: Mapping[int, int] | None = None
+    ) -> None:
+        """Starts the programs of nodes that have come, as the faults of now have them. Of those
+        that were cut off and still live (`lives`: as which incarnation) it sets right what they
+        have missed.
+        """
         told = (one.conditions for one in reversed(self._told) if one.at_ns <= now_ns)
         conditions = next(told, self._conditions)
         links = self._troubles.links(conditions)
         for number in numbers:
+            life = (lives or {}).get(number, -1)
+            if life >= 0:
+                self._set_right(number, life, conditions, now_ns)
+                continue
             name = self._names[number]
-            actions: list[list[Any]] = []
-            if (skew := conditions.skew(name)) != (0, 0.0):
-                actions.append(["skew", number, *skew])
-            if (factor := conditions.compute_factor(name)) != 1.0:
-                actions.append(["speed", number, factor])
-            if conditions.is_disk_full(name):
-                actions.append(["disk", number, True])
-            if (left := self._troubles.memory_left(name, conditions)) is not None:
-                actions.append(["memory", number, left])
-            if conditions.is_up(name) and not conditions.is_stopped(name):
-                actions.append(["boot", number, self._next_incarnation(number)])
-            if conditions.is_paused(name):
-                actions.append(["pause", number, True])
+            runs = conditions.is_up(name) and not conditions.is_stopped(name)
+            life = self._next_incarnation(name) if runs else 0
+            orders = self._troubles.newcomer(number, name, conditions, life)
+            actions = [list(order) for order in orders]
             self._order(number, now_ns, actions, links)
+
+    def _set_right(self, number: int, life: int, conditions: Conditions, now_ns: int) -> None:
+        """Everything that faults do to a node, as it is now, whatever it has missed."""
+        name = self._names[number]
+        missed = life < self._incarnation[name] - 1
+        self._incarnation[name] = max(self._incarnation[name], life + 1)
+        actions: list[list[Any]] = [
+            ["skew", number, *conditions.skew(name)],
+            ["speed", number, conditions.compute_factor(name)],
+            ["disk", number, conditions.is_disk_full(name)],
+        ]
+        if (left := self._troubles.memory_left(name, conditions)) is not None:
+            actions.append(["memory", number, left])
+        if not conditions.is_up(name):
+            actions.append(["crash", number])
+        elif conditions.is_stopped(name):
+            actions.append(["stop", number])
+        elif missed:
+            actions.append(["boot", number, self._next_incarnation(name)])
+        actions.append(["pause", number, conditions.is_paused(name)])
+        self._order(number, now_ns, actions, self._troubles.links_ever_changed(conditions))
+
+    # What is done by hand.
+
+    def add(self, events: Sequence[Event]) -> None:
+        """Further faults, none of them sooner than `soonest_ns`."""
+        self._troubles.add(events)
+        self.near_ns = self._nearest_ns()
+
+    def drop(self, fault: str, at_ns: int) -> bool:
+        """Ends a fault then, or sees that it never begins. Whether there was anything to do."""
+        dropped = self._troubles.drop(fault, at_ns)
+        self.near_ns = self._nearest_ns()
+        return dropped
+
+    @staticmethod
+    def soonest_ns(now_ns: int) -> int:
+        """When what is added now strikes at the soonest: what is to arrive before is out."""
+        return now_ns + EARLY_NS + _MARGIN_NS
+
+    @property
+    def conditions(self) -> Conditions:
+        """What is broken now."""
+        return self._conditions
+
+    @property
+    def applied(self) -> tuple[Event, ...]:
+        """What has struck, or is known to the nodes already."""
+        return tuple(self._troubles.applied)
+
+    def resume(
+        self,
+        now_ns: int,
+        incarnations: Mapping[str, int],
+        facts: Mapping[str, Sequence[str]],
+    ) -> None:
+        """Goes on where another bus was: all that was to strike by now holds; nobody is here yet
+        who would have to be told.
+        """
+        self._incarnation |= incarnations
+        for fact, nodes in facts.items():
+            self.facts.declare(fact, nodes)
+        while (self._troubles.next_ns() or NEVER_NS) <= now_ns:
+            try:
+                self._troubles.strike(now_ns, self.facts)
+            except ScenarioError as error:
+                _log.warning(
+                    "a fault was left out, for nobody knows any more whom it means: %s", error
+                )
+        self._conditions = self._troubles.conditions
+        self._network.apply(now_ns, self._conditions)
+        self._relay.look_ahead()
+        self.near_ns = self._nearest_ns()
+
+    def incarnations(self) -> dict[str, int]:
+        """The number that each node's next incarnation gets."""
+        return dict(self._incarnation)
 
     def _nearest_ns(self) -> int:
         """When the nodes have to learn of the next fault."""
@@ -137,8 +218,7 @@ class Strikes:
         unknown = any(event.selector is not None for event in next_ones)
         return at_ns if unknown else at_ns - EARLY_NS
 
-    def _next_incarnation(self, number: int) -> int:
-        name = self._names[number]
+    def _next_incarnation(self, name: str) -> int:
         self._incarnation[name] += 1
         return self._incarnation[name] - 1
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,6 +88,14 @@ class Traffic:
         left = 0 if size_bytes is None else max(self._under_way.get(peer, 0) - size_bytes, 0)
         self._under_way[peer] = left
         self.next_turn(peer)
+
+    def restart(self, under_way: Mapping[int, int]) -> None:
+        """The bus was away: so much is under way to these peers, all else is lost."""
+        waiting = list(self._under_way)
+        self._under_way = dict(under_way)
+        self._taken.clear()
+        for peer in waiting:
+            self.next_turn(peer)
 
     def take_up(self, frame: Frame) -> None:
         """The program has this message now."""

@@ -40,6 +40,13 @@ class Strike:
     links: tuple[LinkNow, ...] | None
 
 
+def is_meant(name: str, fault: str) -> bool:
+    """Whether who says `fault` means the one of that name, too: an empty word means all; a `flap`
+    and a process are several, whose names begin with theirs (``churn-1.3``).
+    """
+    return not fault or name == fault or name.startswith(f"{fault}.")
+
+
 def told(event: Event) -> tuple[FaultEntry, dict[str, Any]]:
     """An event as the books have it, and as the experimenter is told."""
     text = event.text
@@ -87,6 +94,32 @@ class Troubles:
         self.lost: dict[str, None] = {}
         self._ending = frozenset(event.fault for event in events if event.phase == "end")
 
+    def add(self, events: Sequence[Event]) -> None:
+        """Further events, none of them in the past, at an instant after those there were."""
+        merged = sorted([*self.pending, *events], key=lambda event: event.at_ns)
+        self._events = merged[::-1]
+        self._ending |= {event.fault for event in events if event.phase == "end"}
+
+    def drop(self, fault: str, at_ns: int) -> bool:
+        """Ends the faults that are meant (`is_meant`) then, or, where they have not begun, sees
+        that they never do. Whether there was anything to do.
+        """
+        meant = [name for name in self._known() if is_meant(name, fault)]
+        kept = [event for event in self.pending if event.fault not in meant]
+        ends = [
+            replace(self.conditions.active[name], at_ns=at_ns, phase="end")
+            for name in meant
+            if name in self.conditions.active
+        ]
+        self._events = kept[::-1]
+        self.add(ends)
+        return bool(meant)
+
+    def _known(self) -> dict[str, None]:
+        """The faults that hold or are to come."""
+        pending = (event.fault for event in self.pending)
+        return dict.fromkeys((*self.conditions.active, *pending))
+
     @property
     def pending(self) -> tuple[Event, ...]:
         """The events still to come."""
@@ -102,6 +135,35 @@ class Troubles:
     def first_orders(self) -> list[Order]:
         """The orders with which a run begins, faults at its very beginning apart."""
         return [("boot", number, 0) for number in self._numbers.values()]
+
+    def enroll(self, name: str) -> list[Order]:
+        """One more node runs a program; what its machine is to do first, as things are now."""
+        number = self._numbers[name] = len(self._numbers)
+        self._incarnation[name] = 0
+        return self.newcomer(number, name, self.conditions, 0)
+
+    def newcomer(
+        self, number: int, name: str, conditions: Conditions, incarnation: int
+    ) -> list[Order]:
+        """What the machine of a node that comes under these conditions is to do first."""
+        orders: list[Order] = []
+        if (skew := conditions.skew(name)) != (0, 0.0):
+            orders.append(("skew", number, *skew))
+        if (factor := conditions.compute_factor(name)) != 1.0:
+            orders.append(("speed", number, factor))
+        if conditions.is_disk_full(name):
+            orders.append(("disk", number, True))
+        if (left := self.memory_left(name, conditions)) is not None:
+            orders.append(("memory", number, left))
+        if conditions.is_up(name) and not conditions.is_stopped(name):
+            orders.append(("boot", number, incarnation))
+        if conditions.is_paused(name):
+            orders.append(("pause", number, True))
+        return orders
+
+    def withdraw(self, faults: Sequence[str]) -> None:
+        """What is still to come of these faults never does."""
+        self._events = [event for event in self._events if event.fault not in faults]
 
     def runs(self, name: str) -> bool:
         """Whether this node's program is to run now."""
@@ -204,6 +266,10 @@ class Troubles:
     def links(self, conditions: Conditions) -> tuple[LinkNow, ...]:
         """All links that are not as in the topology under these conditions."""
         return self._links_of(conditions.active.values(), conditions) or ()
+
+    def links_ever_changed(self, conditions: Conditions) -> tuple[LinkNow, ...]:
+        """Under these conditions, all links that faults have ever touched."""
+        return self._links_of(self.applied, conditions) or ()
 
     def _links_of(
         self, events: Iterable[Event], conditions: Conditions

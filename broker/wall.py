@@ -37,7 +37,7 @@ from broker.node import Program, Programs
 from broker.port import Port, a_word
 from broker.processes import WorkerProcesses
 from broker.realtime import EXACT_S, Waiter, sharpen
-from broker.run import JOIN_DEADLINE_S, WEEK_S, Run, Transport, check_arguments
+from broker.runs import JOIN_DEADLINE_S, WEEK_S, Run, Transport, check_arguments
 from broker.scheduler import Ends, Note, Observer, Tap
 from broker.serve import Bus
 from broker.troubles import told
@@ -273,12 +273,15 @@ def join(
     *,
     word: bytes = b"",
     keys: Path | None = None,
+    patience_s: float | None = None,
 ) -> dict[str, object]:
     """Runs programs here, on their nodes of the bus at `endpoint`, until all have returned.
 
     Args:
         word: The bus's secret word, where it wants one (`keys.word_of` reads it from a file).
         keys: The folder with the bus's public key and the nodes' own, where it wants keys.
+        patience_s: How long the bus may be gone. When it comes back, programs go on; what was under
+            way is lost. Without it, 20 s, and 5 min for a bus that has said it will be back.
 
     Returns:
         What each program returned, by its node.
@@ -292,7 +295,7 @@ def join(
         groups = [(name,) for name in names] if keys is not None else [names]
         ports = []
         for group in groups:
-            ports.append(Port(endpoint, group, word=word, folder=keys))
+            ports.append(Port(endpoint, group, word=word, folder=keys, patience_s=patience_s))
             opened.callback(ports[-1].close)
         threads = max(1, os.cpu_count() or 1)
         assignment = Assignment(

@@ -122,22 +122,32 @@ class Worker:
         """Reads packets until a window is done (True) or the run is over (False)."""
         while True:
             for frame in decode(collect(self._socket)):
-                if frame.kind in (Kind.DELIVER, Kind.RECEIPT):
-                    self._machines[frame.destination].arrive(frame)
-                    self._put_down(frame.destination, frame.due_ns)
-                elif frame.kind == Kind.ORDERS:
-                    self._obey(frame.instant_ns, unpack(frame.body))
-                elif frame.kind == Kind.ADVANCE:
-                    with driving():
-                        self._advance(frame.instant_ns, frame.due_ns)
-                    return True
-                elif frame.kind == Kind.DESCRIBE:
-                    idle = all(machine.is_idle() for machine in self._machines.values())
-                    body = pack({"waiting": self._describe(), "idle": idle})
-                    post(self._socket, [Frame(Kind.QUIET, body=body)])
-                    return True
-                elif frame.kind == Kind.CLOSE:
-                    return False
+                answered = self._take(frame)
+                if answered is not None:
+                    return answered
+
+    def _take(self, frame: Frame) -> bool | None:
+        """What the bus says. True: it was answered; False: the run is over."""
+        if frame.kind in (Kind.DELIVER, Kind.RECEIPT):
+            self._machines[frame.destination].arrive(frame)
+            self._put_down(frame.destination, frame.due_ns)
+        elif frame.kind == Kind.ORDERS:
+            self._obey(frame.instant_ns, unpack(frame.body))
+        elif frame.kind == Kind.ADVANCE:
+            with driving():
+                self._advance(frame.instant_ns, frame.due_ns)
+            return True
+        elif frame.kind == Kind.DESCRIBE:
+            body = pack({"waiting": self._describe(), "idle": self._is_idle()})
+            self._post([Frame(Kind.QUIET, body=body)])
+            return True
+        elif frame.kind == Kind.CLOSE:
+            return False
+        return None
+
+    def _post(self, frames: Sequence[Frame]) -> None:
+        """Hands frames to the bus."""
+        post(self._socket, frames)
 
     def close(self) -> None:
         """Drops all nodes; real work still under way is not waited for."""
@@ -212,11 +222,20 @@ class Worker:
         for machine in machines:
             gather(machine, frames, news)
         quiet = Frame(Kind.QUIET, sequence=len(frames), instant_ns=end_ns)
-        quiet.due_ns = self._agenda[0][0] if self._agenda else -1
+        next_ns = self._next_ns()
+        quiet.due_ns = -1 if next_ns is None else next_ns
         if news:
             quiet.body = pack(news)
         frames.append(quiet)
-        post(self._socket, frames)
+        self._post(frames)
+
+    def _next_ns(self) -> int | None:
+        """When there is next something to do here, or None."""
+        return self._agenda[0][0] if self._agenda else None
+
+    def _is_idle(self) -> bool:
+        """Whether nothing more happens here until something is heard."""
+        return all(machine.is_idle() for machine in self._machines.values())
 
     def _describe(self) -> dict[str, str]:
         """What each node's program waits for, as its innermost line."""

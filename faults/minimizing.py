@@ -47,7 +47,7 @@ def minimize(
     entries = search.entries()
     if not search.fails(entries):
         raise ValueError(f"{scenario.name} does not fail as it is: there is nothing to minimize")
-    entries = _fewest(entries, search.fails)
+    entries = fewest(entries, search.fails)
     return search.scenario(_weakest(entries, search.fails))
 
 
@@ -99,8 +99,10 @@ def _with(entry: _Entry, said: dict[str, Any]) -> _Entry:
     return type(entry).model_validate(said)
 
 
-def _fewest(things: list[_One], fails: Callable[[list[_One]], bool]) -> list[_One]:
-    """ddmin: a part of these things that still fails, and of which none can be left out."""
+def fewest(things: list[_One], fails: Callable[[list[_One]], bool]) -> list[_One]:
+    """ddmin: a part of these things that still fails, and of which none can be left out; nothing
+    where nothing fails, too.
+    """
     if not things or fails([]):
         return []
     parts = 2

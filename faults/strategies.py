@@ -91,12 +91,12 @@ def selectors(topology: Topology, *, run_only: bool = True) -> st.SearchStrategy
     return word | st.lists(word, min_size=1, max_size=3)
 
 
-def faults_of(kind: str, topology: Topology) -> st.SearchStrategy[Any]:
+def faults_of(kind: str, topology: Topology, *, run_only: bool = True) -> st.SearchStrategy[Any]:
     """What stands beside one kind of fault in a timeline on this topology; see `faults.KINDS`.
 
-    Traces have none: they are files.
+    Traces have none: they are files. *run_only* as for `selectors`.
     """
-    whom = selectors(topology)
+    whom = selectors(topology, run_only=run_only)
     known = selectors(topology, run_only=False)
     offset = st.integers(-(10**15), 10**15).filter(bool).map(units.show_offset)
     drift = st.floats(-0.999, 10.0).filter(bool).map(units.show_drift)
@@ -117,20 +117,24 @@ def faults_of(kind: str, topology: Topology) -> st.SearchStrategy[Any]:
     }
     if kind in found:
         return found[kind]
-    return _on_links(topology).flatmap(
+    return _on_links(topology, whom).flatmap(
         lambda where: _worse(kind).map(lambda change: {**where, **change})
     )
 
 
 @st.composite
-def entries(draw: st.DrawFn, topology: Topology, kinds: tuple[str, ...] = ()) -> dict[str, Any]:
-    """An entry of a timeline, as a file says it, of one of these kinds, or of any."""
+def entries(
+    draw: st.DrawFn, topology: Topology, kinds: tuple[str, ...] = (), *, run_only: bool = True
+) -> dict[str, Any]:
+    """An entry of a timeline, as a file says it, of one of these kinds, or of any; *run_only* as
+    for `selectors`.
+    """
     possible = [kind for kind in kinds or faults.KINDS if kind != "trace"]
     if len(topology.nodes) < 2:
         alone = ("crash", "stop", "pause", "leave", "join", "slow", "squeeze", "skew", "full_disk")
         possible = [kind for kind in possible if kind in alone]
     kind = draw(st.sampled_from(possible))
-    said = {"at": draw(times()), kind: draw(faults_of(kind, topology))}
+    said = {"at": draw(times()), kind: draw(faults_of(kind, topology, run_only=run_only))}
     if kind == "flap":
         lasts_ns = units.nanoseconds(said[kind]["down"]) * draw(st.integers(1, 8))
         said["for"] = units.show_nanoseconds(lasts_ns)
@@ -147,11 +151,15 @@ def scenarios(
     max_faults: int = 6,
     *,
     processes: bool = True,
+    run_only: bool = True,
 ) -> Scenario:
-    """Scenarios that fit this topology, with faults of these kinds, or of all but traces."""
+    """Scenarios that fit this topology, with faults of these kinds, or of all but traces.
+    *run_only* as for `selectors`.
+    """
+    one = entries(topology, kinds, run_only=run_only)
     content: dict[str, Any] = {
         "name": "drawn",
-        "timeline": _joinable(draw(st.lists(entries(topology, kinds), max_size=max_faults))),
+        "timeline": _joinable(draw(st.lists(one, max_size=max_faults))),
     }
     if processes and draw(st.booleans()):
         content["processes"] = [draw(_processes(topology))]
@@ -184,10 +192,12 @@ def _mapping(**settings: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, 
     return st.fixed_dictionaries(settings)
 
 
-def _on_links(topology: Topology) -> st.SearchStrategy[dict[str, Any]]:
+def _on_links(
+    topology: Topology, whom: st.SearchStrategy[Any]
+) -> st.SearchStrategy[dict[str, Any]]:
     oneway = st.sampled_from([{}, {"oneway": True}])
     link = st.sampled_from([{"link": list(ends)} for ends in topology.links])
-    nodes = _mapping(nodes=selectors(topology))
+    nodes = _mapping(nodes=whom)
     return st.tuples(link | nodes, oneway).map(lambda both: {**both[0], **both[1]})
 
 

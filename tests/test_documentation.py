@@ -3,8 +3,8 @@
 In a page, a ```python block is run in a folder of its own, and prints what the ```output block
 right behind it shows (a line with … stands for any lines). A ```yaml or ```json block that begins
 with a comment is a file of that name, and stands in the folder of every example of the page. Each
-`atlas` command in a ```sh block has to be one: `show` and `config` are run, of `run` all but the
-run.
+`atlas` command in a ```sh block has to be one: `show` and `config` are run, of `run` and `compare`
+all but the run.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import typer
@@ -29,7 +29,7 @@ from typer.main import get_command
 
 import faults
 import topologies
-from atlas import assets, cli, config, protocol, tasks
+from atlas import assets, cli, comparison, config, methods, protocol, tasks
 
 REPOSITORY = Path(__file__).parents[1]
 PAGES = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md")])
@@ -133,18 +133,37 @@ def test_every_command_in_the_pages_is_one(
     if arguments[:1] == ["run"]:
         _read_all_but_run(arguments[1:])
         return
+    if arguments[:1] == ["compare"]:
+        _plan_all_but_compare(arguments[1:])
+        return
     with pytest.raises(SystemExit) as ended:
         cli.main(arguments)
     assert not ended.value.code, f"{block}: {capsys.readouterr().err}"
 
 
-def _read_all_but_run(arguments: list[str]) -> None:
-    """Parses the arguments of `atlas run`, and reads the files that they name."""
+def _given(command: str, arguments: list[str]) -> dict[str, Any]:
     group = get_command(cli.app)
     assert isinstance(group, typer.core.TyperGroup)
-    command = group.commands["run"]
-    given = command.make_context("run", list(arguments)).params
-    settings = list(given["changes"] or ())
+    return group.commands[command].make_context(command, list(arguments)).params
+
+
+def _plan_all_but_compare(arguments: list[str]) -> None:
+    """Parses the arguments of `atlas compare`, and plans what it would run."""
+    given = _given("compare", arguments)
+    recipes = [methods.find(name) for name in given["recipes"].split(",")]
+    under = [
+        comparison.Condition.read(text) for text in given["conditions"] or ("ample: memory=ample",)
+    ]
+    changes = given["changes"] or ()
+    cells = comparison.plan(given["config"], recipes, range(given["seeds"]), under, changes)
+    assert len(cells) == len(recipes) * len(under) * given["seeds"]
+
+
+def _read_all_but_run(arguments: list[str]) -> None:
+    """Parses the arguments of `atlas run`, and reads the files that they name."""
+    given = _given("run", arguments)
+    settings = methods.find(given["recipe"]).changes() if given["recipe"] else []
+    settings += given["changes"] or ()
     settings += [f"{key}={given[key]}" for key in ("topology", "faults") if given[key]]
     chosen = config.load(given["config"], settings)
     network = topologies.load(chosen.topology)
@@ -163,6 +182,10 @@ def test_every_file_that_a_page_shows_can_be_read(tmp_path: Path) -> None:
                 assert {"prompt", "answer"} <= set(json.loads(line))
         elif "nodes:\n" in block.text:
             assert topologies.parse(block.text).nodes
+        elif "values:\n" in block.text:
+            file = tmp_path / "recipe.yaml"
+            file.write_text(block.text, encoding="utf-8")
+            assert methods.find(str(file)).values
         elif "timeline:\n" in block.text:
             assert faults.parse(block.text).timeline
         else:
@@ -239,7 +262,7 @@ def test_tox_runs_all_parts_under_the_constraints() -> None:
     tox.read(REPOSITORY / "tox.ini", encoding="utf-8")
 
     environments = [name.strip() for name in tox["tox"]["env_list"].split(",")]
-    assert sorted(environments) == ["lint", "quickstart", "tests", "types"]
+    assert sorted(environments) == ["docs", "lint", "quickstart", "tests", "types"]
     assert "-c constraints.txt" in tox["testenv"]["install_command"]
     run, _ = _lines_of(README, "python3 -m venv")
     command = run.rpartition("/")[2]
@@ -263,6 +286,13 @@ def test_every_key_of_the_config_is_explained_with_its_default() -> None:
         listed = f"[{', '.join(default)}]" if isinstance(default, list) else str(default)
         listed = words.get(listed, listed)
         assert explained.get(key) == listed, f"{key}: {default}"
+
+
+def test_the_table_of_recipes_is_what_the_recipes_say() -> None:
+    page = (REPOSITORY / "docs" / "methods.md").read_text(encoding="utf-8")
+    shown = page.split("<!-- recipes -->")[1].split("<!-- /recipes -->")[0].strip()
+
+    assert shown == methods.table()
 
 
 def test_the_specification_has_every_message_with_its_fields_and_its_answer() -> None:
@@ -294,15 +324,40 @@ def test_the_specification_has_every_message_with_its_fields_and_its_answer() ->
 def test_everything_bundled_is_named_in_the_readme() -> None:
     readme = README.read_text(encoding="utf-8")
     named = [*config.catalog(), *topologies.catalog(), *faults.catalog()]
-    named += [name for name in tasks.registry() if not name.startswith("stdlib-")]
 
     assert [name for name in named if f"`{name}`" not in readme] == []
 
 
+def test_the_page_on_tasks_lists_each_with_what_the_registry_says() -> None:
+    page = (REPOSITORY / "docs" / "tasks.md").read_text(encoding="utf-8")
+    table = page.split("<!-- tasks -->")[1].split("<!-- /tasks -->")[0].strip().split("\n")[2:]
+    assert [[cell.strip() for cell in row.split("|")[1:-1]] for row in table] == [
+        [
+            f"`{task.name}`",
+            task.summary,
+            task.metric,
+            "" if task.rows is None else f"{task.rows:,}",
+            task.domains,
+            task.source,
+        ]
+        for task in tasks.registry().values()
+    ]
+
+
+def test_every_key_of_a_task_of_ones_own_is_explained_with_its_default() -> None:
+    page = (REPOSITORY / "docs" / "tasks.md").read_text(encoding="utf-8")
+    explained = dict(re.findall(r"^\| `(\w+)` \|(?: `([^`]*)`)? \|", page, re.MULTILINE))
+    words = {"None": "null", "True": "true", "False": "false"}
+    for key, field in tasks.TaskSpec.model_fields.items():
+        default = "" if field.is_required() else str(field.default)
+        assert explained[key] == words.get(default, default), key
+
+
 def test_every_dependency_is_argued_for() -> None:
     page = (REPOSITORY / "docs" / "dependencies.md").read_text(encoding="utf-8")
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    required = {"": project["dependencies"], **project["optional-dependencies"]}
+    whole = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
+    project, groups = whole["project"], whole["dependency-groups"]
+    required = {"": project["dependencies"], **project["optional-dependencies"], **groups}
 
     argued = re.findall(r"^\| `([\w.-]+)` \|", page, re.MULTILINE)
     declared = [
@@ -358,7 +413,14 @@ def _is_one_of(figure: str, measured: list[float]) -> bool:
 
 @pytest.mark.parametrize(
     ("script", "name"),
-    [("fidelity", "measurements"), ("bus", "measurements"), ("codec", "learning")],
+    [
+        ("fidelity", "measurements"),
+        ("bus", "measurements"),
+        ("imports", "measurements"),
+        ("codec", "learning"),
+        ("pytest_plugin", "testing"),
+        ("virtual_loop", "testing"),
+    ],
 )
 def test_the_tables_of_measurements_are_what_the_scripts_print(script, name):
     command = [sys.executable, f"benchmarks/{script}.py", "--table"]

@@ -169,10 +169,16 @@ class Session:
         """The Euclidean norm of each gradient held, from which `clip_scale` makes one factor."""
         return norms(self.gradients())
 
-    def commit(self, scale: float = 1.0, rate: float | None = None) -> None:
+    def commit(
+        self,
+        scale: float = 1.0,
+        rate: float | None = None,
+        gradients: Mapping[str, Tensor] | None = None,
+    ) -> None:
         """Apply the gradients held, once, times `scale`, and forget them.
 
         `rate` is the learning rate of this step, if not the one that the session was made with.
+        `gradients` of all parameters are applied in the place of those held, if they are given.
         Raises RuntimeError if a forward is still in flight or no backward has happened since the
         last commit.
         """
@@ -184,7 +190,8 @@ class Session:
         missing = [name for name in self.parameters if name not in held]
         if missing:
             raise RuntimeError(f"there is no gradient to apply for {missing[0]}")
-        self._optimizer.apply(held.values(), scale=scale, rate=rate)
+        applied = held if gradients is None else {name: gradients[name] for name in held}
+        self._optimizer.apply(applied.values(), scale=scale, rate=rate)
         self.discard()
 
     def discard(self) -> None:

@@ -11,7 +11,7 @@ near for large ones, `rules` has the alternatives.
 from atlas.pairing.cut import cheapest_cut
 from atlas.pairing.lending import lend
 from atlas.pairing.objective import Arrangement, Problem
-from atlas.pairing.planning import pair, plan
+from atlas.pairing.planning import pair, plan, unsplit
 from atlas.pairing.rules import RULES, Rule, RuleName
 from atlas.pairing.types import (
     Capability,
@@ -42,4 +42,5 @@ __all__ = [
     "lend",
     "pair",
     "plan",
+    "unsplit",
 ]

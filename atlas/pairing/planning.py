@@ -90,6 +90,15 @@ def pair(
     return _chains(placement, elsewhere)
 
 
+def unsplit(
+    clients: Mapping[str, Capability], neighborhoods: Sequence[Sequence[str]], cost: StepCost
+) -> Plan:
+    """The plan where nothing is split: no client has a host, and the slowest computes longest."""
+    slowest = max(cost.steps * cost.own_flops / client.flops for client in clients.values())
+    chains = {name: Hosting((), (), ()) for name in clients}
+    return Plan(cost, tuple(() for _ in neighborhoods), chains, slowest)
+
+
 def _chains(placement: Arrangement, elsewhere: Sequence[Capability]) -> dict[str, Hosting]:
     problem = placement.problem
     return {

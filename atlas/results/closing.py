@@ -104,6 +104,8 @@ def sentences(summary: Summary) -> list[tuple[str, str]]:
     """The run in a few sentences, each with a heading."""
     told = [] if summary.finished else [("Interrupted", "the run did not come to its end")]
     told += [
+        ("Judged by", _metrics(summary)),
+        ("Sat out", _sat_out(summary)),
         ("Steps", _steps(summary)),
         ("Repairs", _repairs(summary)),
         ("Neighborhoods", neighborhoods_in_words(summary.neighborhoods)),
@@ -114,6 +116,24 @@ def sentences(summary: Summary) -> list[tuple[str, str]]:
     if summary.digest:
         told.append(("Digest", summary.digest))
     return [(name, text) for name, text in told if text]
+
+
+def _sat_out(summary: Summary) -> str:
+    """Who took no part, and why."""
+    if not summary.sat_out:
+        return ""
+    who = show_list(list(summary.sat_out))
+    return f"{who}: the whole model takes {show_memory(max(summary.sat_out.values()))}"
+
+
+def _metrics(summary: Summary) -> str:
+    """What tasks are judged by, where it is more than the share of right answers."""
+    return ", ".join(
+        f"{name} {task.metric} {change(show_share(task.measure_before), after)}"
+        for name, task in summary.tasks.items()
+        if task.metric not in (None, "accuracy", "exact-match")
+        and (after := show_share(task.measure_after)) != MISSING
+    )
 
 
 def _steps(summary: Summary) -> str:

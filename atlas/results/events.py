@@ -240,7 +240,11 @@ class Fault(Event):
 
 
 class Evaluated(Event):
-    """Held-out text was scored before or after training. Losses are nats per answer token."""
+    """Held-out text was scored before or after training. Losses are nats per answer token.
+
+    `measure` is the value of `metric`, the one that the task is judged by, 0 to 1.
+    `clients` has the scores of each client's own adapter.
+    """
 
     task: str
     phase: str
@@ -248,8 +252,27 @@ class Evaluated(Event):
     choice_loss: float | None = None
     accuracy: float | None = None
     majority: float | None = None
+    metric: str | None = None
+    measure: float | None = None
     rows: int = 0
     neighborhood: str | None = None
+    clients: dict[str, dict[str, float]] = {}
+
+
+class Skipped(Event):
+    """A step was left out, since a host was lost in it."""
+
+    client: str
+    round: int
+    step: int
+
+
+class SatOut(Event):
+    """A client takes no part, since it does not grant what the method has it hold."""
+
+    client: str
+    needed_bytes: int
+    grant_bytes: int
 
 
 class Finished(Event):
@@ -283,6 +306,8 @@ EVENTS: MappingProxyType[str, type[Event]] = MappingProxyType(
         "drifted": Drifted,
         "fault": Fault,
         "evaluated": Evaluated,
+        "skipped": Skipped,
+        "sat out": SatOut,
         "finished": Finished,
     }
 )

@@ -41,6 +41,10 @@ class TaskFigures(_Figures):
     accuracy_after: float | None = None
     majority: float | None = None
     """Accuracy of always giving the most frequent answer."""
+    metric: str | None = None
+    """What the task is judged by."""
+    measure_before: float | None = None
+    measure_after: float | None = None
 
 
 class NeighborhoodFigures(_Figures):
@@ -62,6 +66,8 @@ class Summary(_Figures):
     finished: bool
     tasks: dict[str, TaskFigures]
     neighborhoods: NeighborhoodFigures
+    sat_out: dict[str, int] = {}
+    """Clients that took no part, with the bytes that they would have had to grant."""
     repairings: int
     fallbacks: int
     deaths: int
@@ -69,7 +75,9 @@ class Summary(_Figures):
     """Steps (client, round, step) that are done and stand."""
     steps_expected: int
     steps_lost: int
-    """Expected less done; in a run that was interrupted, what it did not come to is in it."""
+    """Expected of those who take part, less done; in a run that was interrupted, what it did not
+    come to is in it.
+    """
     steps_twice: int
     """Steps that were applied twice; anything but 0 is a bug."""
     steps_repeated: int
@@ -114,12 +122,15 @@ def summarize(
             so.
     """
     tally = Tally(notes)
+    if truth:
+        steps_expected -= len(tally.sat_out) * steps_expected // len(truth)
     grants = [device.grant_bytes for device in tally.devices.values() if device.grant_bytes > 0]
     counted = dict(bytes_by_purpose or {})
     return Summary(
         finished=tally.finished is not None if finished is None else finished,
         tasks=_tasks(tally, truth),
         neighborhoods=_neighborhoods(tally, truth),
+        sat_out={name: event.needed_bytes for name, event in tally.sat_out.items()},
         repairings=tally.repairings,
         fallbacks=tally.fallbacks,
         deaths=tally.deaths,
@@ -176,17 +187,18 @@ def _tasks(tally: Tally, truth: Mapping[str, str]) -> dict[str, TaskFigures]:
 def _task(tally: Tally, truth: Mapping[str, str], name: str) -> TaskFigures:
     clients = [client for client, task in truth.items() if task == name]
     figures: dict[str, float | None] = {}
-    rows = 0
+    metric, rows = None, 0
     for phase in ("before", "after"):
         scores = _weighed(tally, name, phase, clients)
         rows = max([rows, *(score.rows for _, score in scores)])
-        for figure in ("loss", "choice_loss", "accuracy"):
+        metric = next((score.metric for _, score in scores if score.metric), metric)
+        for figure in ("loss", "choice_loss", "accuracy", "measure"):
             figures[f"{figure}_{phase}"] = _mean(
                 [(weight, getattr(score, figure)) for weight, score in scores]
             )
         majority = _mean([(weight, score.majority) for weight, score in scores])
         figures["majority"] = figures.get("majority") if majority is None else majority
-    return TaskFigures(clients=len(clients), examples=rows, **figures)
+    return TaskFigures(clients=len(clients), examples=rows, metric=metric, **figures)
 
 
 def _weighed(

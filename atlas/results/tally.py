@@ -29,6 +29,7 @@ from atlas.results.events import (
     Registered,
     Repaired,
     Resumed,
+    SatOut,
     Step,
     read,
 )
@@ -50,6 +51,7 @@ class Tally:
         steps_rerun: steps that clients did again after they had resumed.
         steps_twice: steps that were applied although they stood already.
         deaths: nodes that went down.
+        sat_out: clients that take no part, with what the whole model takes there.
         time_s, bytes_total: those of the last note.
         finished: the rounds and steps that the run reports at its end, or None.
     """
@@ -65,6 +67,7 @@ class Tally:
         self.steps_rerun = 0
         self.steps_twice = 0
         self.deaths = 0
+        self.sat_out: dict[str, SatOut] = {}
         self.time_s = 0.0
         self.bytes_total = 0
         self.finished: Finished | None = None
@@ -102,6 +105,8 @@ class Tally:
                 self._crash(event)
             case Evaluated():
                 self.evaluations[event.task, event.phase, event.neighborhood] = event
+            case SatOut():
+                self.sat_out[event.client] = event
             case Finished():
                 self.finished = event
             case _:

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import hashlib
 from collections.abc import Mapping, Sequence
 
 import msgpack
 import numpy as np
+import torch
 from torch import Tensor
 
 from atlas.aggregation import parted
@@ -40,7 +42,7 @@ from atlas.roles.member import Member
 from atlas.roles.pace import Pace
 from atlas.roles.patience import try_to_keep
 from atlas.roles.settings import RunSettings
-from atlas.roles.span import SpanCaller
+from atlas.roles.span import SkippedStepError, SpanCaller
 from atlas.schedule import rate
 from atlas.semantics import (
     STEEPNESS,
@@ -68,6 +70,7 @@ class Client:
         self._node = node
         self._settings = settings
         self._data = data
+        self._training = settings.training_of(node.name)
         self._ends: Stage
         self._attempt = node.incarnation << 24
         self._shunned = Shunned()
@@ -115,7 +118,15 @@ class Client:
     async def _sign(self, chain: Chain) -> np.ndarray:
         """Two half-signatures, float32 [2, dimensions], through a provisional chain."""
         self._pair(chain)
-        return np.stack([await self._half_signature(half) for half in (0, 1)])
+        halves = np.stack([await self._half_signature(half) for half in (0, 1)])
+        return self._noise() if self._settings.aggregation.grouping == "noise" else halves
+
+    def _noise(self) -> np.ndarray:
+        """Half-signatures that say nothing, as a control."""
+        settings = self._settings
+        digest = hashlib.sha256(f"{settings.seed}/noise signature/{self._node.name}".encode())
+        generator = np.random.default_rng(int.from_bytes(digest.digest()[:8], "little"))
+        return generator.standard_normal((2, settings.signature.dimensions))
 
     async def _sign_again(self, number: int) -> bytes | None:
         """The signature of the text as it is in this round, if it is measured then: taken as the
@@ -191,8 +202,10 @@ class Client:
         for index, (first, last) in enumerate(chain.spans):
             span = Range(first, last)
             named: list[tuple[Where, str]] = [("plan", chain.hosts[index])]
-            named += [("neighborhood", host) for host in chain.stand_ins[index]]
-            named += [("elsewhere", host) for host in chain.fallbacks[index]]
+            sharing = chain.sharing[index] if chain.sharing else []
+            if not sharing:
+                named += [("neighborhood", host) for host in chain.stand_ins[index]]
+                named += [("elsewhere", host) for host in chain.fallbacks[index]]
             self._spans.append(
                 SpanCaller(
                     self._node,
@@ -207,6 +220,7 @@ class Client:
                     recovery=self._settings.recovery,
                     micros=self._settings.training.accumulate,
                     clips=self._settings.training.clip is not None,
+                    sharing=sharing,
                 )
             )
 
@@ -227,17 +241,21 @@ class Client:
     async def _train(self, number: int) -> AdapterState:
         """One round: the adapter that comes out of `steps` steps from the one of now."""
         session, first = await self._begin(number)
-        training = self._settings.training
+        training = self._training
+        skipped = 0
         for step in range(first, training.steps):
             started_s = self._node.now
             batches = [self._batch(number, step, micro) for micro in range(training.accumulate)]
-            labels = sum(_labels(batch) for batch in batches)
-            loss = 0.0
-            for micro, batch in enumerate(batches):
-                draws = self._settings.draws(self._node.name, number, step, micro)
-                codec = self._settings.codec(self._node.name)
-                loss += await self._gradients(session, batch, labels, draws, codec)
-            await self._commit(session, number, step)
+            try:
+                loss = await self._learn(session, number, step - skipped, batches)
+            except SkippedStepError:
+                session.discard()
+                for span in self._spans:
+                    span.drop()
+                skipped += 1
+                self._node.note("skipped", client=self._node.name, round=number, step=step)
+                continue
+            await self._commit(session, number, step - skipped)
             self._node.note(
                 "step",
                 client=self._node.name,
@@ -251,12 +269,26 @@ class Client:
         parts = [await span.collect() for span in self._spans]
         return join_adapters([session.adapter(), *parts])
 
+    async def _learn(
+        self, session: Session, number: int, step: int, batches: Sequence[Batch]
+    ) -> float:
+        """The loss of a step, the `step`th of the round that is not skipped: its gradients are
+        held.
+        """
+        labels = sum(_labels(batch) for batch in batches)
+        loss = 0.0
+        for micro, batch in enumerate(batches):
+            draws = self._settings.draws(self._node.name, number, step, micro)
+            codec = self._settings.codec(self._node.name)
+            loss += await self._gradients(session, batch, labels, draws, codec)
+        return loss
+
     async def _begin(self, number: int) -> tuple[Session, int]:
         """Opens a round at all hosts, side by side, and here; gives the step at which it begins."""
         signs = number == SIGNATURE_ROUND
         own, *spans = self._first() if signs else self._middle or self._beginning()
         settings = self._settings
-        training, recovery = settings.training, settings.recovery
+        training, recovery = self._training, settings.recovery
         if not signs:
             self._middle, self._own = None, {}
         keeps = recovery.keep == "client" and not signs
@@ -298,7 +330,7 @@ class Client:
 
     def _kept(self, span: SpanCaller, known: Known) -> FlatAdamW:
         """The span's parameters, where they are kept here."""
-        training = self._settings.training
+        training = self._training
         return FlatAdamW(
             {name: tensor.shape for name, tensor in span.like.items()},
             span.like if known.state is None else known.state,
@@ -310,7 +342,7 @@ class Client:
 
     async def _commit(self, session: Session, number: int, step: int) -> None:
         """Applies the step here and lets all hosts apply it, clipped by the norm of the whole."""
-        training = self._settings.training
+        training = self._training
         scale, now, size = 1.0, rate(training, number, step), self._own_parameters()
         if training.clip is not None:
             own = await self._node.compute(session.norms, flops=NORM_FLOPS * size)
@@ -347,15 +379,21 @@ class Client:
             flops=costs.forward_flops(spec, lora, ends, *shape),
         )
         crossing = self._pack("hidden", hidden, codec, batch.needed)
-        for span in self._spans:
+        spans = list(self._spans)
+        server = spans.pop() if self._settings.split.labels == "server" else None
+        for span in spans:
             crossing = await span.forward(crossing)
-        received = unpack(*crossing)["hidden"]
-        loss, gradient = await self._node.compute(
-            lambda: session.loss(received, batch.targets, labels),
-            flops=costs.head_flops(spec, _labels(batch)),
-        )
-        crossing = self._pack("gradient", gradient, codec, touched(gradient))
-        for span in reversed(self._spans):
+        if server is not None:
+            targets = pack({"targets": batch.targets.to(torch.float32)})  # exact up to 2 ** 24
+            loss, crossing = await server.learn(crossing, targets, labels)
+        else:
+            received = unpack(*crossing)["hidden"]
+            loss, gradient = await self._node.compute(
+                lambda: session.loss(received, batch.targets, labels),
+                flops=costs.head_flops(spec, _labels(batch)),
+            )
+            crossing = self._pack("gradient", gradient, codec, touched(gradient))
+        for span in reversed(spans):
             crossing = await span.backward(crossing)
         returned = unpack(*crossing)["gradient"]
         await self._node.compute(
@@ -385,7 +423,7 @@ class Client:
 
     def _batch(self, number: int, step: int, micro: int) -> Batch:
         """The text of a micro-batch."""
-        training = self._settings.training
+        training = self._training
         return step_batch(
             self._data.at(number),
             tokenizer=self._settings.tokenizer,
@@ -457,6 +495,7 @@ def _planned_s(node: Node, settings: RunSettings, host: str, kind: str, sent_byt
         "open": (ACCESS_S + cost.spans[0].base_bytes / READ_BYTES_PER_SECOND, 0),
         "forward": (step_s, hidden_bytes),
         "backward": (step_s, hidden_bytes),
+        "learn": (2 * step_s, hidden_bytes),
         "replay": (2 * step_s, 0),
         "sketch": (step_s, 0),
         "snapshot?": (step_s, 3 * adapter_bytes),

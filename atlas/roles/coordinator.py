@@ -18,7 +18,7 @@ import asyncio
 import contextlib
 import functools
 from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -32,7 +32,7 @@ from atlas.decision import (
     close,
     first_decision,
 )
-from atlas.drift import joined, measured
+from atlas.drift import joined, joined_group, measured
 from atlas.models import ProtocolError
 from atlas.pairing import Capability, PairingError, Plan
 from atlas.protocol import (
@@ -98,7 +98,7 @@ class Outcome:
 
     neighborhoods: tuple[NeighborhoodResult, ...]
     silhouette: float | None
-    p_value: float
+    p_value: float | None
 
 
 class Desk:
@@ -132,13 +132,14 @@ class Desk:
                 if request.examples:
                     self._require_client(message.source)
                 self._hellos[message.source] = request
-                if request.examples and request.round is None:
+                if request.examples and request.round is None and self._settings.signs:
                     self._waiting[message.source, "hello"] = message
                 else:
                     await message.reply(Accepted().header())
             case Signature():
                 self._require_client(message.source)
-                self._halves.setdefault(message.source, self._read_halves(message))
+                if self._settings.signs:
+                    self._halves.setdefault(message.source, self._read_halves(message))
                 self._waiting[message.source, "signature"] = message
             case AskOrders():
                 await message.reply(self._orders().header())
@@ -248,32 +249,59 @@ class Desk:
     async def _found(self) -> None:
         """From the first hello to the first decision."""
         settings, wait_s = self._settings, duration(self._settings.membership.wait)
-        await self._until(settings.devices, self._hellos, min(JOIN_S, wait_s))
+        await self._until(settings.introducing, self._hellos, min(JOIN_S, wait_s))
         clients = await self._some(settings.clients, self._hellos, wait_s)
+        clients = self._taking_part(clients)
         self._check_memory()
         self._provisional = await self._first_plan(clients, wait_s)
         self._tell()
-        clients = await self._some(clients, self._halves, max(wait_s, JOIN_S))
-        found = await self._node.compute(
-            lambda: cluster({name: self._halves[name] for name in clients}, seed=settings.seed),
-            flops=CLUSTERING_FLOPS,
-        )
-        weighted = settings.aggregation.weighs_signatures
+        found: Neighborhoods | None = None
+        if settings.signs:
+            clients = await self._some(clients, self._halves, max(wait_s, JOIN_S))
+            found = await self._node.compute(
+                lambda: cluster({name: self._halves[name] for name in clients}, seed=settings.seed),
+                flops=CLUSTERING_FLOPS,
+            )
+        groups = self._settled(clients) if settings.groups or found is None else found.members
         members = {
             _name(index): {name: self._hellos[name].examples for name in group}
-            for index, group in enumerate(found.members)
+            for index, group in enumerate(groups)
         }
         decision = first_decision(
             members,
             {name: self._ranked(list(group))[0] for name, group in members.items()},
-            _between_groups(found, clients),
+            _between_groups(found, groups, clients),
             settings.clients,
-            silhouette=found.silhouette,
-            p_value=found.p_value,
-            landmarks=found.landmarks.plain(),
-            alike=dict(zip(clients, found.similarity.tolist(), strict=True)) if weighted else {},
+            silhouette=None if found is None or settings.groups else found.silhouette,
+            p_value=None if found is None else found.p_value,
+            landmarks={} if found is None else found.landmarks.plain(),
+            alike={} if found is None else self._alike(found, clients),
         )
         await self._stand(self._council.decide(lambda now: decision if now is None else now))
+
+    def _taking_part(self, clients: Sequence[str]) -> list[str]:
+        """Those who do not sit out, as one does who can't hold what its method has it hold."""
+        taking = [name for name in clients if self._hellos[name].examples]
+        if not taking:
+            raise InputError(
+                "no client grants what a step of the whole model takes, so all sit out",
+                key="split.placement",
+                remedy="Say memory: ample, grant more, or split",
+            )
+        return taking
+
+    def _settled(self, clients: Sequence[str]) -> list[list[str]]:
+        """The groups that were settled before the run, in the order of their first clients."""
+        groups: dict[str, list[str]] = {}
+        for name in clients:
+            groups.setdefault(self._settings.groups[name], []).append(name)
+        return list(groups.values())
+
+    def _alike(self, found: Neighborhoods, clients: Sequence[str]) -> dict[str, list[float]]:
+        """How alike signatures are, where the method of aggregation goes by it."""
+        if not self._settings.aggregation.weighs_signatures:
+            return {}
+        return dict(zip(clients, found.similarity.tolist(), strict=True))
 
     async def _first_plan(self, clients: Sequence[str], wait_s: float) -> Plan:
         """A plan with the devices that are here, or with more that come within so long."""
@@ -311,7 +339,8 @@ class Desk:
     def _check_memory(self) -> None:
         """The premise of a split run: no device could hold a whole step."""
         for name, hello in self._hellos.items():
-            if hello.grant_bytes >= hello.whole_step_bytes:
+            scarce = self._settings.split.placement == "peers" and not self._settings.ample
+            if scarce and hello.grant_bytes >= hello.whole_step_bytes:
                 raise InputError(
                     f"{name} grants {hello.grant_bytes:,} bytes, and a whole training step takes "
                     f"{hello.whole_step_bytes:,}: it has no need of a split",
@@ -349,7 +378,8 @@ class Desk:
             if not self._member.knows_decision:
                 return None
             await self._until_joined()
-            clients = [client for client in self._settings.clients if client in self._hellos]
+            known = [client for client in self._settings.clients if client in self._hellos]
+            clients = self._taking_part(known)
             self._provisional = self._plan_for([clients], [[1.0]])
         return _as_message(self._provisional.chains[name], self._provisional)
 
@@ -357,18 +387,34 @@ class Desk:
         if not self._member.knows_decision or name not in self._hellos:
             return None
         if self._member.decision.home(name) is None:
-            await self._place(name)
+            await (self._place_in_group(name) if self._settings.groups else self._place(name))
         if self._plan is None or name not in self._plan.chains:
             await self._until_joined()
             self._plan = self._plan_neighborhoods(self._member.decision)
         home = self._member.decision.home(name)
         assert home is not None, "who belonged somewhere does for ever"
         chain = _as_message(self._plan.chains[name], self._plan)
+        chain = chain.model_copy(update={"sharing": self._sharing(name, self._plan)})
         self._note_pairing(name, home.neighborhood, chain)
         orders = self._member.orders()
         return Assignment(
             term=orders.term, number=orders.number, decision=orders.decision, chain=chain
         )
+
+    def _sharing(self, name: str, plan: Plan) -> list[list[str]]:
+        """Who shares the trunk of each of a client's spans: those whom its host serves there, from
+        the start on. One that comes late has its own.
+        """
+        if self._settings.split.trunk == "own":
+            return []
+        first = [stay.client for stay in self._member.decision.stays if stay.since == 0]
+        if name not in first:
+            return [[name] for _ in plan.cost.spans]
+        chains = {each: plan.chains[each] for each in first if each in plan.chains}
+        return [
+            [each for each, chain in chains.items() if chain.hosts[span] == host]
+            for span, host in enumerate(plan.chains[name].hosts)
+        ]
 
     async def _place(self, name: str) -> None:
         """Finds the neighborhood that a client fits who comes late, or one of its own, and a chain
@@ -398,10 +444,23 @@ class Desk:
             p_value=found.p_value,
         )
 
+    async def _place_in_group(self, name: str) -> None:
+        """A client that comes late goes where its group is, or is alone."""
+        await self._until_joined()
+        change = functools.partial(
+            joined_group,
+            client=name,
+            groups=self._settings.groups,
+            examples=self._hellos[name].examples,
+            order=self._settings.clients,
+        )
+        self._plan = self._plan_neighborhoods(change(self._member.decision))
+        await self._decide(change)
+
     async def _until_joined(self) -> None:
         """A new coordinator gives the devices a while to introduce themselves."""
         seconds = self._began_s + JOIN_S - monotonic_s()
-        await self._until(self._settings.devices, self._hellos, max(seconds, 0.0))
+        await self._until(self._settings.introducing, self._hellos, max(seconds, 0.0))
 
     def _plan_neighborhoods(self, decision: Decision) -> Plan:
         """Chains inside neighborhoods; so far as clients are known here."""
@@ -425,10 +484,15 @@ class Desk:
         remedies: bool = False,
     ) -> Plan:
         """Raises PairingError where the devices that are here can't host the clients' layers."""
-        settings = self._settings
+        settings, placement = self._settings, self._settings.split.placement
         clients = {name: self._capability(name) for group in neighborhoods for name in group}
-        present = [name for name in settings.devices if name in self._hellos]
+        if settings.whole:
+            return pairing.unsplit(clients, neighborhoods, settings.own_cost)
+        present = [name for name in settings.introducing if name in self._hellos]
         hosts = [self._capability(name) for name in present if not self._hellos[name].examples]
+        if placement == "server":
+            hosts = [host for host in hosts if host.name == settings.coordinator]
+            clients = {name: replace(one, free_bytes=0) for name, one in clients.items()}
         return pairing.plan(
             clients,
             hosts,
@@ -436,7 +500,7 @@ class Desk:
             similarity,
             settings.step_costs(),
             settings.split.spare,
-            rule=settings.split.pairing,
+            rule="cheapest" if placement == "server" else settings.split.pairing,
             seed=settings.seed,
             remedies=remedies,
         )
@@ -666,10 +730,16 @@ def _name(index: int) -> str:
     return f"neighborhood-{index}"
 
 
-def _between_groups(found: Neighborhoods, clients: Sequence[str]) -> list[list[float]]:
-    """Mean similarity of the members of each two neighborhoods."""
+def _between_groups(
+    found: Neighborhoods | None, members: Sequence[Sequence[str]], clients: Sequence[str]
+) -> list[list[float]]:
+    """Mean similarity of the members of each two neighborhoods; without signatures each is like
+    itself alone.
+    """
+    if found is None:
+        return np.eye(len(members)).tolist()
     position = {name: index for index, name in enumerate(clients)}
-    groups = [[position[name] for name in members] for members in found.members]
+    groups = [[position[name] for name in group] for group in members]
     return [
         [float(found.similarity[np.ix_(here, there)].mean()) for there in groups] for here in groups
     ]

@@ -31,12 +31,14 @@ from atlas.protocol import (
     Lead,
     Orders,
     Refused,
+    Text,
     parse,
 )
 from atlas.roles.aggregator import Aggregator
 from atlas.roles.client import Client
 from atlas.roles.coordinator import Desk, Outcome
 from atlas.roles.council import Council
+from atlas.roles.gathering import gather, have
 from atlas.roles.host import Host
 from atlas.roles.member import Member
 from atlas.roles.patience import hold
@@ -51,12 +53,16 @@ Handler = Callable[[Message, Any], Awaitable[None]]
 async def coordinator(node: Node, settings: RunSettings) -> Outcome:
     """The program of the node that coordinates at first. Returns when it has the last adapter."""
     torch.set_num_threads(1)
-    member = Member(node, settings, None)
+    member = Member(node, settings, functools.partial(_hello, node, settings, None))
     voter = _Voter(node, settings, member)
     outcome: Outcome | None = None
     try:
         async with asyncio.TaskGroup() as group:
-            group.create_task(_serve(node, group, [*voter.handlers, *_member_handlers(member)]))
+            handlers = [*voter.handlers, *_member_handlers(member)]
+            if settings.split.placement == "server":
+                handlers.append((HostRequest, Host(node, settings).serve))
+                group.create_task(_introduce(member))
+            group.create_task(_serve(node, group, handlers))
             outcome = await voter.run(group)
             raise _OverError
     except* _OverError:
@@ -70,6 +76,10 @@ async def device(node: Node, settings: RunSettings, data: ClientData | None) -> 
     and has the last adapter.
     """
     torch.set_num_threads(1)
+    if data is not None and settings.split.placement == "gathered":
+        data = await gather(node, settings, data)
+    if data is not None and settings.whole and not _holds(node, settings, data):
+        data = None
     member = Member(node, settings, functools.partial(_hello, node, settings, data))
     host = Host(node, settings)
     aggregator = Aggregator(node, settings, member)
@@ -79,6 +89,7 @@ async def device(node: Node, settings: RunSettings, data: ClientData | None) -> 
         (AggregatorRequest, aggregator.serve),
         *voter.handlers,
         *_member_handlers(member),
+        (Text, have),
     ]
     outcome: Outcome | None = None
     try:
@@ -189,14 +200,22 @@ async def _train(node: Node, settings: RunSettings, data: ClientData, member: Me
         await client.run(member)
 
 
+def _holds(node: Node, settings: RunSettings, data: ClientData) -> bool:
+    """Whether this device can hold the whole model; a client that can't sits out."""
+    needed, granted = settings.ends_bytes(settings.most_labels(data)), node.device.grant_bytes
+    if needed > granted:
+        node.note("sat out", client=node.name, needed_bytes=needed, grant_bytes=granted)
+    return needed <= granted
+
+
 async def _introduce(member: Member) -> None:
     await member.introduce()
 
 
 def _hello(node: Node, settings: RunSettings, data: ClientData | None, round_: int | None) -> Hello:
     """What a device says of itself."""
-    way = node.link(settings.coordinator)
-    back = node.link(settings.coordinator, back=True)
+    to = settings.coordinator if node.name != settings.coordinator else settings.devices[0]
+    way, back = node.link(to), node.link(to, back=True)
     labels = settings.training.batch if data is None else settings.most_labels(data)
     grant = node.device.grant_bytes
     own = 0 if data is None else settings.ends_bytes(labels)

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
+
 from atlas.models import AdapterState
-from atlas.models.optimizer import FlatAdamW
+from atlas.models.optimizer import MOMENTS, STEP, FlatAdamW
 from atlas.models.tensors import Packed
 from atlas.roles.seat import Backed, Seat
 
@@ -35,6 +37,8 @@ class _Sent:
     hidden: list[Packed] = field(default_factory=list)
     gradients: list[Packed] = field(default_factory=list)
     scale: float | None = None
+    labels: int | None = None
+    """Where the host has the labels: how many. Then what stands for gradients are the targets."""
 
 
 class History:
@@ -50,6 +54,7 @@ class History:
         clips: Whether the last of them brings norms.
         kept: The parameters and their optimizer, where they are kept here.
         frozen: The pairs that the base has taken over.
+        skips: Nothing is sent again: who is new goes on from `known`, as if no step were behind it.
     """
 
     def __init__(
@@ -62,7 +67,9 @@ class History:
         clips: bool,
         kept: FlatAdamW | None,
         frozen: AdapterState | None = None,
+        skips: bool = False,
     ) -> None:
+        self.skips = skips
         self.round = round_
         self.known = known
         self.version = known.step
@@ -78,7 +85,7 @@ class History:
     @property
     def behind(self) -> int:
         """The steps that a new host has to replay."""
-        return 0 if self.kept is not None else self.version - self.known.step
+        return 0 if self.kept is not None or self.skips else self.version - self.known.step
 
     # The step at hand.
 
@@ -89,6 +96,19 @@ class History:
     def send_backward(self, gradient: Packed) -> None:
         """The next half is to send this."""
         self._sent.gradients.append(gradient)
+
+    def send_targets(self, targets: Packed, labels: int) -> None:
+        """The next two halves, done as one, are to send this beside the hidden state."""
+        self._sent.gradients.append(targets)
+        self._sent.labels = labels
+
+    async def learn(self, seat: Seat, half: int) -> tuple[float, Backed]:
+        """That half of the step at a host that has the labels, and the one after it."""
+        micro, labels = half // 2, self._sent.labels
+        assert labels is not None, "targets are sent with their number"
+        norms = len(self._like) if micro == self._micros - 1 and self._clips else 0
+        sent = self._sent.hidden[micro], self._sent.gradients[micro]
+        return await seat.learn(self.version, micro, *sent, labels, norms)
 
     async def forward(self, seat: Seat, half: int) -> Packed:
         """That half of the step at a host, an even one."""
@@ -130,6 +150,10 @@ class History:
             for half in range(self.halves):
                 await (self.backward if half % 2 else self.forward)(seat, half)
             return
+        if self.skips:
+            state = self.known.state if self.version == self.known.step else self._without_moments()
+            await seat.open(self.round, self.version, state, self._frozen)
+            return
         known, past = self.known, dict(self._past)  # a snapshot may come meanwhile
         await seat.open(self.round, known.step, known.state, self._frozen)
         for step in range(known.step, self.version):
@@ -138,7 +162,18 @@ class History:
         if self.halves % 2:
             await self.forward(seat, self.halves - 1)
 
+    def _without_moments(self) -> AdapterState:
+        """What is known, as a state to go on from at a later step."""
+        state = self._like if self.known.state is None else self.known.state
+        moments = {
+            f"{name}.{moment}": torch.zeros_like(self._like[name])
+            for name in self._like
+            for moment in MOMENTS
+        }
+        return {STEP: torch.tensor(0.0)} | moments | state
+
     async def _replay(self, seat: Seat, step: int, sent: _Sent, micros: int) -> None:
         for micro in range(micros):
             scale = sent.scale if micro == len(sent.gradients) - 1 else None
-            await seat.replay(step, micro, sent.hidden[micro], sent.gradients[micro], scale)
+            pair = sent.hidden[micro], sent.gradients[micro]
+            await seat.replay(step, micro, *pair, scale, sent.labels)

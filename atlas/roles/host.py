@@ -16,6 +16,7 @@ and a commit where it has a scale. All else is refused where it does not belong.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -39,6 +40,7 @@ from atlas.protocol import (
     Commit,
     Forward,
     HostRequest,
+    Learn,
     Manifest,
     Open,
     Refused,
@@ -49,6 +51,7 @@ from atlas.protocol import (
 from atlas.roles.memory import HostMemory, Key, span_of
 from atlas.roles.patience import monotonic_s
 from atlas.roles.settings import RunSettings
+from atlas.roles.trunk import Trunk
 from atlas.schedule import rate
 from atlas.semantics import sketch
 from broker import DeviceMemoryError, Message, Node, Reservation
@@ -82,6 +85,7 @@ class _Hosted:
     halves: int = 0
     bare: bool = False
     frozen: AdapterState = field(default_factory=dict)
+    trunk: Trunk | None = None
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
@@ -100,6 +104,8 @@ class Host:
         self._opening: dict[Key, int] = {}
         self._passed: dict[Key, int] = {}
         self._memory = HostMemory(node, self._hosted, self._give_up)
+        self._trunks: dict[str, Trunk] = {}
+        self._head: asyncio.Task[Session] | None = None
         self._leaving: set[asyncio.Task[None]] = set()
         node.on_crash(self._let_go)
 
@@ -157,6 +163,7 @@ class Host:
 
     async def _begin(self, message: Message, key: Key, request: Open) -> None:
         span, memory = span_of(key), self._memory
+        trunk = self._trunk(message.source, span, request)
         cost = self._settings.span_cost(span)
         came = {} if request.manifest is None else unpack(request.manifest, message.payload)
         state, frozen = parted(came)
@@ -185,10 +192,26 @@ class Host:
             request.step,
             bare=request.step > 0 and not state,
             frozen=frozen,
+            trunk=trunk,
         )
         memory.fit()  # the device may have taken memory back meanwhile
         if key not in self._hosted:
             raise _RefusalError("the device needs its memory itself", missing=True)
+
+    def _trunk(self, client: str, span: Range, request: Open) -> Trunk | None:
+        """The trunk that the session's steps are taken with, where it is shared. Raises
+        ProtocolError where that is with others alone.
+        """
+        if not request.sharing:
+            return None
+        if client not in request.sharing:
+            raise ProtocolError(f"{client} is none of those who share what it opens")
+        sharers = hashlib.sha256("+".join(request.sharing).encode()).hexdigest()[:16]
+        name = f"trunk-{span.first}-{span.last}-{sharers}"
+        trunk = self._trunks.get(name)
+        if trunk is None or trunk.round != request.round:
+            trunk = self._trunks[name] = Trunk(self._node, name, request.round, request.sharing)
+        return trunk
 
     async def _tell_alive(self, message: Message, key: Key, attempt: int) -> None:
         """Whether that session is here, or on its way."""
@@ -261,6 +284,8 @@ class Host:
         """What a crash takes, at once: the tasks that hold it are kept until the run ends."""
         self._hosted.clear()
         self._opening.clear()
+        self._trunks.clear()
+        self._head = None
         self._memory.let_go()
 
     async def _load(self, span: Range, cost: SpanCost) -> Stage:
@@ -303,14 +328,10 @@ class Host:
                 rows = None if rows is None else touched(back)
                 packed = pack({"gradient": back}, codec, rows).with_(pack(held))
                 await self._send(message, packed, norms=norms)
+            case Learn():
+                await self._learn(message, hosted, request)
             case Replay():
-                tensors = self._tensors(message, request.manifest)
-                gradient = {"gradient": tensors.pop("gradient", torch.empty(0))}
-                await self._forward(hosted, request.micro, tensors)
-                await self._backward(hosted, request.micro, gradient)
-                if request.scale is not None:
-                    await self._commit(hosted, request.scale)
-                await message.reply(Accepted().header(), purpose=CONTROL)
+                await self._replay(message, hosted, request)
             case Commit():
                 await self._commit(hosted, request.scale)
             case Sketch():
@@ -337,6 +358,26 @@ class Host:
                 await self._send(message, pack(hosted.session.snapshot()))
             case Collect():
                 await self._send(message, pack(hosted.session.adapter()))
+
+    async def _learn(self, message: Message, hosted: _Hosted, request: Learn) -> None:
+        tensors = self._tensors(message, request.manifest)
+        codec, rows = written(request.manifest, message.payload, "hidden")
+        loss, gradient = await self._loss(hosted, request.micro, tensors, request.positions)
+        back = await self._backward(hosted, request.micro, gradient)
+        packed = pack({"gradient": back}, codec, None if rows is None else touched(back))
+        await self._send(message, packed, norms=await self._norms(hosted), loss=loss)
+
+    async def _replay(self, message: Message, hosted: _Hosted, request: Replay) -> None:
+        tensors = self._tensors(message, request.manifest)
+        if request.positions is None:
+            gradient = {"gradient": tensors.pop("gradient", torch.empty(0))}
+            await self._forward(hosted, request.micro, tensors)
+        else:
+            _, gradient = await self._loss(hosted, request.micro, tensors, request.positions)
+        await self._backward(hosted, request.micro, gradient)
+        if request.scale is not None:
+            await self._commit(hosted, request.scale)
+        await message.reply(Accepted().header(), purpose=CONTROL)
 
     async def _forward(self, hosted: _Hosted, micro: int, tensors: AdapterState) -> torch.Tensor:
         """Runs a micro-batch; the first of a step begins the step again, from parameters that came
@@ -370,6 +411,52 @@ class Host:
         assert back is not None, "only the client's own part has nothing in front of it"
         return back
 
+    async def _loss(
+        self, hosted: _Hosted, micro: int, tensors: AdapterState, labels: int
+    ) -> tuple[float, AdapterState]:
+        """Through the last layers, norm and head: the loss, and its gradient with respect to what
+        came out of the layers, as `_backward` takes it. Raises ProtocolError unless this is the
+        server, which has the head.
+        """
+        spec = self._settings.spec
+        targets = tensors.pop("targets", None)
+        last = hosted.session.stage.range.last
+        if self._settings.split.labels != "server" or last != spec.layers or targets is None:
+            raise ProtocolError("losses are for the server, of the last layers and with targets")
+        output = await self._forward(hosted, micro, tensors)
+        wanted = targets.long()
+        if self._head is None:
+            self._head = asyncio.get_running_loop().create_task(self._load_head())
+        head = await self._head
+        loss, gradient = await self._node.compute(
+            lambda: head.loss(output, wanted, labels),
+            flops=costs.head_flops(spec, int((wanted >= 0).sum())),
+        )
+        return loss, {"gradient": gradient}
+
+    async def _load_head(self) -> Session:
+        """Norm and head, which every client's labels meet."""
+        settings, nothing = self._settings, Range(0, 0)
+        size = costs.ends_bytes(settings.spec, settings.lora, nothing, 0, 0)
+        await asyncio.sleep(size / READ_BYTES_PER_SECOND)
+        return await self._node.compute(
+            lambda: begin(
+                settings.journal,
+                Session,
+                load(
+                    settings.journal,
+                    Stage.load,
+                    settings.spec,
+                    nothing,
+                    ends=True,
+                    lora=settings.lora,
+                ),
+                {},
+                learning_rate=settings.training.learning_rate,
+            ),
+            flops=0,
+        )
+
     async def _norms(self, hosted: _Hosted) -> list[float] | None:
         """Norms of the gradients held, where the client needs them to clip the step."""
         training, session = self._settings.training, hosted.session
@@ -384,7 +471,13 @@ class Host:
         self._expect(hosted, 2 * training.accumulate)
         session, now = hosted.session, rate(training, hosted.round, hosted.version)
         size = costs.lora_parameters(spec, lora, session.stage.range)
-        await self._node.compute(lambda: session.commit(scale, now), flops=ADAM_FLOPS * size)
+        if hosted.trunk is None:
+            await self._node.compute(lambda: session.commit(scale, now), flops=ADAM_FLOPS * size)
+        else:
+            own = {name: scale * held for name, held in session.gradients().items()}
+            mean = await hosted.trunk.step(hosted.version, hosted.client, own)
+            work = partial(session.commit, 1.0, now, mean)
+            await self._node.compute(work, flops=ADAM_FLOPS * size)
         hosted.version += 1
         hosted.halves = 0
 
@@ -418,10 +511,15 @@ class Host:
         return tensor
 
     async def _send(
-        self, message: Message, packed: Packed, *, norms: list[float] | None = None
+        self,
+        message: Message,
+        packed: Packed,
+        *,
+        norms: list[float] | None = None,
+        loss: float | None = None,
     ) -> None:
         """Answers with tensors, for the purpose for which it was asked."""
-        header = Tensors(manifest=packed.manifest, norms=norms).header()
+        header = Tensors(manifest=packed.manifest, norms=norms, loss=loss).header()
         await message.reply(header, packed.buffers)
 
 

@@ -360,12 +360,12 @@ class Member:
             await self._resume()
             self._run("introduce", self._introduce_again)
         else:
-            chain = await self.introduce()
-            if not isinstance(chain, Chain):
-                raise ProtocolError(f"{self.leader} answered a hello with {chain.kind!r}")
-            halves = await sign(chain)
-            raw = encode(halves)
-            self._node.note("signature", bytes=len(raw))
+            chain, raw = await self.introduce(), b""
+            if self._settings.signs:
+                if not isinstance(chain, Chain):
+                    raise ProtocolError(f"{self.leader} answered a hello with {chain.kind!r}")
+                raw = encode(await sign(chain))
+                self._node.note("signature", bytes=len(raw))
             assignment = await self._assignment(raw)
             while not self.adopt(assignment) and not self.knows_decision:
                 await asyncio.sleep(PAUSE_S)  # it came from who coordinates no longer
@@ -385,9 +385,12 @@ class Member:
         return self._standing
 
     async def _assignment(self, signature: bytes) -> Assignment:
-        dimensions = self._settings.signature.dimensions
+        """A place in a neighborhood, for a signature, or for none where groups are settled."""
+        dimensions = self._settings.signature.dimensions if signature else 0
         body, _ = await self.ask_leader(
-            lambda: Signature(dimensions=dimensions), [signature], purpose=SIGNATURES
+            lambda: Signature(dimensions=dimensions),
+            [signature] if signature else [],
+            purpose=SIGNATURES if signature else CONTROL,
         )
         if not isinstance(body, Assignment):
             raise ProtocolError(f"{self.leader} answered a signature with {body.kind!r}")

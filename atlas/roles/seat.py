@@ -34,6 +34,7 @@ from atlas.protocol import (
     Commit,
     Forward,
     HostRequest,
+    Learn,
     Open,
     Refused,
     Replay,
@@ -84,6 +85,8 @@ class Seat:
     Args:
         moving_s: How long it would take to have another host where this one is: so much longer
             than a late answer is waited for, so that waiting costs at most what leaving would.
+        sharing: Who shares the trunk. Then an answer may have to wait for others, and no other host
+            has it: so it is waited for while the host lives.
     """
 
     def __init__(
@@ -94,6 +97,7 @@ class Seat:
         candidate: Candidate,
         attempt: int,
         moving_s: Callable[[str], float],
+        sharing: Sequence[str] = (),
     ) -> None:
         self._node = node
         self._pace = pace
@@ -103,7 +107,8 @@ class Seat:
         self._moving_s = moving_s
         self.mending = True
         """Whether what is sent now is sent because of a fault, and counted so."""
-        self.raced = False
+        self._sharing = list(sharing)
+        self.raced = bool(sharing)
         """Whether another is asked when this one is late: then it is waited for while it lives."""
 
     async def ask_room(self) -> None:
@@ -118,7 +123,7 @@ class Seat:
         """
         given = joined(state or {}, frozen)
         manifest, buffers = pack(given) if given else (None, [])
-        request = Open(**self._state(step), round=round_, manifest=manifest)
+        request = Open(**self._state(step), round=round_, manifest=manifest, sharing=self._sharing)
         await self._request(request, buffers, ADAPTERS)
 
     async def forward(
@@ -149,6 +154,21 @@ class Seat:
             raise self._nonsense(f"other than {norms} norms")
         return Backed(back, dict(zip(parameters, gradients, strict=True)), body.norms)
 
+    async def learn(
+        self, step: int, micro: int, hidden: Packed, targets: Packed, labels: int, norms: int
+    ) -> tuple[float, Backed]:
+        """Hidden state and targets in; the loss, and what `backward` gives."""
+        manifest, buffers = hidden.with_(targets)
+        request = Learn(**self._state(step), micro=micro, positions=labels, manifest=manifest)
+        body, back = await self._packed(request, buffers, ACTIVATIONS)
+        (sent,) = unpack(*hidden).values()
+        self._unpacked(back, {"gradient": sent})
+        if body.loss is None:
+            raise self._nonsense("no loss")
+        if norms and len(body.norms or ()) != norms:
+            raise self._nonsense(f"other than {norms} norms")
+        return body.loss, Backed(back, {}, body.norms)
+
     async def replay(
         self,
         step: int,
@@ -156,12 +176,15 @@ class Seat:
         hidden: Packed,
         gradient: Packed,
         scale: float | None,
+        labels: int | None = None,
     ) -> None:
         """Lets the host do again what another had done; `scale` is that of the commit, if it is
-        time for one.
+        time for one. With `labels` the gradient is to be found from targets.
         """
         manifest, buffers = hidden.with_(gradient)
-        request = Replay(**self._state(step), micro=micro, scale=scale, manifest=manifest)
+        request = Replay(
+            **self._state(step), micro=micro, scale=scale, manifest=manifest, positions=labels
+        )
         await self._request(request, buffers, ACTIVATIONS)
 
     async def sketch(self, step: int, dimensions: int, steepness: int) -> np.ndarray:

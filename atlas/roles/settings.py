@@ -40,6 +40,7 @@ from atlas.models.codec import Codec, boundary_bytes
 from atlas.models.dropout import Draws
 from atlas.models.skeleton import lora_shapes
 from atlas.pairing import SpanCost, StepCost
+from atlas.policies import BY_SIGNATURE, WHOLE
 from atlas.tasks import ClientData, Tokenizer, batch
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -65,6 +66,12 @@ class RunSettings:
     coordinator: str
     clients: tuple[str, ...]
     devices: tuple[str, ...]
+    groups: Mapping[str, str] = field(default_factory=dict)
+    """By client its group, where groups are settled before the run. It is for the coordinator, and
+    for clients that gather their group's text.
+    """
+    ample: bool = False
+    """Whether devices grant more than anybody needs, so that nothing has to be split."""
     journal: Journal | None = None
     codecs: Mapping[str, Codec] = field(default_factory=dict)
     """In which codec each client's hidden states and gradients cross; fp32 where none is named."""
@@ -82,6 +89,35 @@ class RunSettings:
     def tokenizer(self) -> Tokenizer:
         """The model's tokenizer, loaded once a process."""
         return _tokenizer(self.folder)
+
+    @property
+    def whole(self) -> bool:
+        """Whether clients hold the whole model, so that there are no hosts."""
+        return self.split.placement in WHOLE
+
+    def group_of(self, client: str) -> list[str]:
+        """The clients of a settled group, in order."""
+        return [name for name in self.clients if self.groups[name] == self.groups[client]]
+
+    def training_of(self, client: str) -> Training:
+        """How a client trains: one that has gathered the text of several takes their steps, too."""
+        if self.split.placement != "gathered":
+            return self.training
+        steps = self.training.steps * len(self.group_of(client))
+        return self.training.model_copy(update={"steps": steps})
+
+    @property
+    def signs(self) -> bool:
+        """Whether signatures are taken: for the grouping, or to know who is like whom."""
+        how = self.aggregation
+        moves = how.between > 0 and how.grouping != "one"
+        return how.grouping in BY_SIGNATURE or moves or how.weighs_signatures
+
+    @property
+    def introducing(self) -> tuple[str, ...]:
+        """Who says hello: all devices, and the coordinator's node where it is a server."""
+        server = (self.coordinator,) if self.split.placement == "server" else ()
+        return (*self.devices, *server)
 
     @functools.cached_property
     def voters(self) -> tuple[str, ...]:
@@ -158,10 +194,16 @@ class RunSettings:
         """What dropout draws there. Signatures, taken before round 0, are taken without dropout."""
         return Draws(self.seed, client, round, step, micro) if round >= 0 else None
 
+    @property
+    def own_cost(self) -> StepCost:
+        """What one batch costs where nothing is split."""
+        own = self.flops(self.ends) + costs.head_flops(self.spec, self.training.batch)
+        return StepCost(own, 0, (), self.training.steps * self.training.accumulate)
+
     def step_cost(self, count: int) -> StepCost:
         """What one batch costs when the layers between are cut into `count` spans."""
         return StepCost(
-            own_flops=self.flops(self.ends) + costs.head_flops(self.spec, self.training.batch),
+            own_flops=self.own_cost.own_flops,
             boundary_bytes=max(self.boundary_bytes(name) for name in self.clients),
             spans=tuple(self.span_cost(span) for span in self.spans(count)),
             steps=self.training.steps * self.training.accumulate,
@@ -186,10 +228,15 @@ class RunSettings:
     def span_cost(self, span: Range) -> SpanCost:
         """What hosting `span` costs a device."""
         shape = (self.training.batch, self.training.tokens)
+        base_bytes = costs.span_base_bytes(self.spec, span)
+        if self.split.labels == "server" and span.last == self.spec.layers:
+            base_bytes += costs.ends_bytes(self.spec, self.lora, Range(0, 0), *shape)
+        if self.split.trunk == "shared":
+            base_bytes += self.training.steps * costs.adapter_bytes(self.spec, self.lora, span)
         return SpanCost(
             span.first,
             span.last,
-            costs.span_base_bytes(self.spec, span),
+            base_bytes,
             costs.span_session_bytes(
                 self.spec, span, self.lora, *shape, optimizer=self.recovery.keep == "host"
             )
@@ -243,6 +290,8 @@ class RunSettings:
         Where the cut is still to be chosen, that is for one span; each further one would send as
         much again.
         """
+        if self.whole:
+            return 0
         between = Range(self.split.kept_layers, self.spec.layers)
         spans = 1 if self.split.spans == "auto" else self.split.spans
         steps, states = self.training.steps, 0

@@ -34,6 +34,10 @@ MOST_PAUSE_S = 60.0
 T = TypeVar("T")
 
 
+class SkippedStepError(Exception):
+    """A host was lost in a step that nobody repeats."""
+
+
 class SpanCaller:
     """Calls whoever hosts layers `span` for this client.
 
@@ -45,6 +49,7 @@ class SpanCaller:
         attempts: Gives a greater number each time, over all of the client's lives.
         changed: Told whenever another host has taken the span on.
         kept: Told when there is a newer snapshot.
+        sharing: Who shares the span's trunk, in order; nobody if it is the client's own.
     """
 
     def __init__(
@@ -62,7 +67,9 @@ class SpanCaller:
         recovery: Recovery | None = None,
         micros: int = 1,
         clips: bool = False,
+        sharing: Sequence[str] = (),
     ) -> None:
+        self._sharing = sharing
         self._node = node
         self.span = span
         self._candidates = [Candidate(*candidate) for candidate in candidates]
@@ -128,6 +135,7 @@ class SpanCaller:
             clips=self._clips,
             kept=kept,
             frozen=frozen,
+            skips=self._recovery.lost == "skip" and round_ >= 0,
         )
 
     async def forward(self, hidden: Packed) -> Packed:
@@ -151,6 +159,23 @@ class SpanCaller:
         self._gradients, self.norms = back.parameters, back.norms
         self._answered()
         return back.gradient
+
+    async def learn(self, hidden: Packed, targets: Packed, labels: int) -> tuple[float, Packed]:
+        """Hidden state and targets in, loss and gradient out: forward and backward at once, where
+        the host has the labels.
+        """
+        history, half = self._history, self._history.halves
+        history.send_forward(hidden)
+        history.send_targets(targets, labels)
+        loss, back = await self._insist(lambda seat: history.learn(seat, half), race="learn")
+        self.norms = back.norms
+        self._answered()
+        self._answered()
+        return loss, back.gradient
+
+    def drop(self) -> None:
+        """What was computed of the step at hand counts no more, here or at the host."""
+        self._history.dropped()
 
     def _answered(self) -> None:
         self._history.halves += 1
@@ -228,6 +253,8 @@ class SpanCaller:
             except LostHostError as lost:
                 self._lose(seat, lost)
                 self._seat = None
+                if race is not None and self._history.skips:
+                    raise SkippedStepError(lost.reason) from None
                 if lost.refused:  # it took the session on, and will not do this
                     self._shunned.add(seat.host, monotonic_s(), waited_s=lost.waited_s)
                     if seat.host in refused:
@@ -292,6 +319,7 @@ class SpanCaller:
             candidate,
             self._attempts(),
             self._moving_s,
+            self._sharing if self._history.round >= 0 else (),
         )
 
     async def _bring(self, seat: Seat, room: Awaitable[None]) -> bool:

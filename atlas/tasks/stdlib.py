@@ -1,7 +1,7 @@
 """Real text that every Python brings along: its own library's sources and the names of Unicode.
 
-Four tasks for runs that fetch nothing, short enough for a tokenizer of bytes. The rows are the
-same on every machine with the same version of Python.
+Five tasks for runs that fetch nothing, short enough for a tokenizer of bytes but for the last. The
+rows are the same on every machine with the same version of Python.
 """
 
 from __future__ import annotations
@@ -17,6 +17,19 @@ from pathlib import Path
 from atlas.tasks.model import Row, TaskError
 
 PACKAGES = ("asyncio", "email", "importlib", "logging")
+DESCRIBED = (
+    *PACKAGES,
+    "collections",
+    "concurrent",
+    "http",
+    "json",
+    "unittest",
+    "urllib",
+    "xml",
+)
+"""Packages of every supported version of Python whose functions are described in a line."""
+LINE = range(3, 17)
+"""Words of such a line."""
 STATEMENTS = {ast.Return: "return", ast.If: "if", ast.For: "for", ast.Raise: "raise"}
 CATEGORIES = {"L": "letter", "M": "mark", "N": "number", "S": "symbol"}
 
@@ -67,22 +80,36 @@ def first_word_of_docstring() -> list[Row]:
     return rows
 
 
-def _definitions() -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef]]:
-    for package, tree in _sources():
+def summary_of_function() -> list[Row]:
+    """The head of a function; what its docstring says in its first line. Domains are packages."""
+    rows = []
+    for package, node in _definitions(DESCRIBED):
+        line = (ast.get_docstring(node) or "").split("\n", 1)[0].strip()
+        if len(line.split()) in LINE and not isinstance(node, ast.ClassDef):
+            cue = f"({ast.unparse(node.args)})\nDoc:"
+            rows.append(Row("", line, f"def {node.name}", cue, domain=package))
+    return rows
+
+
+def _definitions(
+    packages: tuple[str, ...] = PACKAGES,
+) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef]]:
+    for package, tree in _sources(packages):
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
                 yield package, node
 
 
-@lru_cache(maxsize=1)
-def _sources() -> tuple[tuple[str, ast.Module], ...]:
+@lru_cache(maxsize=2)
+def _sources(packages: tuple[str, ...] = PACKAGES) -> tuple[tuple[str, ast.Module], ...]:
     library = Path(sysconfig.get_path("stdlib"))
     files = [
         (package, file)
-        for package in PACKAGES
+        for package in packages
         for file in sorted((library / package).rglob("*.py"))
+        if "test" not in file.relative_to(library).parts
     ]
-    if {package for package, _ in files} != set(PACKAGES):
+    if {package for package, _ in files} != set(packages):
         raise TaskError(
             f"Python {sys.version.split()[0]} has no sources of its own library here",
             file=str(library),

@@ -33,7 +33,7 @@ that does not give way.
     model       all of it together: `Network`
 """
 
-from broker.network.model import Cost, Fate, Network
+from broker.network.model import Cost, Fate, Load, Network
 from broker.network.segments import HEADER_BYTES, SEGMENT_BYTES, datagram_bytes, wire_bytes
 from broker.network.sharing import Demand, Use, max_min
 
@@ -43,6 +43,7 @@ __all__ = [
     "Cost",
     "Demand",
     "Fate",
+    "Load",
     "Network",
     "Use",
     "datagram_bytes",

@@ -72,15 +72,16 @@ class Fluid(Flow):
     """The messages of one ordered pair. What sets `limit` and `holes` is its sender's."""
 
     __slots__ = (
-        "busy_ns", "chances", "destination", "drained", "enqueued", "goal", "holes", "last_ns",
-        "limit", "lined_up", "must", "queue", "resume_ns", "seed", "segment", "since_ns", "source",
-        "transit", "wait_ns", "waiting",
+        "busy_ns", "chances", "channel", "destination", "drained", "enqueued", "goal", "holes",
+        "last_ns", "limit", "lined_up", "must", "queue", "resume_ns", "seed", "segment", "since_ns",
+        "source", "transit", "wait_ns", "waiting",
     )  # fmt: skip
 
     def __init__(self, index: int, source: str, destination: str, seed: int, segment: int) -> None:
         super().__init__(index)
         self.segment = segment  # bytes on the wire
         self.source, self.destination, self.seed = source, destination, seed
+        self.channel = 0  # which of several connections between its nodes it is
         # Each message: where it ends, its number, and the bytes of its first segment.
         self.queue: deque[tuple[int, int, int]] = deque()
         # When it arrives, its number, when its last byte leaves the bottleneck; of a train where it
@@ -105,7 +106,8 @@ class Fluid(Flow):
         """This flow's stream of chance for one purpose."""
         known = self.chances.get(purpose)
         if known is None:
-            known = chance.stream(self.seed, purpose, self.source, self.destination)
+            name = f"{purpose} {self.channel}" if self.channel else purpose
+            known = chance.stream(self.seed, name, self.source, self.destination)
             self.chances[purpose] = known
         return known
 

@@ -32,6 +32,16 @@ class Cost(NamedTuple):
     loss: float
 
 
+class Load(NamedTuple):
+    """What is going on at a link now: how much of it is in use (1.0: all of it), and how long what
+    comes now would wait before it.
+    """
+
+    link: Link
+    share: float
+    queue_s: float
+
+
 class Network:
     """The network of a topology under changing conditions.
 
@@ -99,6 +109,21 @@ class Network:
         standing_s = (shares.wait_ns(path, now_ns) + queued_ns) / 1e9
         return Cost(min(rate, lossy * segment * 8), path.delay_s + standing_s, path.loss)
 
+    def loads(self) -> list[Load]:
+        """What is going on at those links that anything has gone over so far."""
+        if self._shares.dirty:
+            self._shares.solve()
+        now_ns = self._agenda.now
+        return [
+            Load(
+                link,
+                1.0 if resource.free_ns > now_ns else self._shares.share(resource, now_ns),
+                (self._shares.standing_ns(resource, now_ns) + max(resource.free_ns - now_ns, 0))
+                / 1e9,
+            )
+            for link, resource in self._ways.used()
+        ]
+
     # What happens.
 
     def send(
@@ -110,10 +135,12 @@ class Network:
         size_bytes: int,
         *,
         datagram: bool = False,
+        channel: int = 0,
     ) -> None:
         """A node hands a message over. One for a node that is down is lost at once.
 
-        Raises InputError for a datagram of more than 65,507 bytes.
+        Two nodes have one stream each way, or several: those of different `channel` share links as
+        any two streams do. Raises InputError for a datagram of more than 65,507 bytes.
         """
         agenda = self._agenda
         if (agenda.heap and agenda.heap[0][0] <= at_ns) or self._shares.dirty:
@@ -122,7 +149,15 @@ class Network:
         if datagram:
             self._carrier.send(at_ns, number, source, destination, size_bytes)
         else:
-            self._streams.send(at_ns, number, source, destination, size_bytes)
+            self._streams.send(at_ns, number, source, destination, size_bytes, channel)
+
+    def close(self, at_ns: int, source: str, destination: str, channel: int) -> None:
+        """A connection is no more, this way: what of it has not arrived is lost, and its next
+        message begins a new one.
+        """
+        self._run(at_ns)
+        self._agenda.now = max(self._agenda.now, at_ns)
+        self._streams.close(at_ns, source, destination, channel)
 
     def send_alike(
         self,
@@ -243,4 +278,4 @@ class Network:
             self._run(to_ns)
 
 
-__all__ = ["Cost", "Fate", "Network"]
+__all__ = ["Cost", "Fate", "Load", "Network"]

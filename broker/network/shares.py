@@ -168,17 +168,22 @@ class Shares:
             if index not in resource.background
         )
 
-    def push_back(self, resource: Resource, now_ns: int, by_ns: int) -> None:
-        """Streams that fill a link lose the time that packets take of it."""
-        users = [flow for flow in resource.users.values() if flow.goal_ns > now_ns]
+    def share(self, resource: Resource, now_ns: int) -> float:
+        """How much of a resource what is sending now uses."""
         load = sum(
             flow.speed * 8e9 * per_bit
-            for flow in users
+            for flow in resource.users.values()
+            if flow.goal_ns > now_ns
             for used, per_bit in zip(flow.path.resources, flow.path.per_bit, strict=True)
             if used is resource
         )
-        if load < 0.99 * resource.capacity:
+        return load / resource.capacity if resource.capacity else 0.0
+
+    def push_back(self, resource: Resource, now_ns: int, by_ns: int) -> None:
+        """Streams that fill a link lose the time that packets take of it."""
+        if self.share(resource, now_ns) < 0.99:
             return
+        users = [flow for flow in resource.users.values() if flow.goal_ns > now_ns]
         for flow in users:
             if isinstance(flow, Stream):
                 flow.rebase(now_ns)

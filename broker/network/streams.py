@@ -18,7 +18,6 @@ from broker.network.agenda import NEVER, Agenda, Fate
 from broker.network.flow import Background, Flow
 from broker.network.paths import Resource
 from broker.network.progress import Progress
-from broker.network.routes import Pair
 from broker.network.sender import (
     ANOTHER_WAY,
     NO_WAY,
@@ -32,6 +31,8 @@ from topologies import Transport
 
 Noise = tuple[str, str, str]
 """Background traffic: the fault, and where it flows from and to."""
+Key = tuple[str, str] | tuple[str, str, int]
+"""Whose stream it is: the two nodes, and which of their connections where they have several."""
 
 
 class Streams(Progress):
@@ -51,7 +52,7 @@ class Streams(Progress):
         self._most_head = self._full_bytes + self._header_bytes
         self._longest = TRAIN_SEGMENTS * self._most_head
         self._timeout_ns = round(transport.timeout_s * 1e9)
-        self._streams: dict[Pair, Stream] = {}
+        self._streams: dict[Key, Stream] = {}
         self._at: dict[str, list[Stream]] = {}
         self._freed: dict[Resource, None] = {}
         self._noise: dict[Noise, tuple[float, Flow | None]] = {}
@@ -60,11 +61,20 @@ class Streams(Progress):
 
     # Sending.
 
-    def send(self, at_ns: int, number: int, source: str, destination: str, size_bytes: int) -> None:
+    def send(
+        self,
+        at_ns: int,
+        number: int,
+        source: str,
+        destination: str,
+        size_bytes: int,
+        channel: int = 0,
+    ) -> None:
         """A message is handed over."""
-        stream = self._streams.get((source, destination))
+        key: Key = (source, destination, channel) if channel else (source, destination)
+        stream = self._streams.get(key)
         if stream is None or stream.generation != self.generation or stream.waiting:
-            stream = self._ready(at_ns, number, source, destination)
+            stream = self._ready(at_ns, number, source, destination, key)
             if stream is None:
                 return
         self._agenda.in_flight += 1
@@ -279,7 +289,9 @@ class Streams(Progress):
 
     # Ways.
 
-    def _ready(self, at_ns: int, number: int, source: str, destination: str) -> Stream | None:
+    def _ready(
+        self, at_ns: int, number: int, source: str, destination: str, key: Key
+    ) -> Stream | None:
         """The stream between two nodes on the way of now; None where the message has ended."""
         if not self._ways.conditions.is_up(destination):
             self._agenda.fates.append(Fate(number, at_ns, "destination down"))
@@ -287,11 +299,12 @@ class Streams(Progress):
         if source == destination:
             self._agenda.fates.append(Fate(number, at_ns))
             return None
-        stream = self._streams.get((source, destination))
+        stream = self._streams.get(key)
         if stream is None:
             index = self._agenda.name()
             stream = Stream(index, source, destination, self._seed, self._transport)
-            self._streams[source, destination] = stream
+            stream.channel = key[2] if len(key) == 3 else 0
+            self._streams[key] = stream
             for end in (source, destination):
                 self._at.setdefault(end, []).append(stream)
         if stream.generation != self.generation:
@@ -333,12 +346,12 @@ class Streams(Progress):
 
     def _open_back(self, stream: Stream, at_ns: int) -> None:
         """Who is called from behind a NAT reaches the caller from now on."""
-        back = self._streams.get((stream.destination, stream.source))
-        if back is not None and back.generation != NO_WAY:
-            back.generation = ANOTHER_WAY
-            if back.waiting:
-                self._take_way(back, at_ns)
-                self._agenda.wake(back, back.aim())
+        for back in self._of(stream.destination):
+            if back.destination == stream.source and back.generation != NO_WAY:
+                back.generation = ANOTHER_WAY
+                if back.waiting:
+                    self._take_way(back, at_ns)
+                    self._agenda.wake(back, back.aim())
 
     def move(self, at_ns: int, changed: Changed) -> None:
         """Ways have changed: what is under way on them is planned anew."""
@@ -469,6 +482,21 @@ class Streams(Progress):
         return self._at.get(name, ())
 
     # Ends.
+
+    def close(self, at_ns: int, source: str, destination: str, channel: int) -> None:
+        """A connection is no more: what of it has not arrived is lost."""
+        stream = self._streams.pop((source, destination, channel), None)
+        if stream is None:
+            return
+        for end in (source, destination):
+            self._at[end].remove(stream)
+        stream.settle(at_ns)
+        reason = "connection closed"
+        self._agenda.fates += [Fate(item[1], at_ns, reason) for item in stream.transit]
+        self._agenda.in_flight -= len(stream.transit)
+        stream.transit.clear()
+        self._lose_queue(stream, at_ns, reason)
+        stream.wake_ns = NEVER
 
     def lose_ends(self, now_ns: int, name: str, how: str) -> None:
         """A node crashed, or left: what it had not sent out is lost, and all that was for it."""

@@ -8,7 +8,7 @@ to some nodes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -143,6 +143,14 @@ class Ways:
         if found is None:
             found = self._resources[link.ends] = Resource(link.ends, link.bandwidth_bps)
         return found
+
+    def used(self) -> Iterator[tuple[Link, Resource]]:
+        """The links that something has gone over, with what is shared there."""
+        for ends, resource in self._resources.items():
+            yield self.links[ends], resource
+        for leg in self._legs.values():
+            if leg.link.medium:
+                yield leg.link, leg.resource
 
     def next_link(self, here: str, there: str) -> Link | None:
         """The first link of the route, whoever lets whom through; None without one."""

@@ -69,6 +69,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "number.yaml").write_text("tasks: 3\n")
     (tmp_path / "half.yaml").write_text("tasks: [{name: mine}]\n")
     (tmp_path / "missing.yaml").write_text("tasks: [{name: mine, train: not-there.jsonl}]\n")
+    (tmp_path / "choices.yaml").write_text("tasks: [{name: a, train: b.jsonl, choices: 3}]\n")
     (tmp_path / "twice.yaml").write_text("seed: 1\nseed: 2\n")
     ends = "links: [{between: [hub, phone], bandwidth: 1 Mbit/s, delay: 5 ms}]\n"
     phone = "phone: {role: client, device: raspberry-pi-5}"
@@ -103,6 +104,13 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("config tiny --set training.steps=0", ["training", "steps", "greater"]),
         ("config tiny --set name.of=3", ["--set name.of", "no keys of its own"]),
         ("config tiny --set tasks=[a", ["--set tasks", "not YAML"]),
+        ("config tiny --set deal.by=mixture", ["--set deal.by", "alpha is needed"]),
+        ("config tiny --set deal.alfa=1", ["--set deal.alfa", 'Did you mean "alpha"']),
+        ("config choices.yaml", ["choices.yaml:1", "tasks #1 > choices: ", "not 3"]),
+        (
+            "run tiny --set tasks=[stdlib-unicode] --set deal.domains=2",
+            ["deal.domains", "has 0 domains", "show tasks"],
+        ),
         ("config tiny --set name=../elsewhere", ["name", "../elsewhere"]),
         ("config tiny --set split.spans=0", ["--set split.spans", "greater"]),
         ("config tiny --set split.spans=some", ["--set split.spans", "'some'"]),
@@ -227,6 +235,16 @@ def test_everything_bundled_can_be_listed_and_shown(
         assert name in shown
 
 
+def test_the_answers_and_domains_of_a_task_can_be_counted(atlas: Atlas) -> None:
+    rows = tasks.registry()["stdlib-unicode"].read(None)
+    code, shown, _ = atlas("show", "tasks", "stdlib-unicode", "--count")
+
+    assert code == 0
+    assert f"{len(rows):,}" in shown
+    for kind in ("letter", "mark", "number", "symbol"):
+        assert f"{kind} {sum(row.answer == kind for row in rows):,}" in shown
+
+
 def test_a_scenario_is_shown_as_concrete_events_on_a_topology_of_ones_own(
     atlas: Atlas, tmp_path: Path
 ) -> None:
@@ -260,6 +278,16 @@ def test_a_run_fills_its_folder_and_says_where_everything_is(atlas: Atlas, workp
     for name in ("config.yaml", "metrics.jsonl", "trace.parquet", "summary.json", "report.html"):
         assert name in said
         assert (workplace / "results" / name).stat().st_size > 0
+
+
+def test_explore_is_the_emulators_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["explore", "--help"])
+
+    assert not ended.value.code
+    shown = capsys.readouterr().out
+    assert "atlas explore" in shown
+    assert "FILE::TEST" in shown
 
 
 def test_without_the_learning_system_everything_but_a_run_works() -> None:

@@ -126,6 +126,10 @@ def test_a_run_killed_twice_ends_with_the_bytes_of_one_that_never_was(tmp_path: 
     ]
 
 
+def _bytes_in(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
 def test_nothing_that_was_computed_is_computed_again(
     ended: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,7 +137,7 @@ def test_nothing_that_was_computed_is_computed_again(
         raise AssertionError("this was computed before")
 
     before = (ended / "metrics.jsonl").read_text()
-    known = sum(file.stat().st_size for file in (ended / "checkpoint").iterdir())
+    known = _bytes_in(ended / "checkpoint")
     for owner, name in ((Stage, "run"), (Stage, "run_tokens"), (Session, "commit")):
         monkeypatch.setattr(owner, name, refuse)
     view = Watching()
@@ -143,7 +147,7 @@ def test_nothing_that_was_computed_is_computed_again(
     assert (summary.steps, summary.steps_lost, summary.steps_twice) == (16, 0, 0)
     assert any("results are known from before" in text for text in view.said)
     assert (ended / "metrics.jsonl").read_text().startswith(before)
-    after = sum(file.stat().st_size for file in (ended / "checkpoint").iterdir())
+    after = _bytes_in(ended / "checkpoint")
     assert known < after < 1.1 * known, "the last scores were new"
 
     everything = {path: path.stat().st_mtime_ns for path in ended.rglob("*") if path.is_file()}

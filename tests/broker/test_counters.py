@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import re
-import urllib.error
-import urllib.request
-
-import pytest
 
 from broker.account import Account
-from broker.counters import Exporter, exposition
-from tests.broker.harbor import both, harbor, letter, messages
+from broker.counters import exposition
 
 ACCOUNT = Account(
     sent=10,
@@ -43,20 +38,3 @@ def test_every_line_is_one_that_prometheus_reads():
     for line in samples:
         name = line.split("{")[0].split(" ")[0]
         assert f"# TYPE {name} " in exposition(ACCOUNT)
-
-
-def test_counters_are_served_on_loopback_while_the_bus_runs():
-    with harbor(expected=2) as here:
-        a, b = both(here)
-        exporter = Exporter(0, lambda: here.bus.latest)
-        a.send([letter(a, 0, 1)])
-        messages(b, 1)
-        here.until(lambda: here.bus.latest.delivered)
-        address = f"http://127.0.0.1:{exporter.port}"
-        with urllib.request.urlopen(f"{address}/metrics", timeout=10) as answer:
-            assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
-            assert "atlas_bus_delivered_messages_total 1\n" in answer.read().decode()
-        with pytest.raises(urllib.error.HTTPError) as other:
-            urllib.request.urlopen(f"{address}/secrets", timeout=10)
-        other.value.close()
-        exporter.close()

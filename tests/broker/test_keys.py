@@ -11,7 +11,7 @@ import zmq
 
 from broker import BrokerError, keys
 from broker.port import Port
-from broker.serve import serve
+from broker.standalone import serve
 from broker.wire import Frame, Kind, encode, pack
 from tests.broker.harbor import PAIR, WORD, dealer, harbor, letter, messages, started
 from topologies import InputError

@@ -51,7 +51,7 @@ async def tell(node: Node) -> None:
 
 
 def through(monkeypatch: pytest.MonkeyPatch, network_class: type[Network]) -> None:
-    monkeypatch.setattr(sys.modules["broker.run"], "Network", network_class)
+    monkeypatch.setattr(sys.modules["broker.runs"], "Network", network_class)
 
 
 # Quiescence: all that was sent has come before time moves.

@@ -166,7 +166,7 @@ def test_a_process_that_does_not_read_costs_the_bus_no_more_than_its_bound(monke
         a, c, _ = map(here.port, ("a", "c", "b"))
         for one in (a, c):
             started(one)
-        connection = here.bus.relay.home(here.bus._names.index("b"))
+        connection = here.bus.relay.home(here.bus.names.index("b"))
         assert connection is not None
         connection.backlog_bytes = 2_000_001  # as if it had not read for long
         a.send([letter(a, 0, 1)])
@@ -307,7 +307,7 @@ def test_a_lot_of_strangers_is_forgotten():
             socket.send_multipart(encode([Frame(Kind.HELLO, body=pack({}))]))
         for socket in sockets:
             assert socket.poll(10_000)
-        assert len(here.bus._admission._asked) <= 1_024
+        assert len(here.bus._reception._admission._asked) <= 1_024
         for socket in sockets:
             socket.close()
 

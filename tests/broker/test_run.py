@@ -345,7 +345,7 @@ def test_programs_that_answer_each_other_at_one_instant_are_a_livelock(monkeypat
             await node.send(message.source, {})
 
     monkeypatch.setattr(scheduler, "ROUNDS_AT_AN_INSTANT", 50)
-    monkeypatch.setattr(sys.modules["broker.run"], "Network", NoTime)
+    monkeypatch.setattr(sys.modules["broker.runs"], "Network", NoTime)
     with pytest.raises(LivelockError, match=r"50 rounds at virtual time 3\.0"):
         broker.run({"a": answer, "b": answer}, topology=PAIR)
 

@@ -256,6 +256,25 @@ def test_there_are_two_clocks_and_sockets_between_processes():
         broker.run(programs, topology=NETWORK, clock="wall", transport="inproc")
 
 
+async def ask_for_much(node: Node) -> int:
+    size = 0
+    for _ in range(8):
+        reply = await node.request("b", {}, timeout=20)
+        size += sum(map(len, reply.payload))
+    return size
+
+
+async def answer_much(node: Node) -> None:
+    async for message in node:
+        await message.reply({}, [bytes(10_000)] * 100)
+
+
+def test_answers_need_no_room_in_a_send_buffer():
+    programs = {"a": ask_for_much, "b": answer_much}
+    run = broker.run(programs, topology=NETWORK, clock="wall", background=["b"])
+    assert run.returned["a"] == 8_000_000 > NETWORK.transport.send_buffer_bytes
+
+
 async def look_at_the_clock(_: Node) -> float:
     return time.time()
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from atlas.results.closing import sentences
 from atlas.results.summary import Summary, adjusted_rand_index, summarize
 from atlas.results.tally import Tally
 
@@ -68,6 +69,7 @@ def test_the_summary_has_the_keys_that_others_rely_on(story):
     assert set(value["tasks"]["news topic"]) == {
         *("clients", "loss_before", "loss_after", "choice_loss_before", "choice_loss_after"),
         *("accuracy_before", "accuracy_after", "majority", "examples"),
+        *("metric", "measure_before", "measure_after"),
     }
     assert value["bytes"] == {
         **dict.fromkeys(("signatures", "activations", "gradients", "adapters"), 0),
@@ -130,13 +132,17 @@ def test_a_task_in_two_neighborhoods_counts_each_client_with_what_it_got(say):
     truth = {"a": "news", "b": "news", "c": "news", "d": "film"}
     members = {"neighborhood-0": ["a", "b", "d"], "neighborhood-1": ["c"]}
     scores = [
-        say(9.0, "evaluated", task="news", phase="after", loss=loss, rows=100, neighborhood=name)
+        say(9.0, "evaluated", task="news", phase="after", loss=loss, rows=100, neighborhood=name,
+            metric="macro-f1", measure=loss / 10)
         for name, loss in (("neighborhood-0", 1.0), ("neighborhood-1", 4.0))
-    ]
+    ]  # fmt: skip
     notes = [say(1.0, "neighborhoods", members=members), *scores]
     summary = summarize(notes, truth=truth, steps_expected=0)
     assert summary.tasks["news"].loss_after == pytest.approx((2 * 1.0 + 4.0) / 3)
     assert summary.tasks["news"].loss_before is None
+    assert summary.tasks["news"].metric == "macro-f1"
+    assert summary.tasks["news"].measure_after == pytest.approx(0.2)
+    assert "news macro-f1 — → 20 %" in dict(sentences(summary))["Judged by"]
     assert summary.tasks["film"].clients == 1
 
 

@@ -30,6 +30,7 @@ from typer.main import get_command
 import faults
 import topologies
 from atlas import assets, cli, comparison, config, methods, protocol, tasks
+from broker.proxy import settings
 
 REPOSITORY = Path(__file__).parents[1]
 PAGES = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md")])
@@ -180,7 +181,11 @@ def test_every_file_that_a_page_shows_can_be_read(tmp_path: Path) -> None:
         if block.kind == "json":
             for line in block.text.splitlines()[1:]:
                 assert {"prompt", "answer"} <= set(json.loads(line))
-        elif "nodes:\n" in block.text:
+        elif "routes:\n" in block.text:
+            file = tmp_path / "proxy.yaml"
+            file.write_text(block.text, encoding="utf-8")
+            assert settings.load(str(file)).routes
+        elif "links:\n" in block.text or "nodes:\n" in block.text:
             assert topologies.parse(block.text).nodes
         elif "values:\n" in block.text:
             file = tmp_path / "recipe.yaml"

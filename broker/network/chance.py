@@ -106,8 +106,12 @@ class Losses:
         return gap
 
 
+_NEVER = 2.0**63
+"""More packets than a run can have; a probability next to nothing asks for more than any number."""
+
+
 def _geometric(probability: float, chance: random.Random) -> int:
     """How many trials fail before one succeeds."""
     if probability >= 1:
         return 0
-    return int(math.log(1 - chance.random()) / math.log1p(-probability))
+    return int(min(math.log(1 - chance.random()) / math.log1p(-probability), _NEVER))

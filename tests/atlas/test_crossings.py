@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 
 import topologies
-from atlas.config import Aggregation, Membership, Recovery, SignatureSettings, Split, Training
+from atlas.config import (
+    Aggregation,
+    Drift,
+    Membership,
+    Recovery,
+    SignatureSettings,
+    Split,
+    Training,
+)
 from atlas.crossings import choose
 from atlas.models import LoraSettings
 from atlas.roles import RunSettings
@@ -50,6 +58,7 @@ def settings(tiny_folder: Path) -> RunSettings:
         signature=SignatureSettings(),
         aggregation=Aggregation(),
         membership=Membership(),
+        drift=Drift(),
         recovery=Recovery(),
         coordinator="coordinator",
         clients=("near", "middling", "far"),

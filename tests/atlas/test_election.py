@@ -246,7 +246,8 @@ def test_two_seeds_elect_after_different_times() -> None:
 
 def test_who_is_no_voter_is_not_heard() -> None:
     world = World()
-    lead = Lead(term=9, version=(9, 9), next_s=1.0, decision={"history": ["forged"]})
+    forged = {"history": ["forged"]}
+    lead = Lead.model_construct(term=9, version=(9, 9), next_s=1.0, decision=forged)
 
     assert world.alive["client-0"].receive("host-0", lead, 0.0) == []
     assert world.alive["client-0"].term == 1

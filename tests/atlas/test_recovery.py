@@ -21,7 +21,15 @@ import torch
 import broker
 import faults
 import topologies
-from atlas.config import Aggregation, Membership, Recovery, SignatureSettings, Split, Training
+from atlas.config import (
+    Aggregation,
+    Drift,
+    Membership,
+    Recovery,
+    SignatureSettings,
+    Split,
+    Training,
+)
 from atlas.models import LoraSettings, ProtocolError, Range, slice_adapter, tensors
 from atlas.models.optimizer import FlatAdamW
 from atlas.models.tensors import pack
@@ -79,6 +87,7 @@ def settings(tiny_folder: Path) -> RunSettings:
         signature=SignatureSettings(),
         aggregation=Aggregation(),
         membership=Membership(),
+        drift=Drift(),
         recovery=REPLAY,
         coordinator="client",
         clients=("client",),

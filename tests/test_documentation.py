@@ -178,14 +178,14 @@ def test_every_file_that_a_page_shows_can_be_read(tmp_path: Path) -> None:
     shown = [block for block in BLOCKS if block.kind in ("yaml", "json") and block.text[0] == "#"]
     for block in shown:
         assert _FILE.match(block.text), f"{block} begins with a comment that is no file's name"
+        file = tmp_path / Path(block.text.splitlines()[0].removeprefix("# ")).name
+        file.write_text(block.text, encoding="utf-8")
         if block.kind == "json":
             for line in block.text.splitlines()[1:]:
                 assert {"prompt", "answer"} <= set(json.loads(line))
         elif "routes:\n" in block.text:
-            file = tmp_path / "proxy.yaml"
-            file.write_text(block.text, encoding="utf-8")
             assert settings.load(str(file)).routes
-        elif "links:\n" in block.text or "nodes:\n" in block.text:
+        elif re.search("^nodes:", block.text, re.MULTILINE):
             assert topologies.parse(block.text).nodes
         elif "values:\n" in block.text:
             file = tmp_path / "recipe.yaml"

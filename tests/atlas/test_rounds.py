@@ -39,9 +39,8 @@ SETTINGS = (
 )
 HOSTS = """
 timeline:
-  - {at: 3.2 s, crash: host of client-0, for: 2 s}
-  - {at: 3.9 s, crash: hosts of client-4, for: 10 s}
-  - {at: 5 s, crash: hosts of the neighborhood of client-0, for: 10 s}
+  - {at: 4.3 s, crash: hosts of client-4, for: 10 s}
+  - {at: 5.2 s, crash: hosts of client-0, for: 10 s}
 """
 
 

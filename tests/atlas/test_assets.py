@@ -221,7 +221,7 @@ def test_a_config_that_is_no_model_is_refused(tmp_path: Path) -> None:
 def test_every_pin_is_a_wheel_with_a_full_digest() -> None:
     for name, pinned in assets.PACKAGES.items():
         assert pinned.name == name
-        assert pinned.file.endswith("py3-none-any.whl")
+        assert pinned.file.endswith(("-py3-none-any.whl", "-py2.py3-none-any.whl"))
         assert len(bytes.fromhex(pinned.sha256)) == 32
 
 
